@@ -1,0 +1,43 @@
+# Everything runs in .venv, made on first use; nothing else is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+# What an old consumer has: the tests read a release with it.
+OLDEST_CLIENT := 1.1.3
+INSTALLED := .venv/.installed
+
+export DAGSTER_HOME ?= $(abspath $(or $(SEGMENTATION_DATA),data))/dagster
+
+.PHONY: run dev test check bench docs clean
+
+run: $(INSTALLED)  ## run the main job and show the segments
+	$(BIN)/segments run
+
+dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
+	$(BIN)/segments home
+	$(BIN)/dg dev --host 127.0.0.1
+
+test: $(INSTALLED) .venv/oldest-client
+	$(BIN)/pytest
+
+check: $(INSTALLED)  ## lint, types, definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/dg check defs
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/against_notebook.py
+
+docs: $(INSTALLED)  ## write docs/tables.md from the contracts
+	$(BIN)/python -m segmentation_pipeline.dictionary > docs/tables.md
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv/oldest-client: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $@ duckdb==$(OLDEST_CLIENT)
+
+clean:
+	rm -rf .venv build dist

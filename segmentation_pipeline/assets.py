@@ -1,0 +1,179 @@
+"""How a table becomes a Dagster asset: lineage from its SELECT, words, columns and check from its contract.
+
+Belongs here: what all assets have in common. Does not: any asset (`defs`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from segmentation_pipeline.contracts import Contract
+from segmentation_pipeline.locks import LockTimeoutError
+from segmentation_pipeline.releases import ReleaseError
+from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.retailer import RetailerError
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.sources import SourceError
+from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.warehouse import Filling, Given, Outcome, WarehouseError, select_of, tables_read_by
+
+OWNERS = ["team:segmentation"]
+# What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.
+_STANDS_FOR = {"judged_transactions": "raw_transactions"}
+CONTRACT_CHECK = "contract"
+
+Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
+Figures = Callable[[RetailerResource], dict[str, Any]]
+
+
+def asset_spec(
+    table: str,
+    group: str,
+    code: str,
+    *,
+    deps: Sequence[str] = (),
+    kinds: frozenset[str] = frozenset({"duckdb", "sql"}),
+    freshness: dg.FreshnessPolicy | None = None,
+) -> dg.AssetSpec:
+    """What the web interface shows of a table: its contract's words and columns, and a version of its code.
+
+    Args:
+        table: The asset's key and the table's name.
+        group: The business stage.
+        code: The text whose change is a new version of the asset.
+        deps: The assets that it reads.
+        kinds: What it is made with.
+        freshness: How old its last materialisation may be.
+    """
+    return dg.AssetSpec(
+        table,
+        deps=deps,
+        description=CONTRACTS[table].text,
+        group_name=group,
+        owners=OWNERS,
+        kinds=set(kinds),
+        code_version=hashlib.sha256(code.encode()).hexdigest()[:8],
+        freshness_policy=freshness,
+        metadata={"dagster/column_schema": column_schema(CONTRACTS[table]), "dagster/table_name": table},
+    )
+
+
+def contract_check(table: str) -> dg.AssetCheckSpec:
+    """The structural check of a table: evaluated inside the transaction that replaces it."""
+    return dg.AssetCheckSpec(
+        CONTRACT_CHECK,
+        asset=table,
+        blocking=True,
+        description="Columns, types, unique key, not null, allowed values and ranges, before the table is replaced.",
+    )
+
+
+def derived_asset(
+    table: str,
+    *,
+    group: str,
+    given: Callable[[Retailer], Given] | None = None,
+    figures: Figures | None = None,
+    freshness: dg.FreshnessPolicy | None = None,
+) -> dg.AssetsDefinition:
+    """The asset of a table that is the SELECT in `sql/<table>.sql`; what it depends on is read off the SELECT.
+
+    Args:
+        table: The asset's key, the table's and the file's name.
+        group: The business stage.
+        given: Relations that the SELECT reads beside the tables, from the retailer's settings.
+        figures: Metadata beside the row count.
+        freshness: How old its last materialisation may be.
+    """
+    select = select_of(table)
+
+    @dg.multi_asset(
+        name=table,
+        specs=[asset_spec(table, group, select, deps=dependencies(select), freshness=freshness)],
+        check_specs=[contract_check(table)],
+    )
+    def derived(retailer: RetailerResource) -> Results:
+        with sentences():
+            relations = given(retailer.settings) if given else None
+            yield from fill(retailer, [Filling(table, select)], given=relations, figures=figures)
+
+    return derived
+
+
+def dependencies(select: str) -> list[str]:
+    """The assets that a SELECT reads."""
+    read = {_STANDS_FOR.get(name, name) for name in tables_read_by(select)}
+    return sorted(read & set(CONTRACTS))
+
+
+def fill(
+    retailer: RetailerResource,
+    fillings: Sequence[Filling],
+    *,
+    given: Given | None = None,
+    figures: Figures | None = None,
+) -> Results:
+    """Replace tables and report them: for each its contract's check, and its materialisation if all kept theirs.
+
+    Raises:
+        dagster.Failure: A contract is broken; every table was left as it was.
+    """
+    outcomes = retailer.warehouse.replace(fillings, retailer.settings.sql_values, given)
+    broken = [outcome for outcome in outcomes if outcome.violations]
+    for outcome in outcomes:
+        yield _reported(outcome)
+    if broken:
+        raise dg.Failure(description=" ".join(_sentence(outcome) for outcome in broken), allow_retries=False)
+    extra = figures(retailer) if figures else {}
+    for outcome in outcomes:
+        yield dg.MaterializeResult(asset_key=outcome.table, metadata={"dagster/row_count": outcome.rows, **extra})
+
+
+def _reported(outcome: Outcome) -> dg.AssetCheckResult:
+    records = [
+        dg.TableRecord({"column": item.column, "rule": item.rule, "found": item.found}) for item in outcome.violations
+    ]
+    return dg.AssetCheckResult(
+        check_name=CONTRACT_CHECK,
+        asset_key=outcome.table,
+        passed=not outcome.violations,
+        metadata={"rows": outcome.rows, **({"violations": dg.MetadataValue.table(records)} if records else {})},
+    )
+
+
+def _sentence(outcome: Outcome) -> str:
+    broken = "; ".join(
+        f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in outcome.violations
+    )
+    return f"{outcome.table} would break its contract ({broken}), so it was left as it was."
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Let what a person can mend end the run as a sentence."""
+    try:
+        yield
+    except (RetailerError, SourceError, WarehouseError, LockTimeoutError, ReleaseError) as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+
+
+def column_schema(contract: Contract) -> dg.TableSchema:
+    """The Columns tab of a table."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                column.type,
+                column.description + (f" [{column.unit}]" if column.unit else ""),
+                dg.TableColumnConstraints(
+                    nullable=column.nullable,
+                    unique=contract.key == (column.name,),
+                    other=[column.rules] if column.rules else [],
+                ),
+            )
+            for column in contract.columns
+        ]
+    )

@@ -1,0 +1,115 @@
+"""A retailer's cleaning rules as SQL: which lines are refused, by which rule, in which order.
+
+Belongs here: turning the declarative rules of the retailer file, and those that always hold, into two relations that
+the SELECTs of the cleaning assets read as if they were tables: `judged_transactions` and `cleaning_rules`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.settings import Retailer, Rule
+from segmentation_pipeline.tables import LINE
+from segmentation_pipeline.warehouse import Given
+
+_DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule: the SQL condition that holds for the lines that it refuses, and the values bound in it."""
+
+    name: str
+    reason: str
+    condition: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def refusals(retailer: Retailer) -> list[Refusal]:
+    """Every rule in the order of application; the first whose condition holds names the reason."""
+    return list(_refusals(retailer))
+
+
+def given(retailer: Retailer) -> Given:
+    """The relations `judged_transactions` (raw lines with is_cancellation and refusing step) and `cleaning_rules`."""
+    rules = refusals(retailer)
+    pattern = retailer.cleaning.cancellation
+    values: dict[str, Any] = {} if pattern is None else {"cancellation": pattern}
+    cases, listed = [], []
+    for step, rule in enumerate(rules, 1):
+        values |= rule.values | {f"name_{step}": rule.name, f"reason_{step}": rule.reason}
+        cases.append(f"when {rule.condition} then {step}")
+        listed.append(f"({step}, $name_{step}, $reason_{step})")
+    return Given(
+        {
+            "judged_transactions": f"{_marked(retailer)} select *, case {' '.join(cases)} end as step from marked",
+            "cleaning_rules": f"select * from (values {', '.join(listed)}) as listed(step, rule, reason)",
+        },
+        values,
+    )
+
+
+def _marked(retailer: Retailer) -> str:
+    """CTEs that end on `marked`: the raw lines with is_cancellation and, where sources overlap, is_copy.
+
+    Without invoices, one purchase is a customer's day. Without a pattern for cancellations, negative money is a refund.
+    A copy is a line that an earlier file or sheet holds too. Equal lines of one file are purchases of the same thing
+    twice, and kept: the n-th of them in one file is a copy of the n-th in another only.
+    """
+    daily = "* replace (customer_id || '@' || cast(transaction_at as date) as invoice)"
+    invoices = "*" if retailer.columns.invoice else daily
+    cancels = "regexp_matches(invoice, $cancellation)" if retailer.cleaning.cancellation else "amount < 0"
+    numbered = (
+        f"with numbered as (select {invoices}, coalesce({cancels}, false) as is_cancellation from raw_transactions)"
+    )
+    if not retailer.cleaning.sources_overlap:
+        return f"{numbered}, marked as (select * from numbered)"
+    content = ", ".join(quoted(column.name) for column in LINE)
+    return f"""{numbered}, repeated as (
+        select *, row_number() over (partition by source_file, source_sheet, {content} order by source_line) as nth
+        from numbered
+    ), marked as (
+        select * exclude (nth),
+            row_number() over (partition by {content}, nth order by source_file, source_sheet) > 1 as is_copy
+        from repeated
+    )"""
+
+
+def _refusals(retailer: Retailer) -> Iterator[Refusal]:
+    """The rules that always hold stand around the retailer's own."""
+    own = retailer.cleaning.rules
+    yield Refusal(
+        "unparseable_value",
+        "the line is broken, or its date, quantity or money cannot be read",
+        "unparsed is not null",
+    )
+    if retailer.cleaning.refunds == "ignore":
+        yield Refusal("cancellation", "a cancellation, and refunds are ignored", "is_cancellation")
+    for number, rule in enumerate(own):
+        yield _own(rule, f"rule_{number}")
+    if not any(rule.column == "customer_id" and rule.required for rule in own):
+        yield Refusal("missing_customer", "no customer is named", "customer_id is null")
+    if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
+        yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
+    if (moment := retailer.first_moment_after) is not None:
+        condition = "transaction_at >= $first_moment_after"
+        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
+    if retailer.cleaning.sources_overlap:
+        yield Refusal("exact_duplicate", "the same line already came in another file or sheet", "is_copy")
+
+
+def _own(rule: Rule, bound: str) -> Refusal:
+    """A rule of the retailer file. One on the invoice number leaves cancellations alone: `refunds` judges them."""
+    column = quoted(rule.column)
+    if rule.required:
+        return Refusal(rule.name, rule.reason, f"{column} is null")
+    if rule.above is not None:
+        kind = _DECIMAL_COLUMNS[rule.column]
+        passes, value = f"{column} > cast(${bound} as {kind})", str(rule.above)
+        return Refusal(rule.name, rule.reason, f"not coalesce({passes}, false)", {bound: value})
+    by_pattern = rule.matches is not None
+    passes = f"regexp_matches({column}, ${bound})" if by_pattern else f"list_contains(${bound}, {column})"
+    if rule.column == "invoice":
+        passes = f"is_cancellation or {passes}"
+    return Refusal(rule.name, rule.reason, f"not coalesce({passes}, false)", {bound: rule.matches or rule.is_in})

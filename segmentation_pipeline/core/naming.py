@@ -1,0 +1,92 @@
+"""What each segment is called and means, and which cluster gets which name.
+
+Belongs here: the catalogue of segments, and naming by position. A cluster is named by where its centroid
+lies, never by its number, so neither the seed nor the order of the rows can swap two names.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of the catalogue.
+
+    Attributes:
+        key: Permanent; what other systems store.
+        name: What people read.
+        customer_group: Where its customers come from.
+        description: One sentence.
+        action: What to do with it.
+        value: For normal segments: typical scaled spend and frequency (0 = the mean customer, in standard deviations).
+        staleness: For normal segments: typical scaled recency.
+    """
+
+    key: str
+    name: str
+    customer_group: Literal["normal", "outlier", "inactive"]
+    description: str
+    action: str
+    value: float = 0.0
+    staleness: float = 0.0
+
+
+def _normal(name: str, value: float, staleness: float, description: str, action: str) -> Segment:
+    return Segment(name.lower().replace("-", "_"), name, "normal", description, action, value, staleness)
+
+
+# Four levels of value by three of staleness: twelve places, so that up to twelve clusters have names of their own.
+# The levels are where standardised centroids of skewed retail data come to lie: few customers far above the mean,
+# most below it; the recent ones about half a deviation below the mean recency, the lapsed nearly two above.
+SEGMENTS: tuple[Segment, ...] = (
+    _normal("NURTURE", -0.5, -0.5, "Bought recently, but seldom and little so far.", "Win the next purchase: welcome series, starter offers."),
+    _normal("RETAIN", 0.5, -0.5, "Steady customers who buy regularly and recently.", "Keep the habit: loyalty points, news of what they buy."),
+    _normal("GROW", 1.2, -0.5, "Frequent, recent customers on their way to the top.", "Raise the basket: bundles, cross-selling, early access."),
+    _normal("REWARD", 2.0, -0.6, "The best of the normal customers: most spend, most purchases, recent.", "Reward loyalty: exclusive offers, personal thanks."),
+    _normal("REMIND", -0.5, 0.5, "Small customers who have not been seen for a while.", "Remind at low cost: what is new, a small incentive."),
+    _normal("REACTIVATE", 0.5, 0.5, "Regular customers whose last purchase begins to lie back.", "Reach out before they lapse: replenishment, a survey."),
+    _normal("RECOVER", 1.2, 0.5, "Good customers who have slowed down.", "Find out why and mend it: a call, a tailored offer."),
+    _normal("RECLAIM", 2.0, 0.5, "Top customers who have slowed down.", "Personal contact now: much revenue is at stake."),
+    _normal("RE-ENGAGE", -0.6, 1.7, "Bought seldom and little, and long ago.", "One win-back campaign, then leave them in peace."),
+    _normal("REVIVE", 0.5, 1.7, "Once regular customers who have been away for long.", "Win back with a reason to return: what changed since."),
+    _normal("RESCUE", 1.2, 1.7, "Once good customers who have been away for long.", "A strong, personal win-back offer."),
+    _normal("WIN-BACK", 2.0, 1.7, "Once top customers who have been away for long.", "Personal win-back: a call from a person who can decide."),
+    Segment("pamper", "PAMPER", "outlier", "Spends far more than the others, at a usual frequency.", "Pamper: a personal contact, service without limits."),
+    Segment("upsell", "UPSELL", "outlier", "Buys far more often than the others, for usual money.", "Upsell: bigger baskets, bundles, free delivery above a sum."),
+    Segment("delight", "DELIGHT", "outlier", "Spends far more and buys far more often than the others.", "Delight: key accounts, to be known and kept by name."),
+    Segment("examine", "EXAMINE", "outlier", "Beyond a fence on the side of less value, such as unusually low spend.", "Examine by hand before any campaign."),
+    Segment("dormant", "DORMANT", "inactive", "No purchase on record within the time looked at.", "Leave out of campaigns, or ask once whether to stay in touch."),
+    Segment("refunded", "REFUNDED", "inactive", "Bought, but nothing is left after refunds.", "Find out what went wrong; exclude from offers."),
+)  # fmt: skip
+
+
+def name_clusters(centroids: NDArray[np.float64]) -> list[Segment]:
+    """Give each cluster the normal segment that lies nearest, no segment twice.
+
+    The centroids are standardised values, so that a place means the same for every retailer. The assignment of least
+    total squared distance is that of Kuhn (1955), "The Hungarian method for the assignment problem".
+
+    Args:
+        centroids: Shape (n_clusters, 3): monetary, frequency, recency, each in standard deviations from the mean.
+
+    Returns:
+        A segment for each centroid, in their order.
+
+    Raises:
+        ValueError: There are more clusters than normal segments.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    normal = [segment for segment in SEGMENTS if segment.customer_group == "normal"]
+    if len(centroids) > len(normal):
+        raise ValueError(
+            f"{len(centroids)} clusters, but only {len(normal)} names; choose n_clusters up to {len(normal)}"
+        )
+    places = np.array([(segment.value, segment.staleness) for segment in normal])
+    lies = np.column_stack([centroids[:, :2].mean(axis=1), centroids[:, 2]])
+    cost = ((lies[:, None, :] - places[None, :, :]) ** 2).sum(axis=2)
+    _, chosen = linear_sum_assignment(cost)
+    return [normal[index] for index in chosen]

@@ -1,0 +1,157 @@
+"""The checks that look across tables; those of one table come from its contract.
+
+A check selects what is wrong (`sql/checks/`), so that a failing one shows it. Blocking ones stand before the release.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.warehouse import select_of
+
+PARITY_SAMPLE = 100_000
+USUAL_RELEASES = 5
+SHOWN_FAULTS = 20
+
+
+def _found(faults: Sequence[dict[str, Any]], said: str, **figures: Any) -> dg.AssetCheckResult:
+    """Passed where nothing was selected; else the first faults as a table."""
+    metadata: dict[str, Any] = dict(figures)
+    if faults:
+        shown = [{name: _plain(value) for name, value in fault.items()} for fault in faults[:SHOWN_FAULTS]]
+        metadata["faults"] = dg.MetadataValue.table([dg.TableRecord(fault) for fault in shown])
+    return dg.AssetCheckResult(passed=not faults, description=said if faults else None, metadata=metadata)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) else str(value)
+
+
+def _selected(retailer: RetailerResource, check: str, said: str, **values: Any) -> dg.AssetCheckResult:
+    return _found(retailer.warehouse.rows(select_of(f"checks/{check}"), **values), said)
+
+
+@dg.asset_check(
+    asset="clean_transactions", additional_deps=["raw_transactions", "rejected_transactions"], blocking=True
+)
+def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """Lines in = clean + rejected, in rows and in money."""
+    said = "clean_transactions and rejected_transactions do not make up raw_transactions."
+    return _selected(retailer, "lines_and_money_reconcile", said)
+
+
+@dg.asset_check(asset="cleaning_report")
+def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """The share of refused lines is near that of the last releases."""
+    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    report = retailer.warehouse.rows("select lines, lines_left from cleaning_report order by step")
+    share = 1 - report[-1]["lines_left"] / report[0]["lines"]
+    bound = retailer.settings.checks.max_refused_change
+    usual = sum(figures["rejected_lines"] / figures["raw_lines"] for figures in past) / max(len(past), 1)
+    differs = bool(past) and abs(share - usual) > bound
+    said = (
+        f"{share:.1%} of the lines are refused; the last {len(past)} releases refused {usual:.1%}; the bound of the"
+        f" difference is {bound:.1%}. cleaning_report tells which rule refuses them."
+    )
+    return dg.AssetCheckResult(
+        passed=not differs,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=said if differs else None,
+        metadata={"refused_share": share},
+    )
+
+
+@dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
+def customers_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """Every customer of clean_transactions has its row, and the money within the look-back adds up."""
+    said = "rfm_features does not hold the customers and the money of clean_transactions."
+    days = retailer.settings.rfm.look_back_days
+    return _selected(retailer, "customers_and_money_reconcile", said, look_back_days=days)
+
+
+@dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
+def minimum_data(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """There are enough customers over enough days to speak of segments."""
+    bounds = retailer.settings.checks
+    row = retailer.warehouse.row(
+        "select count(distinct customer_id) as customers,"
+        " coalesce(date_diff('day', min(transaction_at), max(transaction_at)), 0) as days from clean_transactions"
+    )
+    few = row["customers"] < bounds.min_customers or row["days"] < bounds.min_days
+    said = (
+        f"Too little data: {row['customers']:,} customers over {row['days']:,} days; the settings ask for"
+        f" {bounds.min_customers:,} customers over {bounds.min_days:,} days ([checks])."
+    )
+    return _found([row] if few else [], said, **row)
+
+
+@dg.asset_check(asset="rfm_segment_map", blocking=True)
+def all_combinations_named(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """Each of the 125 combinations of scores has one rule-based segment."""
+    return _selected(retailer, "all_combinations_named", "Some combinations of scores have no segment, or two.")
+
+
+@dg.asset_check(asset="rfm_scores", additional_deps=["rfm_features"], blocking=True)
+def scores_direction_and_ties(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """More recent, more often, more money: a better value never scores lower, and equal values score equally."""
+    said = "A score holds a value that is no better than one of a lower score."
+    return _selected(retailer, "scores_direction_and_ties", said)
+
+
+@dg.asset_check(asset="kmeans_model")
+def silhouette_above_floor(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """The clusters are apart: the silhouette is above the floor of the settings."""
+    floor = retailer.settings.checks.min_silhouette
+    silhouette = retailer.warehouse.row("select silhouette from kmeans_model")["silhouette"]
+    said = f"The silhouette is {silhouette:.3f}, below checks.min_silhouette = {floor:g}."
+    return dg.AssetCheckResult(
+        passed=silhouette >= floor,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=said if silhouette < floor else None,
+        metadata={"silhouette": silhouette},
+    )
+
+
+@dg.asset_check(
+    asset="kmeans_segments",
+    additional_deps=["normal_customers", "kmeans_scaler", "kmeans_centroids"],
+    blocking=True,
+)
+def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """SQL finds the cluster that scikit-learn's predict finds, for each customer (of a sample where there are many)."""
+    import numpy as np
+
+    from segmentation_pipeline.core.kmeans import nearest
+    from segmentation_pipeline.fitting import standing_model
+    from segmentation_pipeline.tables import FEATURES
+
+    features = ", ".join(f"{name}::double as {name}" for name in FEATURES)
+    columns = retailer.warehouse.connection.execute(
+        f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
+        " from normal_customers left join kmeans_segments using (customer_id)"
+        " order by hash(customer_id), customer_id limit $sample",
+        {"sample": PARITY_SAMPLE},
+    ).fetchnumpy()
+    scaler, centroids = standing_model(retailer.warehouse)
+    predicted = nearest(scaler.apply(np.column_stack([columns[name] for name in FEATURES])), centroids)
+    differ = np.flatnonzero(predicted != columns["cluster"])
+    disagreeing = (columns["customer_id"][differ], columns["cluster"][differ].tolist(), predicted[differ].tolist())
+    faults = [
+        {"customer_id": who, "sql": ours, "predict": theirs} for who, ours, theirs in zip(*disagreeing, strict=True)
+    ]
+    said = f"SQL and scikit-learn disagree on {len(differ):,} of {len(predicted):,} customers."
+    return _found(faults, said, customers=len(predicted), disagree=len(differ))
+
+
+@dg.asset_check(
+    asset="customer_segments",
+    additional_deps=["rfm_features", "normal_customers", "outlier_customers", "inactive_customers"],
+    blocking=True,
+)
+def everybody_belongs(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """Customers and money go over from features to the split, and from the split to segments, without loss."""
+    said = "Some customers, or some of their money, are lost or counted twice on the way to segments."
+    return _selected(retailer, "everybody_belongs", said)

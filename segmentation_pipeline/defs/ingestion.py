@@ -1,0 +1,35 @@
+"""From source files to `raw_transactions`: every line, as it came."""
+
+import dagster as dg
+
+from segmentation_pipeline.assets import Results, asset_spec, contract_check, fill, sentences
+from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.sample import write_sample
+from segmentation_pipeline.sources import source_files
+from segmentation_pipeline.warehouse import Filling, select_of
+
+_SELECT = select_of("raw_transactions")
+
+
+@dg.multi_asset(
+    name="raw_transactions",
+    specs=[asset_spec("raw_transactions", "ingestion", _SELECT)],
+    check_specs=[contract_check("raw_transactions")],
+)
+def raw_transactions(retailer: RetailerResource) -> Results:
+    """The made-up retailer's files are written first, where they are asked for and not there yet."""
+    with sentences():
+        settings = retailer.settings
+        if settings.source.sample and isinstance(settings.source.path, str):
+            folder = retailer.source_base / settings.source.path
+            write_sample(folder, customers=settings.source.sample.customers, seed=settings.source.sample.seed)
+        files = source_files(settings, retailer.source_base)
+        warehouse = retailer.warehouse
+        with read_lines(warehouse.connection, settings, files, retailer.folders.spill) as given:
+            yield from fill(
+                retailer,
+                [Filling("raw_transactions", _SELECT)],
+                given=given,
+                figures=lambda _: {"files": len(files), "retailer": settings.name},
+            )

@@ -1,0 +1,102 @@
+"""The release: what SQL consumers open, published after every blocking check."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from segmentation_pipeline import __version__
+from segmentation_pipeline.assets import OWNERS, Results, sentences
+from segmentation_pipeline.gate import Figures, change_since, time_jump
+from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.tables import CONTRACTS
+
+GATE = {
+    "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",
+    "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and not ahead of the run's time.",
+}
+
+
+class Publish(dg.Config):
+    """Whether a person has looked at what the gate would stop."""
+
+    accept_change: bool = Field(False, description="Publish although figures fell or as_of jumped.")
+
+
+@dg.asset(
+    deps=sorted(CONTRACTS),
+    group_name="serving",
+    owners=OWNERS,
+    kinds={"duckdb", "parquet"},
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="release", blocking=True, description=text) for name, text in GATE.items()
+    ],
+)
+def release(context: dg.AssetExecutionContext, config: Publish, retailer: RetailerResource) -> Results:
+    """One materialisation is one release: a folder with `segments.duckdb`, the same tables as Parquet, and a manifest.
+
+    It depends on every table, so that each blocking check stands before it. `current` is switched at the end.
+    """
+    with sentences():
+        settings, warehouse = retailer.settings, retailer.warehouse
+        releases = Releases(retailer.folders.releases)
+        figures = Figures.of(warehouse)
+        standing, bounds = releases.current, settings.release
+        faults = {
+            "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
+            "as_of_plausible": time_jump(standing, figures.as_of, _tick(context, retailer), bounds.max_as_of_jump_days),
+        }
+        yield from _judged(faults, config.accept_change)
+        if any(faults.values()) and not config.accept_change:
+            raise dg.Failure(
+                " ".join(filter(None, faults.values())) + " Nothing was published; the standing release goes on. If the"
+                " change is right, publish with accept_change (segments run --accept-change).",
+                allow_retries=False,
+            )
+        published = releases.publish(
+            warehouse.connection,
+            {
+                "retailer": settings.name,
+                "currency": settings.currency,
+                "time_zone": settings.time_zone,
+                "settings_digest": settings.digest(),
+                "versions": {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
+                | {"segmentation_pipeline": __version__},
+                "figures": figures.as_facts(),
+            },
+            as_of=figures.as_of,
+            run_id=context.run_id,
+            keep=settings.release.keep,
+        )
+        held = releases.held_since
+        if held:
+            context.log.warning(f"publishing is held at {held}: not current until `segments releases resume`")
+        yield dg.MaterializeResult(metadata=_told(published.folder, published.manifest, held))
+
+
+def _judged(faults: dict[str, str], accepted: bool) -> Iterator[dg.AssetCheckResult]:
+    severity = dg.AssetCheckSeverity.WARN if accepted else dg.AssetCheckSeverity.ERROR
+    for name, fault in faults.items():
+        yield dg.AssetCheckResult(check_name=name, passed=not fault, severity=severity, description=fault or None)
+
+
+def _tick(context: dg.AssetExecutionContext, retailer: RetailerResource) -> datetime:
+    """The moment that the run is for, in the retailer's time: its schedule's tick, or else its own start."""
+    scheduled = context.run.tags.get("dagster/scheduled_execution_time")
+    moment = datetime.fromisoformat(scheduled) if scheduled else datetime.now(retailer.settings.zone)
+    return moment.astimezone(retailer.settings.zone).replace(tzinfo=None)
+
+
+def _told(folder: Any, manifest: Any, held: str | None) -> dict[str, Any]:
+    return {
+        "release": manifest["release"],
+        "path": dg.MetadataValue.path(str(folder)),
+        "as_of": manifest["as_of"],
+        "current": held is None,
+        "customers": manifest["figures"]["customers"],
+        "revenue": float(manifest["figures"]["revenue"]),
+    }

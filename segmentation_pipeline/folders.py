@@ -1,0 +1,57 @@
+"""Where things lie on disk: the data folder, and in it each retailer's working database, releases and locks.
+
+Belongs here: paths, and nothing that opens them.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROJECT = Path(__file__).parent.parent
+
+
+def data_folder() -> Path:
+    """The folder that SEGMENTATION_DATA names, else `data/` beside the project (installed: the user's data folder)."""
+    if named := os.environ.get("SEGMENTATION_DATA"):
+        return Path(named).expanduser().resolve()
+    if (_PROJECT / "pyproject.toml").is_file():
+        return _PROJECT / "data"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "segmentation_pipeline"
+
+
+def dagster_home() -> Path:
+    """Dagster's own folder: DAGSTER_HOME, else `dagster/` in the data folder."""
+    return Path(os.environ.get("DAGSTER_HOME") or data_folder() / "dagster")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The places of one retailer: each has its own, so that two never mix."""
+
+    data: Path
+    retailer: str
+
+    @property
+    def home(self) -> Path:
+        """All that is kept of this retailer."""
+        return self.data / self.retailer
+
+    @property
+    def working_database(self) -> Path:
+        """The database that belongs to the run."""
+        return self.home / "work.duckdb"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one run that writes."""
+        return self.home / "work.lock"
+
+    @property
+    def spill(self) -> Path:
+        """Where DuckDB and the readers put what does not fit into memory."""
+        return self.home / "tmp"
+
+    @property
+    def releases(self) -> Path:
+        """The published releases, and `current`."""
+        return self.home / "releases"

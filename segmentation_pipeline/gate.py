@@ -1,0 +1,72 @@
+"""What a release is held against before it is published: the figures of the standing one, and the time of the run.
+
+Belongs here: the questions of the gate. Each answers with a sentence, or with nothing if all is well.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from segmentation_pipeline.releases import Release
+from segmentation_pipeline.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run came to."""
+
+    as_of: datetime
+    model_id: str
+    raw_lines: int
+    rejected_lines: int
+    clean_lines: int
+    customers: int
+    revenue: Decimal
+
+    @classmethod
+    def of(cls, warehouse: Warehouse) -> "Figures":
+        """Read off the working database."""
+        return cls(
+            **warehouse.row(
+                "select max(as_of) as as_of, max(model_id) as model_id,"
+                " (select count(*) from raw_transactions) as raw_lines,"
+                " (select count(*) from rejected_transactions) as rejected_lines,"
+                " (select count(*) from clean_transactions) as clean_lines,"
+                " count(*) as customers, sum(monetary) as revenue from customer_segments"
+            )
+        )
+
+    def as_facts(self) -> dict[str, Any]:
+        """For the manifest; money as text, so that no reader rounds it."""
+        return {key: value if isinstance(value, int) else str(value) for key, value in asdict(self).items()}
+
+
+def change_since(standing: Release | None, figures: Figures, max_drop: float) -> str:
+    """Whether lines, customers or revenue fell by more than a share: the mark of a truncated source."""
+    if standing is None:
+        return ""
+    before = standing.manifest["figures"]
+    fallen = []
+    for name in ("clean_lines", "customers", "revenue"):
+        was, now = Decimal(before[name]), Decimal(getattr(figures, name))
+        if was > 0 and now < was * (1 - Decimal(str(max_drop))):
+            fallen.append(f"{name} fell from {was:,} to {now:,} ({now / was - 1:.1%})")
+    if not fallen:
+        return ""
+    return f"Against release {standing.name}, {'; '.join(fallen)}; the bound is {max_drop:.0%}."
+
+
+def time_jump(standing: Release | None, as_of: datetime, tick: datetime, max_days: int) -> str:
+    """Whether as_of lies more than a day ahead of the run's time, or far from the standing release's.
+
+    A day's grace, because the as-of of a day that counts whole is the midnight after it.
+    """
+    if as_of > tick + timedelta(days=1):
+        return (
+            f"as_of {as_of} lies ahead of the run's time {tick:%Y-%m-%d %H:%M}: a transaction is dated in the future."
+            " Look at the newest lines of clean_transactions, or set rfm.as_of."
+        )
+    if standing is not None and abs(as_of - standing.as_of) > timedelta(days=max_days):
+        return f"as_of went from {standing.as_of} (release {standing.name}) to {as_of}; the bound is {max_days} days."
+    return ""

@@ -1,0 +1,19 @@
+"""Dagster's own folder: made ready with the shipped settings, so that every way to start Dagster finds the same one."""
+
+import os
+from pathlib import Path
+
+from segmentation_pipeline.folders import dagster_home
+
+_SHIPPED = Path(__file__).parent / "dagster.yaml"
+
+
+def prepare() -> Path:
+    """Create DAGSTER_HOME where it is absent, put `dagster.yaml` into it, and name it in the environment."""
+    home = dagster_home()
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / _SHIPPED.name
+    if not settings.exists():
+        settings.write_text(_SHIPPED.read_text("utf-8"), "utf-8")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home

@@ -1,0 +1,111 @@
+"""The retailer of a run, as Dagster's resource: its settings, its folders, and its working database.
+
+Belongs here: what lasts as long as a run does - the writer's lock, the sign of life, the open database.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from segmentation_pipeline import locks
+from segmentation_pipeline.folders import Folders, data_folder
+from segmentation_pipeline.retailer import SHIPPED, find, load
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.warehouse import Warehouse, connection_to
+
+
+class RetailerResource(dg.ConfigurableResource[Any]):
+    """Which retailer a run is for, and as of when; empty values are those of the environment and the retailer file."""
+
+    file: str = Field(
+        default="", description="A shipped retailer's name or a path; else SEGMENTATION_RETAILER, else sample."
+    )
+    source: str = Field(default="", description="A path instead of the file's source.path; else SEGMENTATION_SOURCE.")
+    as_of: str = Field(
+        default="", description="last_transaction, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS instead of rfm.as_of."
+    )
+    lock_patience: float = Field(default=3600, ge=0, description="Seconds to wait while another run writes.")
+
+    _stack: ExitStack | None = PrivateAttr(None)
+    _context: dg.InitResourceContext | None = PrivateAttr(None)
+    _settings: Retailer | None = PrivateAttr(None)
+    _warehouse: Warehouse | None = PrivateAttr(None)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["RetailerResource"]:
+        """Hold what the run opens until its last asset is done, whatever happens."""
+        with ExitStack() as stack:
+            self._stack, self._context = stack, context
+            self._warehouse = None
+            if context.run_id:
+                stack.enter_context(locks.alive(self.runs, context.run_id))
+            yield self
+
+    @property
+    def settings(self) -> Retailer:
+        """The validated retailer file.
+
+        Raises:
+            RetailerError: It does not validate.
+        """
+        if self._settings is None:
+            self._settings = load_settings(self.file, self.source, self.as_of)
+        return self._settings
+
+    @property
+    def source_base(self) -> Path:
+        """Where relative source paths start: beside the retailer file, for a shipped one in the data folder."""
+        path = find(chosen(self.file))
+        return data_folder() if path.parent == SHIPPED else path.parent
+
+    @property
+    def folders(self) -> Folders:
+        """The retailer's places."""
+        return Folders(data_folder(), self.settings.name)
+
+    @property
+    def runs(self) -> Path:
+        """The signs of life of all runs, whatever their retailer: they share one Dagster instance."""
+        return data_folder() / "runs"
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """The working database; the first use takes the writer's lock and opens it.
+
+        Raises:
+            LockTimeoutError: Another run writes for longer than lock_patience.
+            WarehouseError: The file cannot be opened.
+        """
+        if self._warehouse is None:
+            assert self._stack is not None
+            assert self._context is not None
+            log = self._context.log
+            who = f"process {os.getpid()}, run {self._context.run_id}"
+            self._stack.enter_context(
+                locks.writer(self.folders.lock, who, self.lock_patience, log.warning if log else print)
+            )
+            if self._context.instance is not None:
+                locks.fail_dead_runs(self._context.instance, self.runs)
+            connection = self._stack.enter_context(connection_to(self.folders.working_database, self.folders.spill))
+            self._warehouse = Warehouse(connection)
+        return self._warehouse
+
+
+def chosen(file: str) -> str:
+    """The retailer's name or path: as given, else of the environment, else the made-up one."""
+    return file or os.environ.get("SEGMENTATION_RETAILER") or "sample"
+
+
+def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer:
+    """The retailer's settings with what a run sets instead.
+
+    Raises:
+        RetailerError: The file does not validate.
+    """
+    overrides = {"source.path": source or os.environ.get("SEGMENTATION_SOURCE"), "rfm.as_of": as_of}
+    return load(chosen(file), **{key: value for key, value in overrides.items() if value})

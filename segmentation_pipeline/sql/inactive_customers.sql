@@ -1,0 +1,13 @@
+-- one row is one customer with nothing to fit
+with features as (
+    select * from rfm_features
+)
+
+select
+    customer_id,
+    recency,
+    frequency,
+    monetary,
+    case when frequency = 0 then 'dormant' else 'refunded' end as segment_key
+from features
+where frequency = 0 or monetary <= 0

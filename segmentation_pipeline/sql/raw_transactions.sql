@@ -1,0 +1,66 @@
+-- one row is one line of a source file, as it came
+with source_lines as (
+    select * from read_lines
+),
+
+trimmed as (
+    select
+        source_file, source_sheet, source_line, description, broken,
+        nullif(trim(transaction_at), '') as transaction_at_text,
+        nullif(trim(quantity), '') as quantity_text,
+        nullif(trim(price), '') as price_text,
+        nullif(trim(amount), '') as amount_text,
+        nullif(trim(country), '') as country,
+        regexp_replace(nullif(trim(invoice), ''), '^([0-9]+)[.]0+$', '\1') as invoice,
+        regexp_replace(nullif(trim(stock_code), ''), '^([0-9]+)[.]0+$', '\1') as stock_code,
+        regexp_replace(nullif(trim(customer_id), ''), '^([0-9]+)[.]0+$', '\1') as customer_id
+    from source_lines
+),
+
+typed as (
+    select
+        *,
+        try_cast(quantity_text as decimal(18, 3)) as quantity,
+        case
+            when $date_format is null then try_cast(transaction_at_text as timestamp)
+            else try_strptime(transaction_at_text, $date_format)
+        end as transaction_at,
+        try_cast(price_text as decimal(18, 4)) as price,
+        try_cast(amount_text as decimal(18, 4)) as own_amount
+    from trimmed
+),
+
+valued as (
+    select
+        *,
+        case
+            when $has_amount then own_amount
+            else try_cast(quantity * price as decimal(18, 4))
+        end as amount
+    from typed
+),
+
+told as (
+    select
+        *,
+        broken is not null
+        or transaction_at is null
+        or amount is null
+        or (quantity is null and ($has_quantity and (quantity_text is not null or not $has_amount)))
+        or (price is null and ($has_price and (price_text is not null or not $has_amount))) as is_unparsed
+    from valued
+)
+
+select
+    source_file, source_sheet, cast(source_line as bigint) as source_line,
+    invoice, stock_code, description, quantity, transaction_at, price, amount, customer_id, country,
+    case
+        when broken is not null then cast(json_object('line', broken) as varchar)
+        when is_unparsed then cast(json_object(
+            'transaction_at', case when transaction_at is null then coalesce(transaction_at_text, '') end,
+            'quantity', case when quantity is null and $has_quantity then coalesce(quantity_text, '') end,
+            'price', case when price is null and $has_price then coalesce(price_text, '') end,
+            'amount', case when own_amount is null and $has_amount then coalesce(amount_text, '') end
+        ) as varchar)
+    end as unparsed
+from told

@@ -1,0 +1,75 @@
+-- one row is one customer of clean_transactions, as of as_of
+with clean as (
+    select * from clean_transactions
+),
+
+moment as (
+    select
+        coalesce(cast($as_of as timestamp), max(transaction_at)) as as_of,
+        coalesce(cast($as_of as timestamp), max(transaction_at)) - $look_back_days * interval '1' day as since
+    from clean
+),
+
+lines as (
+    select
+        clean.*,
+        not clean.is_cancellation as is_purchase,
+        coalesce(clean.transaction_at >= moment.since, true) as is_within
+    from clean
+    cross join moment
+),
+
+customers as (
+    select
+        customer_id,
+        count(distinct case when is_purchase and is_within then invoice end) as frequency,
+        coalesce(sum(case when is_within then amount end), 0) as monetary,
+        coalesce(sum(case when is_purchase and is_within then amount end), 0) as gross,
+        coalesce(-sum(case when not is_purchase and is_within then amount end), 0) as refunds,
+        count(distinct case when is_purchase and is_within then stock_code end) as products,
+        min(case when is_purchase then transaction_at end) as first_purchase_at,
+        max(case when is_purchase then transaction_at end) as last_purchase_at,
+        min(transaction_at) as first_line_at
+    from lines
+    group by customer_id
+),
+
+spend_by_country as (
+    select
+        customer_id,
+        country,
+        sum(case when is_purchase then amount else 0 end) as spend
+    from lines
+    where country is not null
+    group by customer_id, country
+),
+
+countries as (
+    select
+        customer_id,
+        country,
+        row_number() over (partition by customer_id order by spend desc, country) as place
+    from spend_by_country
+)
+
+select
+    customers.customer_id,
+    cast(floor(
+        (epoch(moment.as_of) - epoch(coalesce(customers.last_purchase_at, customers.first_line_at))) / 86400
+    ) as integer) as recency,
+    cast(customers.frequency as integer) as frequency,
+    cast(customers.monetary as decimal(18, 4)) as monetary,
+    cast(customers.gross as decimal(18, 4)) as gross,
+    cast(customers.refunds as decimal(18, 4)) as refunds,
+    case
+        when customers.frequency > 0 then cast(customers.gross / customers.frequency as decimal(18, 4))
+    end as average_order_value,
+    cast(customers.products as integer) as products,
+    customers.first_purchase_at,
+    customers.last_purchase_at,
+    cast(floor((epoch(moment.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
+    countries.country,
+    moment.as_of
+from customers
+cross join moment
+left join countries on customers.customer_id = countries.customer_id and countries.place = 1

@@ -1,0 +1,222 @@
+"""The working database of one retailer: fill tables, each wholly or not at all, and read them.
+
+Belongs here: what only DuckDB knows about the working database. Does not: what the tables mean (`tables`), or what
+consumers see (`releases`).
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from segmentation_pipeline.contracts import Contract, Violation, quoted
+from segmentation_pipeline.tables import CONTRACTS
+
+SQL = Path(__file__).parent / "sql"
+
+
+class WarehouseError(RuntimeError):
+    """The working database cannot be used; the message says where it is and what to do."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Relations that a SELECT may read as if they were tables, and the values bound in them."""
+
+    relations: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What shall stand in a table: the rows of a SELECT, or rows made in Python."""
+
+    table: str
+    select: str = ""
+    rows: Sequence[tuple[Any, ...]] = ()
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the table."""
+        return CONTRACTS[self.table]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a table: replaced, or left as it was because the new rows break its contract."""
+
+    table: str
+    rows: int
+    violations: tuple[Violation, ...]
+
+
+def select_of(table: str) -> str:
+    """The SELECT that derives a table: the text of `sql/<table>.sql`."""
+    return (SQL / f"{table}.sql").read_text("utf-8")
+
+
+@cache
+def tables_read_by(select: str) -> frozenset[str]:
+    """Every relation that a SELECT reads, its own CTEs aside: the lineage, read off DuckDB's syntax tree."""
+    answer = _parser().execute("select json_serialize_sql($select)", {"select": select}).fetchone()
+    assert answer is not None
+    tree = json.loads(answer[0])
+    if tree["error"]:
+        raise ValueError(f"not a SELECT: {tree['error_message']}")
+    named = {node["table_name"] for node in _nodes(tree) if node.get("type") == "BASE_TABLE"}
+    return frozenset(named) - set(re.findall(r"(\w+) as (?:not )?(?:materialized )?\(", select))
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
+
+
+class Warehouse:
+    """An open working database. All writing goes through `replace`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+        self._drop_tables_of_other_versions()
+
+    def replace(self, fillings: Sequence[Filling], values: dict[str, Any], given: Given | None = None) -> list[Outcome]:
+        """Replace tables in one transaction, in which the contract of each is checked.
+
+        If one row of one table breaks a rule, nothing is replaced, and the outcomes tell every broken rule.
+
+        Args:
+            fillings: What shall stand in each table.
+            values: Values that the SELECTs may bind; those that they do not name are left out.
+            given: Relations that the SELECTs may read beside the tables.
+        """
+        with self._transaction() as transaction:
+            outcomes = [self._fill(filling, values, given or Given()) for filling in fillings]
+            transaction.commits = not any(outcome.violations for outcome in outcomes)
+        return outcomes
+
+    def _fill(self, filling: Filling, values: dict[str, Any], given: Given) -> Outcome:
+        contract, table = filling.contract, quoted(filling.table)
+        if filling.select:
+            reads = tables_read_by(filling.select)
+            ctes = [f"{quoted(name)} as ({text})" for name, text in given.relations.items() if name in reads]
+            prefix = f"with {', '.join(ctes)} " if ctes else ""
+            text = f"create or replace table {table} as {prefix}select * from (\n{filling.select}\n)"
+            self.connection.execute(text, _bound_in(text, values | given.values))
+        else:
+            self.connection.execute(f"drop table if exists {table}; {contract.ddl()}")
+            places = ", ".join("?" * len(contract.columns))
+            self.connection.executemany(f"insert into {table} values ({places})", [list(row) for row in filling.rows])
+        violations = contract.violations(self.connection)
+        return Outcome(filling.table, self.count(filling.table), tuple(violations))
+
+    def rows(self, select: str, **values: Any) -> list[dict[str, Any]]:
+        """The rows of a query as dictionaries, for figures; not for whole tables."""
+        cursor = self.connection.execute(select, values)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def row(self, select: str, **values: Any) -> dict[str, Any]:
+        """The only row of a query."""
+        [row] = self.rows(select, **values)
+        return row
+
+    def count(self, table: str) -> int:
+        """The number of rows of a table."""
+        return int(self.row(f"select count(*) as rows from {quoted(table)}")["rows"])
+
+    def has(self, table: str) -> bool:
+        """Whether the table stands in the database."""
+        found = self.rows(
+            "select 1 as one from duckdb_tables() where table_name = $table and not temporary", table=table
+        )
+        return bool(found)
+
+    @contextmanager
+    def _transaction(self) -> Iterator["_Transaction"]:
+        transaction = _Transaction()
+        self.connection.begin()
+        try:
+            yield transaction
+        finally:
+            if transaction.commits:
+                self.connection.commit()
+            else:
+                self.connection.rollback()
+
+    def _drop_tables_of_other_versions(self) -> None:
+        """A table that another version of this package wrote is dropped: its run derives or fits it again."""
+        for table, contract in CONTRACTS.items():
+            if self.has(table):
+                described = self.rows(f"select column_name, column_type from (describe {quoted(table)})")
+                stands = [(row["column_name"], row["column_type"]) for row in described]
+                if stands != [(column.name, column.type) for column in contract.columns]:
+                    self.connection.execute(f"drop table {quoted(table)}")
+
+
+@dataclass
+class _Transaction:
+    """Rolled back unless it is told otherwise."""
+
+    commits: bool = False
+
+
+def _bound_in(text: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in set(re.findall(r"\$([a-z]\w*)", text))}
+
+
+@contextmanager
+def connection_to(database: Path, spill: Path, patience: float = 30) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the working database through Dagster's DuckDB resource, and close it whatever happens.
+
+    Args:
+        database: The file; created if absent.
+        spill: The folder for what does not fit into memory.
+        patience: Seconds to wait for somebody who looks into the database with another program.
+
+    Raises:
+        WarehouseError: DuckDB cannot open the file.
+    """
+    from dagster_duckdb import DuckDBResource
+
+    _wait_until_free(database, patience)
+    resource = DuckDBResource(database=str(database), connection_config={"temp_directory": str(spill)})
+    with resource.get_connection() as connection:
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def _wait_until_free(database: Path, patience: float) -> None:
+    """The resource retries every error for 102 s, also that of a damaged file; so the file is tried here first."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            duckdb.connect(str(database)).close()
+            return
+        except duckdb.Error as error:
+            if "lock" not in str(error):
+                raise WarehouseError(
+                    f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
+                    "version of DuckDB wrote it, or it is damaged, delete the file: the next run builds it again."
+                ) from None
+            if time.monotonic() > deadline:
+                raise WarehouseError(
+                    f"{database}: another program has held the working database open for {patience:g} s: {error}. "
+                    "Close it there; to look at results, open a release instead."
+                ) from None
+        time.sleep(0.25)
