@@ -28,8 +28,8 @@ check: $(INSTALLED)  ## lint, types, definitions
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/against_notebook.py
 
-docs: $(INSTALLED)  ## write docs/tables.md from the contracts
-	$(BIN)/python -m segmentation_pipeline.dictionary > docs/tables.md
+docs: $(INSTALLED)  ## write the reference pages from the code
+	$(BIN)/python -m segmentation_pipeline.dictionary docs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

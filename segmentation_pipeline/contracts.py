@@ -25,9 +25,8 @@ class Column:
 
     @property
     def rules(self) -> str:
-        """The rules in words, for a reader."""
-        words = ["" if self.nullable else "not null"]
-        words += [f"one of {', '.join(map(str, self.allowed))}" if self.allowed else ""]
+        """The rules on its values in words, for a reader."""
+        words = [f"one of {', '.join(map(str, self.allowed))}" if self.allowed else ""]
         words += [f"at least {self.minimum:g}" if self.minimum is not None else ""]
         words += [f"at most {self.maximum:g}" if self.maximum is not None else ""]
         return "; ".join(filter(None, words))

@@ -42,8 +42,8 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         with ExitStack() as stack:
             self._stack, self._context = stack, context
             self._warehouse = None
-            if context.run_id:
-                stack.enter_context(locks.alive(self.runs, context.run_id))
+            if context.run is not None:
+                stack.enter_context(locks.alive(self.runs, context.run.run_id))
             yield self
 
     @property
@@ -84,8 +84,8 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         if self._warehouse is None:
             assert self._stack is not None
             assert self._context is not None
-            log = self._context.log
-            who = f"process {os.getpid()}, run {self._context.run_id}"
+            log, run = self._context.log, self._context.run
+            who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
             self._stack.enter_context(
                 locks.writer(self.folders.lock, who, self.lock_patience, log.warning if log else print)
             )

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from segmentation_pipeline.settings import Retailer, Rule, Sample
+from segmentation_pipeline.sections import Rule, Sample
+from segmentation_pipeline.settings import Retailer
 
 SHIPPED = Path(__file__).parent / "retailers"
 

@@ -69,7 +69,7 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
                 "figures": figures.as_facts(),
             },
             as_of=figures.as_of,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             keep=settings.release.keep,
         )
         held = releases.held_since
