@@ -89,7 +89,7 @@ def _refusals(retailer: Retailer) -> Iterator[Refusal]:
         yield Refusal("cancellation", "a cancellation, and refunds are ignored", "is_cancellation")
     for number, rule in enumerate(own):
         yield _own(rule, f"rule_{number}")
-    if not any(rule.column == "customer_id" and rule.required for rule in own):
+    if not any(rule.column == "customer_id" for rule in own):
         yield Refusal("missing_customer", "no customer is named", "customer_id is null")
     if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
         yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
@@ -112,5 +112,5 @@ def _own(rule: Rule, bound: str) -> Refusal:
     by_pattern = rule.matches is not None
     passes = f"regexp_matches({column}, ${bound})" if by_pattern else f"list_contains(${bound}, {column})"
     if rule.column == "invoice":
-        passes = f"is_cancellation or {passes}"
+        passes = f"(is_cancellation and {column} is not null) or {passes}"
     return Refusal(rule.name, rule.reason, f"not coalesce({passes}, false)", {bound: rule.matches or rule.is_in})

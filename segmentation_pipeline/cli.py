@@ -4,16 +4,20 @@ Exit codes: 0 done, 1 the run failed, 2 the input is bad.
 """
 
 import os
+import shlex
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import print_exc
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.folders import Folders, data_folder
@@ -57,18 +61,15 @@ def run(
         settings = _chosen(retailer, source, as_of)
         _source_is_there(settings)
         home = dagster_home.prepare()
-        # The fit's libraries take a second to load; Dagster's start leaves the other core to them.
-        threading.Thread(target=_load_fit_libraries, daemon=True).start()
-        succeeded = _execute(refit, accept_change, as_of, traceback)
-    if not succeeded:
-        err.print(f"[bold]The run failed.[/] Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.")
+    # The fit's libraries take a second to load; Dagster's start leaves the other core to them.
+    threading.Thread(target=_load_fit_libraries, daemon=True).start()
+    if not _execute(refit, accept_change, as_of, traceback):
+        err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
         raise typer.Exit(1)
     releases = Releases(Folders(data_folder(), settings.name).releases)
-    shown = releases.current
-    if shown is not None:
+    if (shown := releases.current) is not None:
         _show(shown, settings)
-        if releases.held_since:
-            out.print(f"[yellow]Publishing is held at {shown.name}; `segments releases resume` ends it.[/]")
+        _tell_hold(releases)
         _paths(shown, releases)
 
 
@@ -85,9 +86,10 @@ def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False
 
 
 @app.command()
-def home() -> None:
+def home(traceback: TracebackOption = False) -> None:
     """Make Dagster's folder ready and print it: export DAGSTER_HOME=$(segments home)."""
-    typer.echo(dagster_home.prepare())
+    with sentences(traceback):
+        typer.echo(dagster_home.prepare())
 
 
 @releases_app.callback()
@@ -102,18 +104,17 @@ def list_releases(
         if context.invoked_subcommand:
             return
         current = releases.current
-        table = Table("", "release", "as of", "customers", "revenue", "model", "published")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("", "release", "customers", "revenue", "published (UTC)"):
+            table.add_column(name, no_wrap=True, justify="right" if name in ("customers", "revenue") else "left")
         for release in releases.all():
-            figures = release.manifest["figures"]
-            mark = "current" if current and release.name == current.name else ""
-            revenue = f"{float(figures['revenue']):,.2f}"
-            table.add_row(
-                mark, release.name, str(release.as_of), f"{figures['customers']:,}", revenue,
-                figures["model_id"], release.manifest["published_at"],
-            )  # fmt: skip
+            figures, published = release.manifest["figures"], release.manifest["published_at"]
+            mark = "*" if current and release.name == current.name else ""
+            revenue = f"{float(figures['revenue']):,.0f}"
+            table.add_row(mark, release.name, f"{figures['customers']:,}", revenue, published[:16].replace("T", " "))
         out.print(table)
-        if releases.held_since:
-            out.print(f"[yellow]Publishing is held at {releases.held_since}; `segments releases resume` ends it.[/]")
+        typer.echo("* current" if current else f"no release in {releases.folder} yet; `segments run` publishes one")
+        _tell_hold(releases)
 
 
 @releases_app.command()
@@ -121,14 +122,14 @@ def rollback(context: typer.Context, release: str, traceback: TracebackOption = 
     """Make an earlier release current, and hold publishing until `resume`."""
     with sentences(traceback):
         done = context.obj.rollback(release)
-        out.print(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
+        typer.echo(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
 
 
 @releases_app.command()
 def resume(context: typer.Context, traceback: TracebackOption = False) -> None:
     """End a hold: the newest release becomes current."""
     with sentences(traceback):
-        out.print(f"{context.obj.resume().name} is current; runs publish again.")
+        typer.echo(f"{context.obj.resume().name} is current; runs publish again.")
 
 
 @retailer_app.command()
@@ -141,8 +142,9 @@ def check(
     with sentences(traceback):
         settings = _chosen(retailer or os.environ.get("SEGMENTATION_RETAILER", "sample"), source)
         files = _source_is_there(settings)
-        out.print(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
-        out.print(f"Source: {files:,} files." if files else "Source: made up, written at the first run.")
+        typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
+        counted = f"{files:,} file{'s' if files > 1 else ''}"
+        typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
 
 
 @contextmanager
@@ -150,11 +152,21 @@ def sentences(traceback: bool) -> Iterator[None]:
     """Errors that a person can mend end the command with a sentence and exit code 2."""
     try:
         yield
-    except (RetailerError, SourceError, ReleaseError, ValueError) as error:
+    except (RetailerError, SourceError, ReleaseError, ValueError, OSError) as error:
         if traceback:
-            raise
-        err.print(f"[red]error:[/] {error}", highlight=False)
+            print_exc()
+        _say(err, "red", "error:", str(error))
         raise typer.Exit(2) from None
+
+
+def _say(console: Console, style: str, label: str, text: str) -> None:
+    """Text that comes from elsewhere: brackets in it are brackets."""
+    console.print(Text.assemble((label, style), " ", text))
+
+
+def _tell_hold(releases: Releases) -> None:
+    if releases.held_since:
+        _say(out, "yellow", "Publishing is held", f"at {releases.held_since} until `segments releases resume`")
 
 
 def _chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
@@ -205,11 +217,11 @@ def _execute(refit: bool, accept_change: bool, as_of: str, traceback: bool) -> b
         watching(instance, run_id, out) as watch,
     ):
         result = job.execute_in_process(instance=instance, run_config=config, run_id=run_id, raise_on_error=False)
-    out.print(f"{'':2}{'sum of the steps':<55} {'':17} {watch.seconds:6.2f} s", highlight=False)
+    out.print(f"  {'all steps':<44} {'':17} {watch.seconds:6.2f} s", highlight=False)
     for warning in watch.warnings:
-        err.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        _say(err, "yellow", "warning:", warning)
     for failure in watch.failures:
-        err.print(f"[red]failed:[/] {failure}", highlight=False)
+        _say(err, "red", "failed:", failure)
     return result.success
 
 
@@ -217,10 +229,11 @@ def _show(release: Release, settings: Retailer) -> None:
     """The table of segments, most revenue first."""
     import duckdb
 
-    table = Table(title=f"{settings.title}, as of {release.as_of}, money in {settings.currency}", title_justify="left")
-    table.add_column("segment", no_wrap=True)
-    for name in ("customers", "share", "revenue", "share", "median spend", "purchases", "days since"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"{settings.title}, as of {release.as_of}, money in {settings.currency}", box=SIMPLE_HEAD)
+    table.title_justify, table.pad_edge = "left", False
+    for name in ("segment", "customers", "share", "revenue", "share", "spend", "bought", "days"):
+        table.add_column(name, justify="left" if name == "segment" else "right", no_wrap=True)
+    table.caption, table.caption_justify = "spend, purchases bought, days since the last: medians", "left"
     with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
         rows = connection.execute(
             "select segment, customers, customer_share, revenue, revenue_share, median_monetary, median_frequency,"
@@ -235,7 +248,10 @@ def _show(release: Release, settings: Retailer) -> None:
 
 def _paths(release: Release, releases: Releases) -> None:
     current = releases.folder / "current"
-    out.print(f"Release   {release.name}")
-    out.print(f"SQL       duckdb -readonly {current / release.database.name}")
-    out.print(f"Files     {current}/*.parquet, manifest.json")
-    out.print("Lineage   make dev, then open http://127.0.0.1:3000")
+    for what, where in (
+        ("release", release.name),
+        ("open it", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
+        ("files", f"{current}/*.parquet, {current}/manifest.json"),
+        ("look on", "make dev, then http://127.0.0.1:3000"),
+    ):
+        typer.echo(f"{what:8} {where}")

@@ -52,6 +52,7 @@ class Contract:
     columns: tuple[Column, ...]
     published: bool = False
     may_be_empty: bool = False
+    if_empty: str = ""
 
     @property
     def text(self) -> str:
@@ -63,10 +64,12 @@ class Contract:
         """The key's columns, quoted, for ORDER BY."""
         return ", ".join(quoted(name) for name in self.key)
 
-    def ddl(self) -> str:
-        """CREATE TABLE with types, NOT NULL and the primary key."""
-        columns = [f"{quoted(c.name)} {c.type}{'' if c.nullable else ' not null'}" for c in self.columns]
-        return f"create table {quoted(self.table)} ({', '.join([*columns, f'primary key ({self.key_order})'])})"
+    def ddl(self, *, constraints: bool = True) -> str:
+        """CREATE TABLE with types and, unless they are left out, NOT NULL and the primary key."""
+        needed = " not null" if constraints else ""
+        columns = [f"{quoted(c.name)} {c.type}{'' if c.nullable else needed}" for c in self.columns]
+        columns += [f"primary key ({self.key_order})"] if constraints else []
+        return f"create table {quoted(self.table)} ({', '.join(columns)})"
 
     def write_comments(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Put the contract's words on the table and each of its columns, where any SQL client shows them."""
@@ -107,7 +110,7 @@ class Contract:
         if distinct[0] != rows:
             found.append(Violation(", ".join(self.key), "unique", f"{rows - distinct[0]:,} rows repeat a key"))
         if rows == 0 and not self.may_be_empty:
-            found.append(Violation("", "not empty", "0 rows"))
+            found.append(Violation("", "not empty", f"0 rows{self.if_empty and f': {self.if_empty}'}"))
         return found
 
     def _rules(self) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -116,6 +119,9 @@ class Contract:
             name = quoted(column.name)
             if not column.nullable:
                 yield column.name, "not null", f"{name} is null", {}
+            if column.type == "DOUBLE":
+                # For DuckDB NaN lies above every minimum, and one of them spoils every figure made from the column.
+                yield column.name, "a finite number", f"not isfinite({name})", {}
             if column.allowed:
                 allowed = f"allowed_{number}"
                 words = f"one of {', '.join(map(str, column.allowed))}"

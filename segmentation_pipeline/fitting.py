@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from segmentation_pipeline.assets import CONTRACT_CHECK, Results
+from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS, FEATURES
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from segmentation_pipeline.core.kmeans import Array, KMeansFit, Scaler
 
 
+MODEL_TABLES = ("kmeans_model", "kmeans_scaler", "kmeans_centroids")
+
+
 class Fit(dg.Config):
     """Whether a fitted asset is fitted again although its model stands."""
 
@@ -29,11 +33,12 @@ class Fit(dg.Config):
 
 
 def stands(retailer: RetailerResource, table: str, digest: str) -> bool:
-    """Whether a model that was fitted with the same settings stands in the table."""
+    """Whether a model that was fitted with the same settings stands in the table, and in those that go with it."""
     warehouse = retailer.warehouse
-    if not warehouse.has(table):
+    # The warehouse drops a table of another version; two thirds of a model are none.
+    if not all(warehouse.has(needed) for needed in (MODEL_TABLES if table in MODEL_TABLES else [table])):
         return False
-    digests = warehouse.rows(f'select distinct settings_digest as digest from "{table}"')
+    digests = warehouse.rows(f"select distinct settings_digest as digest from {quoted(table)}")
     return [row["digest"] for row in digests] == [digest]
 
 
@@ -57,7 +62,7 @@ def fit_model(warehouse: Warehouse, settings: Retailer) -> list[Filling]:
     from segmentation_pipeline.core import kmeans, naming
 
     customers = warehouse.connection.execute(
-        f"select {', '.join(f'cast({name} as double) as {name}' for name in FEATURES)}"
+        f"select {', '.join(f'cast({quoted(name)} as double) as {quoted(name)}' for name in FEATURES)}"
         " from normal_customers order by customer_id"
     ).fetchnumpy()
     features = np.column_stack([customers[name] for name in FEATURES])

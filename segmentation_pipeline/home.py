@@ -1,6 +1,7 @@
 """Dagster's own folder: made ready with the shipped settings, so that every way to start Dagster finds the same one."""
 
 import os
+from glob import escape
 from pathlib import Path
 
 from segmentation_pipeline.folders import dagster_home
@@ -9,8 +10,18 @@ _SHIPPED = Path(__file__).parent / "dagster.yaml"
 
 
 def prepare() -> Path:
-    """Create DAGSTER_HOME where it is absent, put `dagster.yaml` into it, and name it in the environment."""
-    home = dagster_home()
+    """Create DAGSTER_HOME where it is absent, put `dagster.yaml` into it, and name it in the environment.
+
+    Raises:
+        ValueError: Dagster would not find its settings there.
+    """
+    # Dagster refuses a relative folder; one that the environment names is meant from where the command is run.
+    home = dagster_home().expanduser().absolute()
+    if escape(str(home)) != str(home):
+        raise ValueError(
+            f"{home}: Dagster takes *, ? and [ in the path of its folder for a pattern, and would run without its"
+            " settings. Name another folder in DAGSTER_HOME."
+        )
     home.mkdir(parents=True, exist_ok=True)
     settings = home / _SHIPPED.name
     if not settings.exists():

@@ -14,11 +14,14 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, SourceError, parts_of
+from segmentation_pipeline.sources import Part, SourceError, first_line, numbered_csv, parts_of
 from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Given
+
+_NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
+_SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 
 
 @contextmanager
@@ -31,106 +34,160 @@ def read_lines(
         SourceError: A file cannot be read, or lacks a column that the retailer file names.
     """
     spill.mkdir(parents=True, exist_ok=True)
+    for left in spill.glob("read-*"):
+        # By a run that was killed: the lock lets one run read at a time.
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(mkdtemp(prefix="read-", dir=spill))
+    # A database of its own, not temporary tables: those stay in memory, uncompressed.
+    connection.execute(f"attach {literal(str(folder / 'staging.duckdb'))} as staging")
     try:
-        batches: dict[tuple[str, tuple[str, ...]], list[Part]] = {}
-        for name, path in files.items():
-            for part in parts_of(connection, retailer, name, path, folder):
-                batches.setdefault((part.kind, part.columns), []).append(part)
-        if not batches:
-            raise SourceError(f"source.path: all {len(files)} files are empty")
-        relations = [_stage(connection, retailer, number, parts) for number, parts in enumerate(batches.values())]
-        yield Given(
-            {"read_lines": " union all ".join(relations)},
-            {
-                "date_format": retailer.source.date_format,
-                "has_quantity": retailer.columns.quantity is not None,
-                "has_price": retailer.columns.price is not None,
-                "has_amount": retailer.columns.amount is not None,
-            },
-        )
-        for number in range(len(batches)):
-            connection.execute(f"drop table temp.lines_{number}; drop table temp.parts_{number}")
+        parts = [part for name, path in files.items() for part in parts_of(connection, retailer, name, path, folder)]
+        if not parts:
+            raise SourceError(f"source.path: nothing in it ({_counted(files)}, all empty)")
+        staged = _stage_all(connection, retailer, parts, folder)
+        if not any(connection.execute(f"select 1 from staging.lines_{number} limit 1").fetchall() for number in staged):
+            raise SourceError(f"source.path: no line in it ({_counted(files)} with a header and nothing below it)")
+        yield Given({"read_lines": " union all ".join(staged.values())}, _values(retailer))
     finally:
+        connection.execute("detach staging")
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> str:
-    """Read parts of equal columns into a temporary table; the SELECT over it that numbers the lines.
+def _counted(files: dict[str, Path]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files)} files"
 
-    DuckDB keeps the order of the files and of their lines when it creates a table, so a line's number is its rowid,
-    counted from its file's first. The numbers of broken records are those that DuckDB tells, and the others go around.
-    """
+
+def _values(retailer: Retailer) -> dict[str, Any]:
+    """What the SELECT of `raw_transactions` needs to know to type the text."""
+    decimal = retailer.source.decimal
+    thousands = "," if decimal == "." else "."
+    return {
+        "date_format": retailer.source.date_format,
+        "time_zone": retailer.time_zone,
+        "decimal": decimal,
+        "thousands": thousands,
+        "number": rf"^[+-]?([0-9]+|[0-9]{{1,3}}([{thousands}][0-9]{{3}})+)?([{decimal}][0-9]*)?([eE][+-]?[0-9]+)?$",
+        "has_quantity": retailer.columns.quantity is not None,
+        "has_price": retailer.columns.price is not None,
+        "has_amount": retailer.columns.amount is not None,
+    }
+
+
+def _stage_all(
+    connection: duckdb.DuckDBPyConnection, retailer: Retailer, parts: list[Part], folder: Path
+) -> dict[int, str]:
+    """Read the parts, those of equal columns together; each table's number and the SELECT over it."""
+    batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
+    for part in parts:
+        batches.setdefault((part.kind, part.columns, part.types), []).append(part)
+    waiting, staged = list(batches.values()), dict[int, str]()
+    for number, batch in enumerate(waiting):
+        if faulty := _load(connection, retailer, number, batch):
+            # Reading goes on over the batches that this one falls into.
+            waiting.append([numbered_csv(part, retailer.source.delimiter, folder) for part in faulty])
+            if good := [part for part in batch if part not in faulty]:
+                waiting.append(good)
+        else:
+            staged[number] = _numbered_lines(connection, number, batch)
+    return staged
+
+
+def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
+    """Read parts of equal columns into a temporary table; the parts of kind `csv` that DuckDB stumbles over."""
     first = parts[0]
-    names = _mapped(retailer, first)
-    is_text = first.kind in ("csv", "sheet")
-    cells = ", ".join(
-        f"{_text(retailer, column.name, names[column.name])} as {quoted(column.name)}"
-        if column.name in names
-        else f"cast(null as varchar) as {quoted(column.name)}"
-        for column in LINE
-    )
-    columns = {name or f"column_{place}": "VARCHAR" for place, name in enumerate(first.columns)}
-    values: dict[str, Any] = {"paths": [glob.escape(str(part.path)) for part in parts]}
-    if is_text:
-        delimiter = "," if first.kind == "sheet" else retailer.source.delimiter
-        values |= {"columns": columns, "delimiter": delimiter}
-        reader = f"""read_csv($paths, columns = $columns, header = true, auto_detect = false, delim = $delimiter,
-            quote = '"', escape = '"', nullstr = '', filename = '__path', store_rejects = true,
-            rejects_table = 'broken_{number}', rejects_scan = 'scans_{number}')"""
-    elif first.kind == "parquet":
-        reader = "read_parquet($paths, filename = '__path')"
-    else:
-        values |= {"columns": columns}
-        reader = "read_json($paths, format = 'newline_delimited', columns = $columns, filename = '__path')"
+    select, values = _select(retailer, first, number)
+    values["paths"] = [glob.escape(str(part.path)) for part in parts]
+    faulty: list[Part] = []
     try:
-        connection.execute(
-            f"create or replace temp table lines_{number} as select __path, {cells} from {reader}", values
-        )
+        connection.execute(f"create table staging.lines_{number} as {select}", values)
+        if first.kind == "csv":
+            rejects = connection.execute(
+                f"select distinct file_path from broken_{number} inner join scans_{number} using (scan_id, file_id)"
+            )
+            paths = {path for (path,) in rejects.fetchall()}
+            faulty = [part for part in parts if str(part.path) in paths]
     except duckdb.Error as error:
-        raise SourceError(f"{first.source_file}{_and_others(parts)}: cannot be read as {first.kind}: {error}") from None
-    broken = "select null as path, null as line, null as text where false"
-    if is_text:
-        connection.execute(
-            f"create or replace temp table broken_lines_{number} as "
-            f"select file_path as path, line, min(csv_line) as text from broken_{number} "
-            f"inner join scans_{number} using (scan_id, file_id) group by all"
-        )
-        connection.execute(f"drop table broken_{number}; drop table scans_{number}")
-        broken = f"select * from broken_lines_{number}"
-    _note_parts(connection, number, parts, broken, 2 if is_text else 1)
-    texts = ", ".join(quoted(column.name) for column in LINE)
-    nothing = ", ".join("null" for _ in LINE)
-    return f"""
-        select part.source_file, part.source_sheet,
-            line.rowid - part.first_rowid + part.first_line
-                + len(list_filter(part.good_before, lambda x: x <= line.rowid - part.first_rowid)) as source_line,
-            {texts}, cast(null as varchar) as broken
-        from lines_{number} as line inner join parts_{number} as part on line.__path = part.path
-        union all
-        select part.source_file, part.source_sheet, item.line, {nothing}, item.text
-        from (select path, source_file, source_sheet, unnest(broken) as item from parts_{number}) as part"""
+        if first.kind != "csv":
+            others = f" and {len(parts) - 1} others" if len(parts) > 1 else ""
+            raise SourceError(f"{_where(first)}{others}: cannot be read as {first.kind}: {first_line(error)}") from None
+        faulty = parts
+    connection.execute(f"drop table if exists temp.broken_{number}; drop table if exists temp.scans_{number}")
+    if faulty:
+        connection.execute(f"drop table if exists staging.lines_{number}")
+    return faulty
 
 
-def _note_parts(
-    connection: duckdb.DuckDBPyConnection, number: int, parts: list[Part], broken: str, first_line: int
-) -> None:
-    """A temporary table with a row for each part: its names, its first rowid, and its broken lines."""
+def _select(retailer: Retailer, part: Part, number: int) -> tuple[str, dict[str, Any]]:
+    """The SELECT that reads the files `$paths`, all of which have the part's columns, and the values bound in it."""
+    places = _mapped(retailer, part)
+    # The keys as JSON pointers.
+    keys = ["/" + part.columns[place].replace("~", "~0").replace("/", "~1") for place in places.values()]
+    values: dict[str, Any] = {"time_zone": retailer.time_zone, "decimal": retailer.source.decimal, "keys": keys}
+    values["date_format"] = retailer.source.date_format
+    own = "number, broken"
+    if part.kind == "parquet":
+        own, reader = "null::bigint as number, null::varchar as broken", "read_parquet($paths, filename = '__path')"
+    elif part.kind == "csv":
+        own, reader = "null::bigint as number, null::varchar as broken", _read_csv(len(part.columns), number)
+        values["delimiter"] = retailer.source.delimiter
+    elif part.kind == "numbered":
+        reader = _read_csv(len(part.columns))
+    else:
+        reader = f"""(
+            select __path, number, coalesce(broken, case when coalesce(json_type(object), '') <> 'OBJECT' then c0 end)
+                as broken, json_extract_string(object, $keys) as texts, json_type(object, $keys) as kinds
+            from (select *, try_cast(c0 as json) as object from {_read_csv(1)}))"""
+    cells = {column.name: "null::varchar" for column in LINE} | {
+        name: _cell(retailer, part, name, place, key) for key, (name, place) in enumerate(places.items(), 1)
+    }
+    texts = ", ".join(f"{text} as {quoted(name)}" for name, text in cells.items())
+    select = f"select __path, {own}, {texts} from {reader}"
+    return select, {name: value for name, value in values.items() if f"${name}" in select}
+
+
+def _cell(retailer: Retailer, part: Part, name: str, place: int, key: int) -> str:
+    """A column as text, as the retailer's CSV would have it."""
+    if part.kind == "jsonl":
+        text, is_text = f"texts[{key}]", f"kinds[{key}] = 'VARCHAR'"
+        return f"case when {is_text} then {text} else replace({text}, '.', $decimal) end" if name in _NUMBERS else text
+    if part.kind != "parquet":
+        return f"c{place}"
+    theirs, kind = quoted(part.columns[place]), part.types[place]
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        theirs = f"timezone($time_zone, {theirs})"
+    if name == "transaction_at" and kind.startswith(("DATE", "TIMESTAMP")) and retailer.source.date_format is not None:
+        return f"strftime(cast({theirs} as timestamp), $date_format)"
+    text = f"cast({theirs} as varchar)"
+    return f"replace({text}, '.', $decimal)" if name in _NUMBERS and kind != "VARCHAR" else text
+
+
+def _read_csv(width: int, rejects: int | None = None) -> str:
+    """A file's columns c0, c1, ... as text; `rejects`: of a file as it came, noting what DuckDB stumbles over."""
+    columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
+    form = f"""columns = {{'number': 'BIGINT', 'broken': 'VARCHAR', {columns}}}, header = false, delim = ',',
+        new_line = '\\n'"""
+    if rejects is not None:
+        form = f"""columns = {{{columns}}}, header = true, delim = $delimiter, store_rejects = true,
+        rejects_table = 'broken_{rejects}', rejects_scan = 'scans_{rejects}'"""
+    return f"""read_csv($paths, auto_detect = false, quote = '"', escape = '"', nullstr = '',
+        filename = '__path', {form})"""
+
+
+def _numbered_lines(connection: duckdb.DuckDBPyConnection, number: int, parts: list[Part]) -> str:
+    """The SELECT over a loaded table that names each line's file, sheet and number.
+
+    DuckDB keeps the order of the files and of their lines when it creates a table, so where a line has no number yet,
+    it is its rowid, counted from its file's first.
+    """
     connection.execute(
         f"""
-        create or replace temp table parts_{number} as
+        create table staging.parts_{number} as
         with named as (
             select unnest($paths) as path, unnest($files) as source_file, unnest($sheets) as source_sheet
         ), firsts as (
-            select __path as path, min(rowid) as first_rowid from lines_{number} group by __path
-        ), broken as ({broken}), faults as (
-            select path, list({{'line': line, 'text': text}} order by line) as broken,
-                list(line order by line) as numbers
-            from broken group by path
+            select __path as path, min(rowid) as first_rowid from staging.lines_{number} group by __path
         )
-        select named.*, coalesce(firsts.first_rowid, 0) as first_rowid, {first_line} as first_line, faults.broken,
-            coalesce(list_transform(faults.numbers, lambda x, i: x - {first_line} - i + 1), []) as good_before
-        from named left join firsts using (path) left join faults using (path)
+        select named.*, firsts.first_rowid from named inner join firsts using (path)
         """,
         {
             "paths": [str(part.path) for part in parts],
@@ -138,33 +195,42 @@ def _note_parts(
             "sheets": [part.source_sheet for part in parts],
         },
     )
+    first_line_number = 2 if parts[0].kind == "csv" else 1
+    texts = ", ".join(quoted(column.name) for column in LINE)
+    return f"""
+        select part.source_file, part.source_sheet,
+            coalesce(line.number, line.rowid - part.first_rowid + {first_line_number}) as source_line,
+            {texts}, line.broken
+        from staging.lines_{number} as line inner join staging.parts_{number} as part on line.__path = part.path"""
 
 
-def _mapped(retailer: Retailer, part: Part) -> dict[str, str]:
-    """Our name of each column to the part's; names are compared without case and blanks."""
+def _mapped(retailer: Retailer, part: Part) -> dict[str, int]:
+    """Our name of each column to its place in the part; names are compared without case and blanks."""
 
     def plain(name: str) -> str:
         return "".join(name.split()).casefold()
 
-    stands = {plain(name): name for name in part.columns}
-    where = f"{part.source_file}{f' [{part.source_sheet}]' if part.source_sheet else ''}"
-    if len(stands) < len(part.columns):
-        raise SourceError(f"{where}: two columns have the same name, or no name: {', '.join(part.columns)}")
-    wanted = retailer.columns.mapped()
-    if lacking := [f"{name} = {theirs!r}" for name, theirs in wanted.items() if plain(theirs) not in stands]:
-        raise SourceError(
-            f"{where}: no column for {', '.join(lacking)}; it has {', '.join(part.columns)}. "
-            "Mend [columns] of the retailer file, or leave out a column that the source can do without."
+    stand = [plain(name) for name in part.columns]
+    wanted = {name: (theirs, stand.count(plain(theirs))) for name, theirs in retailer.columns.mapped().items()}
+    if lacking := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if not times]:
+        sheets = ", or name the sheets that have them in source.sheets" if part.source_sheet else ""
+        encoding = (
+            " Or is source.encoding another?" if any(sign in "".join(part.columns) for sign in "\0\ufffd") else ""
         )
-    return {name: stands[plain(theirs)] for name, theirs in wanted.items()}
+        raise SourceError(
+            f"{_where(part)}: no column for {', '.join(lacking)}; it has {_shown(part.columns)}. Mend [columns] of the "
+            f"retailer file, or leave out a column that the source can do without{sheets}.{encoding}"
+        )
+    if twice := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if times > 1]:
+        raise SourceError(f"{_where(part)}: more than one column for {', '.join(twice)}; it has {_shown(part.columns)}")
+    return {name: stand.index(plain(theirs)) for name, (theirs, _) in wanted.items()}
 
 
-def _text(retailer: Retailer, column: str, theirs: str) -> str:
-    text = f"cast({quoted(theirs)} as varchar)"
-    if retailer.source.decimal == "," and column in ("quantity", "price", "amount"):
-        return f"replace(replace({text}, '.', ''), ',', '.')"
-    return text
+def _where(part: Part) -> str:
+    return f"{part.source_file}{f' [{part.source_sheet}]' if part.source_sheet else ''}"
 
 
-def _and_others(parts: list[Part]) -> str:
-    return f" and {len(parts) - 1} other files" if len(parts) > 1 else ""
+def _shown(columns: tuple[str, ...]) -> str:
+    """The columns, not a whole file whose delimiter or encoding was guessed wrong."""
+    shown = ", ".join(name.replace("\0", "")[:_SHOWN_NAME] for name in columns[:_SHOWN_COLUMNS])
+    return shown + (f" and {len(columns) - _SHOWN_COLUMNS} more" if len(columns) > _SHOWN_COLUMNS else "")

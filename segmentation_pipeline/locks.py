@@ -4,6 +4,7 @@ Belongs here: the operating system's locks. They are given back by the kernel wh
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def writer(lock: Path, who: str, patience: float, tell: Callable[[str], None]) -
         file.flush()
         yield
         file.truncate(0)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for the moment of a change, and wait for whoever else changes it: that takes no longer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

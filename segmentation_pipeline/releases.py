@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from glob import escape
@@ -18,6 +19,7 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.locks import alone_in
 from segmentation_pipeline.tables import CONTRACT_VERSION, PUBLISHED
 
 DATABASE = "segments.duckdb"
@@ -62,8 +64,12 @@ class Releases:
 
     def all(self) -> list[Release]:
         """Every release, oldest first."""
-        manifests = sorted(self.folder.glob(f"[0-9]*/{MANIFEST}"))
-        return [Release(path.parent, json.loads(path.read_text("utf-8"))) for path in manifests]
+        found = []
+        for path in sorted(self.folder.glob(f"[0-9]*/{MANIFEST}")):
+            # A run may prune it between the listing and the reading.
+            with suppress(FileNotFoundError):
+                found.append(Release(path.parent, json.loads(path.read_text("utf-8"))))
+        return found
 
     @property
     def current(self) -> Release | None:
@@ -97,7 +103,7 @@ class Releases:
             keep: How many releases to keep; the current one is never pruned.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for rest in self.folder.glob(".building-*"):
+        for rest in [*self.folder.glob(".building-*"), *self.folder.glob(".pruning-*")]:
             shutil.rmtree(rest)
         building = self.folder / f".building-{run_id}"
         building.mkdir()
@@ -119,10 +125,13 @@ class Releases:
         (building / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
         for file in building.iterdir():
             file.chmod(0o444)
-        release = Release(building.rename(self.folder / name), manifest)
-        if self.held_since is None:
-            self._switch(release)
-        self._prune(keep)
+            _sync(file)
+        _sync(building)
+        with alone_in(self.folder):
+            release = Release(building.rename(self.folder / name), manifest)
+            if self.held_since is None:
+                self._switch(release)
+            self._prune(keep)
         return release
 
     def rollback(self, name: str) -> Release:
@@ -131,13 +140,13 @@ class Releases:
         Raises:
             ReleaseError: There is no such release.
         """
-        release = next((release for release in self.all() if release.name == name), None)
-        if release is None:
-            known = ", ".join(release.name for release in self.all()) or "none yet"
-            raise ReleaseError(f"no release {name!r}; there are: {known}")
-        self._hold.write_text(name + "\n", "utf-8")
-        self._switch(release)
-        return release
+        with alone_in(self.folder):
+            known = {release.name: release for release in self.all()}
+            if name not in known:
+                raise ReleaseError(f"no release {name!r}; there are: {', '.join(known) or 'none yet'}")
+            self._hold.write_text(name + "\n", "utf-8")
+            self._switch(known[name])
+        return known[name]
 
     def resume(self) -> Release:
         """End a hold: the newest release becomes current, and runs publish again.
@@ -145,10 +154,11 @@ class Releases:
         Raises:
             ReleaseError: There is no release yet.
         """
-        if not (releases := self.all()):
-            raise ReleaseError(f"no release in {self.folder} yet; `segments run` publishes the first")
-        self._hold.unlink(missing_ok=True)
-        self._switch(releases[-1])
+        with alone_in(self.folder):
+            if not (releases := self.all()):
+                raise ReleaseError(f"no release in {self.folder} yet; `segments run` publishes the first")
+            self._hold.unlink(missing_ok=True)
+            self._switch(releases[-1])
         return releases[-1]
 
     @property
@@ -160,12 +170,14 @@ class Releases:
         following.unlink(missing_ok=True)
         following.symlink_to(release.name, target_is_directory=True)
         following.replace(self.folder / "current")
+        _sync(self.folder)
 
     def _prune(self, keep: int) -> None:
         current = self.current
         for release in self.all()[:-keep]:
             if current is None or release.name != current.name:
-                shutil.rmtree(release.folder)
+                # Renamed first: whoever is killed while deleting leaves no half release in the list.
+                shutil.rmtree(release.folder.rename(self.folder / f".pruning-{release.name}"))
 
 
 def _write_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
@@ -175,24 +187,35 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[s
         ordered.write_parquet(str(folder / f"{contract.table}.parquet"), compression="zstd")
     database = str(folder / DATABASE)
     with duckdb.connect(database, config={"storage_compatibility_version": STORAGE_VERSION}) as release:
+        # One transaction: each of the hundred comments would else wait for the disk.
+        release.begin()
         for contract in PUBLISHED:
             release.execute(contract.ddl())
             file = escape(str(folder / f"{contract.table}.parquet"))
             release.execute(f"insert into {quoted(contract.table)} select * from read_parquet($file)", {"file": file})
             contract.write_comments(release)
+        release.commit()
     rows = {}
     with duckdb.connect(database, read_only=True) as release:
         for contract in PUBLISHED:
-            found = release.execute(f"select count(*) from {quoted(contract.table)}").fetchone()
-            wanted = connection.execute(f"select count(*) from {quoted(contract.table)}").fetchone()
-            if found is None or found != wanted:
+            count = f"select count(*) from {quoted(contract.table)}"
+            [(found,)], [(wanted,)] = (source.execute(count).fetchall() for source in (release, connection))
+            if found != wanted:
                 raise ReleaseError(f"{contract.table}: {wanted} rows were written, {found} read back; not published")
-            rows[contract.table] = int(found[0])
+            rows[contract.table] = int(found)
     return rows
 
 
 def _checksums(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in sorted(folder.iterdir()):
         with file.open("rb") as opened:
-            os.fsync(opened.fileno())
             yield file.name, {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk: in a power cut a rename could outlive what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -86,13 +86,15 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             assert self._context is not None
             log, run = self._context.log, self._context.run
             who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
-            self._stack.enter_context(
-                locks.writer(self.folders.lock, who, self.lock_patience, log.warning if log else print)
-            )
-            if self._context.instance is not None:
-                locks.fail_dead_runs(self._context.instance, self.runs)
-            connection = self._stack.enter_context(connection_to(self.folders.working_database, self.folders.spill))
-            self._warehouse = Warehouse(connection)
+            with ExitStack() as opening:
+                tell = log.warning if log else print
+                opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
+                if self._context.instance is not None:
+                    locks.fail_dead_runs(self._context.instance, self.runs)
+                connection = opening.enter_context(connection_to(self.folders.working_database, self.folders.spill))
+                self._warehouse = Warehouse(connection)
+                # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
+                self._stack.push(opening.pop_all())
         return self._warehouse
 
 

@@ -4,17 +4,22 @@ Belongs here: from a name or a path to `settings.Retailer`.
 """
 
 import difflib
+import json
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from segmentation_pipeline.sections import Rule, Sample
 from segmentation_pipeline.settings import Retailer
 
 SHIPPED = Path(__file__).parent / "retailers"
+_SHOWN = 100
 
 
 class RetailerError(ValueError):
@@ -52,42 +57,54 @@ def load(name_or_path: str, **overrides: Any) -> Retailer:
     """
     path = find(name_or_path)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         settings = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RetailerError(f"{path}: not readable as TOML: {error}") from None
     for dotted, value in overrides.items():
         section, _, key = dotted.rpartition(".")
-        (settings.setdefault(section, {}) if section else settings)[key] = value
+        table = settings.setdefault(section, {}) if section else settings
+        if isinstance(table, dict):
+            table[key] = value
     try:
         return Retailer.model_validate(settings)
     except ValidationError as error:
-        lines = [_sentence(text, settings, one) for one in error.errors()]
-        raise RetailerError("\n".join(f"{path.name}{line}" for line in lines)) from None
+        found = sorted((_line_of(text, one, overrides), _sentence(one)) for one in error.errors())
+        lines = [f"{path.name}{f':{line}' if line else ''}: {sentence}" for line, sentence in found]
+        raise RetailerError("\n".join(lines)) from None
 
 
-def _sentence(text: str, settings: dict[str, Any], error: Any) -> str:
-    """One validation error as `:line: key: what is wrong; found …`."""
-    location = [str(part) for part in error["loc"] if str(part) not in _UNION_TAGS]
+def _sentence(error: ErrorDetails) -> str:
+    """One validation error as `key: what is wrong; allowed: …; found …`."""
+    location = [str(part) for part in error["loc"]]
     key = ".".join(location) or "file"
-    line = _line_of(text, location)
-    message = (
-        error["msg"]
-        .removeprefix("Value error, ")
-        .replace("Input should be", "allowed:")
-        .replace("String should match", "allowed: text of")
-    )
+    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        allowed = list(_section_at(location[:-1]).model_fields)
-        near = difflib.get_close_matches(location[-1], allowed, 1)
-        message = f"unknown key{f' ({near[0]}?)' if near else ''}; allowed: {', '.join(allowed)}"
+        keys = [field.alias or name for name, field in _section_at(location[:-1]).model_fields.items()]
+        near = difflib.get_close_matches(location[-1], keys, 1)
+        message = f"unknown key{f' ({near[0]}?)' if near else ''}; allowed: {', '.join(keys)}"
     elif error["type"] == "missing":
-        return f"{line}: {key}: missing; it has no default"
+        wanted = _section_at(location[:-1]).model_fields[location[-1]]
+        return f"{key}: missing, and it has no default; allowed: {wanted.description or 'a table'}"
+    elif error["type"] == "model_type":
+        message = "allowed: a table"
+    for ours, theirs in _WORDS.items():
+        message = re.sub(theirs, ours, message)
     found = error["input"]
-    return f"{line}: {key}: {message}" + ("" if isinstance(found, (dict, list, BaseModel)) else f"; found {found!r}")
+    return f"{key}: {message}" + ("" if isinstance(found, dict) else f"; found {_shown(found)}")
 
 
-_UNION_TAGS = {"datetime", "date", "str", "list[str]", "literal['last_transaction']"}
+# Pydantic's way of telling what is allowed, and the house's.
+_WORDS = {
+    "allowed: text of": r"^String should match",
+    "allowed:": r"^\w+ should (be|have)",
+    "": r" after validation, not \d+$",
+}
+
+
+def _shown(found: Any) -> str:
+    text = json.dumps(found, default=str, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _section_at(location: list[str]) -> type[BaseModel]:
@@ -100,21 +117,28 @@ def _section_at(location: list[str]) -> type[BaseModel]:
     return section
 
 
-def _line_of(text: str, location: list[str]) -> str:
-    """`:12` for the line where the key stands, or else its table; nothing where neither stands."""
-    *table, key = location or [""]
-    current: list[str] = []
-    seen: dict[str, int] = {}
-    found = ""
+def _line_of(text: str, error: ErrorDetails, overrides: Container[str]) -> int:
+    """The line where the key of an error stands, or else the nearest table around it; 0 where none stands.
+
+    What a run sets instead stands in no line.
+    """
+    location = [str(part) for part in error["loc"]]
+    if ".".join(location) in overrides:
+        return 0
+    table: list[str] = []
+    seen: Counter[str] = Counter()
+    found, depth = 0, 0
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*(\[+)\s*([\w.]+)\s*\]+", line):
-            name = header[2]
-            current = name.split(".")
+            table = header[2].split(".")
             if header[1] == "[[":
-                current.append(str(seen.setdefault(name, 0)))
-                seen[name] += 1
-            if current in (table, location):
-                found = f":{number}"
-        elif current == table[: len(current)] and re.match(rf"\s*{re.escape(key)}\s*=", line):
-            return f":{number}"
+                table.append(str(seen[header[2]]))
+                seen[header[2]] += 1
+            here = table
+        elif key := re.match(r"\s*([\w.]+)\s*=", line):
+            here = [*table, *key[1].split(".")]
+        else:
+            continue
+        if here == location[: len(here)] and len(here) > depth:
+            found, depth = number, len(here)
     return found

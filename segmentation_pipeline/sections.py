@@ -3,22 +3,65 @@
 Belongs here: what one section may say. Does not: what the sections mean together (`settings`).
 """
 
-from datetime import date, datetime
+from collections.abc import Iterator
+from datetime import MAXYEAR, date, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import duckdb
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[
     "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"
 ]
+NUMBERS = ("quantity", "price", "amount")
+# Two of them are replaced by a rule of the retailer's on their column.
+_RULES_THAT_ALWAYS_HOLD = {
+    "read": "", "unparseable_value": "", "cancellation": "", "after_as_of": "", "exact_duplicate": "",
+    "missing_customer": "customer_id", "missing_invoice": "invoice",
+}  # fmt: skip
+# What is wrong with settings together: the key below the section, the sentence, and the value found.
+Fault: TypeAlias = tuple[tuple[str | int, ...], str, Any]
 
 
 class Section(BaseModel):
     """A table of the retailer file: unknown keys are errors, values are never changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_every_error(cls, settings: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Pydantic looks at settings together only when each alone is right; people want all errors at once."""
+        told: list[Fault] = list(cls.faults(settings)) if isinstance(settings, dict) else []
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("fault", text), loc=loc, input=at) for loc, text, at in told
+        ]
+        try:
+            section = validate(settings)
+        except ValidationError as error:
+            for one in error.errors():
+                kind = PydanticCustomError(one["type"], one["msg"])
+                errors.append(InitErrorDetails(type=kind, loc=one["loc"], input=one["input"]))
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return section
+
+    @classmethod
+    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+        """What is wrong with the settings together, as they stand in the file: none of them need be right alone."""
+        del settings
+        yield from ()
 
 
 class Sample(Section):
@@ -41,7 +84,7 @@ class Source(Section):
     """The sheets of a workbook to read; empty: all."""
     encoding: str = "utf-8"
     """Of CSV files, as Python names it."""
-    delimiter: str = Field(",", min_length=1, max_length=1)
+    delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
     """Of CSV files: one character."""
     decimal: Literal[".", ","] = "."
     """The decimal mark of quantities and money; the other one groups thousands."""
@@ -49,6 +92,27 @@ class Source(Section):
     """As in strptime, such as %d/%m/%Y %H:%M; unset: ISO 8601."""
     sample: Sample | None = None
     """Makes the files up, where they are not there."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _leads_somewhere(cls, value: object) -> object:
+        paths = value if isinstance(value, list) else [value]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise ValueError("allowed: a file, a folder, a pattern, or a list of these, as text")
+        return value
+
+    @field_validator("date_format")
+    @classmethod
+    def _tells_days(cls, value: str | None) -> str | None:
+        day = datetime(2024, 3, 21)  # noqa: DTZ001 - any day that has no part in common with a default
+        select = "select try_strptime(strftime($day, $format), $format)"
+        try:
+            found = duckdb.cursor().execute(select, {"day": day, "format": value}).fetchone()
+        except duckdb.Error:
+            found = None
+        if value is not None and found != (day,):
+            raise ValueError("allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M")
+        return value
 
     @field_validator("encoding")
     @classmethod
@@ -82,11 +146,11 @@ class Columns(Section):
     country: str | None = None
     """The customer's country."""
 
-    @model_validator(mode="after")
-    def _has_money(self) -> "Columns":
-        if self.amount is None and (self.price is None or self.quantity is None):
-            raise ValueError("money is missing: name either amount, or both price and quantity")
-        return self
+    @classmethod
+    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+        """Money must come from somewhere."""
+        if "amount" not in settings and not {"price", "quantity"} <= settings.keys():
+            yield (), "money is missing; allowed: amount, or both price and quantity", settings
 
     def mapped(self) -> dict[str, str]:
         """The columns that the source has: our name to the source's name."""
@@ -106,7 +170,7 @@ class Rule(Section):
     """Passes if this regular expression (RE2) finds a match; on invoice, cancellations pass too."""
     required: Literal[True] | None = None
     """Passes if there is a value."""
-    above: Decimal | None = None
+    above: Decimal | None = Field(None, gt=-(10**14), lt=10**14)
     """Passes if the number is greater."""
     is_in: list[str] | None = Field(None, alias="in", min_length=1)
     """Passes if the text is one of these."""
@@ -114,26 +178,27 @@ class Rule(Section):
     @field_validator("matches")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        import duckdb
-
-        if value is None:
-            return None
         try:
-            duckdb.connect().execute("select regexp_matches('', $pattern)", {"pattern": value})
+            duckdb.cursor().execute("select regexp_matches('', $pattern)", {"pattern": value})
         except duckdb.Error as error:
-            raise ValueError(f"not a regular expression of RE2: {error}") from None
+            wrong = str(error).removeprefix("Invalid Input Error: ")
+            raise ValueError(f"allowed: a regular expression of RE2; {wrong}") from None
         return value
 
-    @model_validator(mode="after")
-    def _tests_one_thing(self) -> "Rule":
-        given = [key for key in ("matches", "required", "above", "is_in") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError("a rule has exactly one of: matches, required, above, in")
-        numeric = self.column in ("quantity", "price", "amount")
-        if (self.above is not None and not numeric) or (given[0] in ("matches", "is_in") and numeric):
-            key = given[0].removeprefix("is_")
-            raise ValueError(f"{key} does not go with {self.column}: above is for numbers, matches and in for text")
-        return self
+    @classmethod
+    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+        """A rule is one test, which suits its column, under a name that no rule of the package has."""
+        tests = [key for key in ("matches", "required", "above", "in") if key in settings]
+        if len(tests) != 1:
+            has = " and ".join(tests) or "none"
+            yield (), f"allowed: exactly one of matches, required, above, in; it has {has}", settings
+        column, name = settings.get("column"), settings.get("name")
+        suits = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
+        for key in tests:
+            if key not in ("required", *suits) and column in get_args(ColumnName):
+                yield (key,), f"does not go with {column}; allowed: {', '.join(['required', *suits])}", settings[key]
+        if _RULES_THAT_ALWAYS_HOLD.get(str(name), column) != column:
+            yield ("name",), "a rule that always holds has this name; allowed: another", name
 
 
 class Cleaning(Section):
@@ -150,13 +215,14 @@ class Cleaning(Section):
 
     _compiles = field_validator("cancellation")(Rule._compiles.__func__)  # type: ignore[attr-defined]
 
-    @field_validator("rules")
     @classmethod
-    def _named_once(cls, rules: list[Rule]) -> list[Rule]:
-        names = [rule.name for rule in rules]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"rule names must differ; twice: {', '.join(twice)}")
-        return rules
+    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+        """The report counts by name."""
+        names: list[object] = []
+        for place, rule in enumerate(tables(settings.get("rules"))):
+            if "name" in rule and rule["name"] in names:
+                yield ("rules", place, "name"), "an earlier rule has this name; allowed: another", rule["name"]
+            names.append(rule.get("name"))
 
 
 class Rfm(Section):
@@ -170,7 +236,15 @@ class Rfm(Section):
     @field_validator("as_of", mode="before")
     @classmethod
     def _is_a_moment(cls, value: object) -> object:
-        return parse_as_of(value) if isinstance(value, str) else value
+        if value == "last_transaction":
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError("allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS") from None
+        if moment.tzinfo is not None or moment.year == MAXYEAR:
+            raise ValueError("allowed: a moment in the retailer's local time, without an offset, before the year 9999")
+        return moment if len(str(value)) > len("YYYY-MM-DD") else moment.date()
 
 
 class Outliers(Section):
@@ -193,8 +267,6 @@ class Model(Section):
     """Seed of the fit."""
     n_init: int = Field(10, ge=1, le=100)
     """Starts of the fit, of which the best counts: enough that the seed does not decide."""
-    max_iter: int = Field(1000, ge=10)
-    """Iterations of one start."""
 
 
 class Release(Section):
@@ -221,18 +293,6 @@ class Checks(Section):
     """A share of refused lines that differs by more than this from the last releases is warned of."""
 
 
-def parse_as_of(value: str) -> str | datetime | date:
-    """Read `last_transaction`, `YYYY-MM-DD` or `YYYY-MM-DD HH:MM:SS`.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    if value == "last_transaction":
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError("allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS") from None
-    if moment.tzinfo is not None:
-        raise ValueError("allowed: a moment in the retailer's local time, without an offset")
-    return moment if len(value.strip()) > len("YYYY-MM-DD") else moment.date()
+def tables(value: Any) -> list[dict[str, Any]]:
+    """The tables of a list as it stands in a file, where it may be anything."""
+    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []

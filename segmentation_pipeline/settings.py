@@ -6,21 +6,26 @@ Belongs here: what follows from several settings. Does not: the single settings 
 
 import difflib
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime, time, timedelta
+from typing import Any, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from segmentation_pipeline.sections import (
     Checks,
     Cleaning,
+    ColumnName,
     Columns,
+    Fault,
     Model,
     Outliers,
     Release,
     Rfm,
     Section,
     Source,
+    tables,
 )
 
 
@@ -52,16 +57,20 @@ class Retailer(Section):
             raise ValueError("allowed: a name of the IANA time zone database" + (f"; {near[0]}?" if near else ""))
         return value
 
-    @model_validator(mode="after")
-    def _rules_have_their_columns(self) -> "Retailer":
-        mapped = self.columns.mapped()
-        lacking = [rule for rule in self.cleaning.rules if rule.column not in mapped]
-        if lacking:
-            named = ", ".join(f"{rule.name} ({rule.column})" for rule in lacking)
-            raise ValueError(f"cleaning.rules test columns that [columns] does not name: {named}")
-        if self.cleaning.cancellation and "invoice" not in mapped:
-            raise ValueError("cleaning.cancellation is a pattern of invoice numbers, but columns.invoice is not named")
-        return self
+    @classmethod
+    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+        """Rules test columns that the source has."""
+        columns, cleaning = settings.get("columns"), settings.get("cleaning")
+        if not isinstance(columns, dict) or not isinstance(cleaning, dict):
+            return
+        there = [name for name in get_args(ColumnName) if name in columns]
+        sentence = f"[columns] does not name it; allowed: {', '.join(there)}"
+        for place, rule in enumerate(tables(cleaning.get("rules"))):
+            if (column := rule.get("column")) in get_args(ColumnName) and column not in there:
+                yield ("cleaning", "rules", place, "column"), sentence, column
+        if "cancellation" in cleaning and "invoice" not in columns:
+            sentence = "a pattern of invoice numbers; allowed: where [columns] names invoice"
+            yield ("cleaning", "cancellation"), sentence, cleaning["cancellation"]
 
     @property
     def zone(self) -> ZoneInfo:

@@ -85,6 +85,7 @@ CONTRACTS = {
             ("source_file", "source_sheet", "source_line"),
             (*LINE_KEY, *_line(*CLEAN_REQUIRED),
              Column("is_cancellation", "BOOLEAN", "The line takes back an earlier one; its amount is a refund")),
+            if_empty="every line was refused, cleaning_report tells by which rule",
         ),
         Contract(
             "rejected_transactions", "one row is one refused line, with the first rule that refused it",
@@ -164,6 +165,7 @@ CONTRACTS = {
         Contract(
             "normal_customers", "one row is one active customer within all fences", "What the k-means model is fitted on.",
             ("customer_id",), (CUSTOMER_ID, RECENCY, FREQUENCY, MONETARY),
+            if_empty="every active customer is beyond a fence, or there is none",
         ),
         Contract(
             "outlier_customers", "one row is one active customer beyond a fence", "The few who make much of the revenue.",

@@ -117,9 +117,13 @@ class Warehouse:
             text = f"create or replace table {table} as {prefix}select * from (\n{filling.select}\n)"
             self.connection.execute(text, _bound_in(text, values | given.values))
         else:
-            self.connection.execute(f"drop table if exists {table}; {contract.ddl()}")
+            # Without constraints, which would raise at the first bad row: the contract tells of every one.
+            self.connection.execute(f"drop table if exists {table}; {contract.ddl(constraints=False)}")
             places = ", ".join("?" * len(contract.columns))
-            self.connection.executemany(f"insert into {table} values ({places})", [list(row) for row in filling.rows])
+            if filling.rows:
+                self.connection.executemany(
+                    f"insert into {table} values ({places})", [list(row) for row in filling.rows]
+                )
         violations = contract.violations(self.connection)
         return Outcome(filling.table, self.count(filling.table), tuple(violations))
 
@@ -209,7 +213,8 @@ def _wait_until_free(database: Path, patience: float) -> None:
             duckdb.connect(str(database)).close()
             return
         except duckdb.Error as error:
-            if "lock" not in str(error):
+            # Not just "lock": a damaged file is told of by its block.
+            if "Could not set lock" not in str(error):
                 raise WarehouseError(
                     f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
                     "version of DuckDB wrote it, or it is damaged, delete the file: the next run builds it again."

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 Transform = Literal["standard", "log", "yeo-johnson", "robust"]
 Array = NDArray[np.float64]
 SILHOUETTE_SAMPLE = 10_000
+# Of the distances between all customers: in MB, where scikit-learn would take a gigabyte.
+_WORKING_MEMORY = 32
+# In scaled units, where customers are of the order of 1 apart.
+TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,25 @@ class KMeansFit:
 
 
 def fit(
-    features: Array, *, transform: Transform, n_clusters: int, random_state: int, n_init: int = 10, max_iter: int = 1000
+    features: Array,
+    *,
+    transform: Transform,
+    n_clusters: int,
+    random_state: int,
+    n_init: int = 10,
+    max_iter: int = 1000,
+    tol: float = 0,
 ) -> KMeansFit:
     """Fit the scaler and k-means on features of shape (n, d) that are sorted by customer.
 
-    One thread, and results rounded to 12 significant digits: the sums' last bits hang on the number of threads.
+    A start ends when no customer moves any more (tol = 0): at scikit-learn's usual tolerance, 2 of 60 seeds ended a
+    dozen customers away on Online Retail. It fits on one thread and rounds to 12 significant digits, because the last
+    bits of the sums hang on the number of threads.
 
     Raises:
         ValueError: There are fewer distinct customers than clusters, or a feature that never varies.
     """
+    from sklearn import config_context
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
     from threadpoolctl import threadpool_limits
@@ -69,8 +83,9 @@ def fit(
         raise ValueError(f"{len(distinct)} distinct normal customers are too few for {n_clusters} clusters")
     scaler = fit_scaler(features, transform)
     scaled = scaler.apply(features)
-    with threadpool_limits(1):
-        model = KMeans(n_clusters=n_clusters, random_state=random_state, n_init=n_init, max_iter=max_iter).fit(scaled)
+    with threadpool_limits(1), config_context(working_memory=_WORKING_MEMORY):
+        model = KMeans(n_clusters, random_state=random_state, n_init=n_init, max_iter=max_iter, tol=tol)
+        model.fit(scaled)
         centroids = model.cluster_centers_[np.lexsort(model.cluster_centers_.T[::-1])]
         centroids = _rounded(centroids)
         labels = nearest(scaled, centroids)
@@ -109,7 +124,8 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
     if transform == "yeo-johnson":
         exponents = _rounded(PowerTransformer(method="yeo-johnson", standardize=False).fit(features).lambdas_)
     transformed = _transformed(features, transform, exponents)
-    if not (spread := transformed.std(axis=0)).all():
+    # Not the standard deviation, which rounding keeps above zero: that of 57 times 3.3 is 4e-16.
+    if not (spread := np.ptp(transformed, axis=0)).all():
         raise ValueError(f"feature {int(np.flatnonzero(spread == 0)[0])} has the same value for every normal customer")
     scaler: Any = (RobustScaler() if transform == "robust" else StandardScaler()).fit(transformed)
     center = scaler.center_ if transform == "robust" else scaler.mean_
@@ -126,6 +142,18 @@ def nearest(scaled: Array, centroids: Array) -> NDArray[np.int64]:
     model = KMeans(n_clusters=len(centroids), init=centroids, n_init=1, max_iter=1).fit(centroids)
     labels: NDArray[np.int64] = model.predict(np.ascontiguousarray(scaled)).astype(np.int64)
     return labels
+
+
+def agree(labels: NDArray[Any], predicted: NDArray[np.int64], scaled: Array, centroids: Array) -> NDArray[np.bool_]:
+    """Whether each label is the predicted centroid, or another that is as near; one that there is not agrees with none.
+
+    Between centroids that are equally near, the last bits of two ways to compute a distance decide.
+    """
+    known = (labels >= 0) & (labels < len(centroids))
+    own = np.linalg.norm(scaled - centroids[np.where(known, labels, 0)], axis=1)
+    best = np.linalg.norm(scaled - centroids[predicted], axis=1)
+    agreeing: NDArray[np.bool_] = known & (own - best <= TIE)
+    return agreeing
 
 
 def _transformed(features: Array, transform: Transform, exponents: Array | None) -> Array:

@@ -4,7 +4,7 @@ Belongs here: the catalogue of segments, and naming by position. A cluster is na
 lies, never by its number, so neither the seed nor the order of the rows can swap two names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,10 +38,10 @@ def _normal(name: str, value: float, staleness: float, description: str, action:
     return Segment(name.lower().replace("-", "_"), name, "normal", description, action, value, staleness)
 
 
-# Four levels of value by three of staleness: twelve places, so that up to twelve clusters have names of their own.
-# The levels are where standardised centroids of skewed retail data come to lie: few customers far above the mean,
-# most below it; the recent ones about half a deviation below the mean recency, the lapsed nearly two above.
-SEGMENTS: tuple[Segment, ...] = (
+# Four levels of value by three of staleness: twelve places. The levels are where standardised centroids of skewed retail
+# data come to lie: few customers far above the mean, most below it; the recent ones about half a deviation below the mean
+# recency, the lapsed nearly two above.
+_NORMAL = (
     _normal("NURTURE", -0.5, -0.5, "Bought recently, but seldom and little so far.", "Win the next purchase: welcome series, starter offers."),
     _normal("RETAIN", 0.5, -0.5, "Steady customers who buy regularly and recently.", "Keep the habit: loyalty points, news of what they buy."),
     _normal("GROW", 1.2, -0.5, "Frequent, recent customers on their way to the top.", "Raise the basket: bundles, cross-selling, early access."),
@@ -54,6 +54,21 @@ SEGMENTS: tuple[Segment, ...] = (
     _normal("REVIVE", 0.5, 1.7, "Once regular customers who have been away for long.", "Win back with a reason to return: what changed since."),
     _normal("RESCUE", 1.2, 1.7, "Once good customers who have been away for long.", "A strong, personal win-back offer."),
     _normal("WIN-BACK", 2.0, 1.7, "Once top customers who have been away for long.", "Personal win-back: a call from a person who can decide."),
+)  # fmt: skip
+# Many clusters crowd where most customers are, among the recent ones. With one name a place, half of the names of twelve
+# clusters said what their customers were not (WIN-BACK had bought lately); with two a place, none.
+_PLUS = tuple(
+    replace(
+        segment,
+        key=f"{segment.key}_plus",
+        name=f"{segment.name} PLUS",
+        description=f"{segment.description} Of two such clusters the one of more value.",
+    )
+    for segment in _NORMAL
+)
+SEGMENTS: tuple[Segment, ...] = (
+    *_NORMAL,
+    *_PLUS,
     Segment("pamper", "PAMPER", "outlier", "Spends far more than the others, at a usual frequency.", "Pamper: a personal contact, service without limits."),
     Segment("upsell", "UPSELL", "outlier", "Buys far more often than the others, for usual money.", "Upsell: bigger baskets, bundles, free delivery above a sum."),
     Segment("delight", "DELIGHT", "outlier", "Spends far more and buys far more often than the others.", "Delight: key accounts, to be known and kept by name."),
@@ -61,13 +76,16 @@ SEGMENTS: tuple[Segment, ...] = (
     Segment("dormant", "DORMANT", "inactive", "No purchase on record within the time looked at.", "Leave out of campaigns, or ask once whether to stay in touch."),
     Segment("refunded", "REFUNDED", "inactive", "Bought, but nothing is left after refunds.", "Find out what went wrong; exclude from offers."),
 )  # fmt: skip
+# In squared standard deviations: how much nearer than a free place one must be that is taken already.
+_SHARING = 0.6
 
 
 def name_clusters(centroids: NDArray[np.float64]) -> list[Segment]:
     """Give each cluster the normal segment that lies nearest, no segment twice.
 
     The centroids are standardised values, so that a place means the same for every retailer. The assignment of least
-    total squared distance is that of Kuhn (1955), "The Hungarian method for the assignment problem".
+    total squared distance is that of Kuhn (1955), "The Hungarian method for the assignment problem". Of two clusters in
+    one place, that of more value is the PLUS.
 
     Args:
         centroids: Shape (n_clusters, 3): monetary, frequency, recency, each in standard deviations from the mean.
@@ -80,13 +98,20 @@ def name_clusters(centroids: NDArray[np.float64]) -> list[Segment]:
     """
     from scipy.optimize import linear_sum_assignment
 
-    normal = [segment for segment in SEGMENTS if segment.customer_group == "normal"]
-    if len(centroids) > len(normal):
+    names = [*_NORMAL, *_PLUS]
+    if len(centroids) > len(names):
         raise ValueError(
-            f"{len(centroids)} clusters, but only {len(normal)} names; choose n_clusters up to {len(normal)}"
+            f"{len(centroids)} clusters, but only {len(names)} names; choose n_clusters up to {len(names)}"
         )
-    places = np.array([(segment.value, segment.staleness) for segment in normal])
+    places = np.array([(segment.value, segment.staleness) for segment in names])
     lies = np.column_stack([centroids[:, :2].mean(axis=1), centroids[:, 2]])
     cost = ((lies[:, None, :] - places[None, :, :]) ** 2).sum(axis=2)
+    cost[:, len(_NORMAL) :] += _SHARING
     _, chosen = linear_sum_assignment(cost)
-    return [normal[index] for index in chosen]
+    place = chosen % len(_NORMAL)
+    for shared in range(len(_NORMAL)):
+        pair = np.flatnonzero(place == shared)
+        if len(pair) == 2:
+            lower, higher = pair[np.argsort(lies[pair, 0], kind="stable")]
+            chosen[lower], chosen[higher] = shared, shared + len(_NORMAL)
+    return [names[index] for index in chosen]

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.warehouse import select_of
@@ -124,11 +125,11 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
     """SQL finds the cluster that scikit-learn's predict finds, for each customer (of a sample where there are many)."""
     import numpy as np
 
-    from segmentation_pipeline.core.kmeans import nearest
+    from segmentation_pipeline.core.kmeans import agree, nearest
     from segmentation_pipeline.fitting import standing_model
     from segmentation_pipeline.tables import FEATURES
 
-    features = ", ".join(f"{name}::double as {name}" for name in FEATURES)
+    features = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
     columns = retailer.warehouse.connection.execute(
         f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
         " from normal_customers left join kmeans_segments using (customer_id)"
@@ -136,9 +137,10 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
         {"sample": PARITY_SAMPLE},
     ).fetchnumpy()
     scaler, centroids = standing_model(retailer.warehouse)
-    predicted = nearest(scaler.apply(np.column_stack([columns[name] for name in FEATURES])), centroids)
-    differ = np.flatnonzero(predicted != columns["cluster"])
-    disagreeing = (columns["customer_id"][differ], columns["cluster"][differ].tolist(), predicted[differ].tolist())
+    scaled = scaler.apply(np.column_stack([columns[name] for name in FEATURES]))
+    clusters, predicted = np.asarray(columns["cluster"]), nearest(scaled, centroids)
+    differ = np.flatnonzero(~agree(clusters, predicted, scaled, centroids))
+    disagreeing = (columns["customer_id"][differ], clusters[differ].tolist(), predicted[differ].tolist())
     faults = [
         {"customer_id": who, "sql": ours, "predict": theirs} for who, ours, theirs in zip(*disagreeing, strict=True)
     ]

@@ -9,7 +9,7 @@ from segmentation_pipeline.resource import RetailerResource
 def _money(retailer: RetailerResource) -> dict[str, Any]:
     row = retailer.warehouse.row(
         "select max(as_of) as as_of, sum(monetary) as revenue, sum(refunds) as refunds,"
-        " count(*) filter (where frequency = 0) as without_purchase,"
+        " count(*) filter (where first_purchase_at is null) as without_purchase,"
         " count(*) filter (where refunds > 0) as with_refunds from rfm_features"
     )
     return {name: str(value) if name == "as_of" else float(value) for name, value in row.items()}

@@ -86,7 +86,7 @@ def _judged(faults: dict[str, str], accepted: bool) -> Iterator[dg.AssetCheckRes
 
 def _tick(context: dg.AssetExecutionContext, retailer: RetailerResource) -> datetime:
     """The moment that the run is for, in the retailer's time: its schedule's tick, or else its own start."""
-    scheduled = context.run.tags.get("dagster/scheduled_execution_time")
+    scheduled = context.run.tags.get(".dagster/scheduled_execution_time")
     moment = datetime.fromisoformat(scheduled) if scheduled else datetime.now(retailer.settings.zone)
     return moment.astimezone(retailer.settings.zone).replace(tzinfo=None)
 

@@ -5,7 +5,8 @@ with source_lines as (
 
 trimmed as (
     select
-        source_file, source_sheet, source_line, description, broken,
+        source_file, source_sheet, source_line, broken,
+        nullif(description, '') as description,
         nullif(trim(transaction_at), '') as transaction_at_text,
         nullif(trim(quantity), '') as quantity_text,
         nullif(trim(price), '') as price_text,
@@ -20,13 +21,16 @@ trimmed as (
 typed as (
     select
         *,
-        try_cast(quantity_text as decimal(18, 3)) as quantity,
+        -- Both marks are the retailer's: a number that uses them otherwise is refused, not read as a hundred times as much.
+        try_cast(replace(replace(regexp_extract(quantity_text, $number), $thousands, ''), $decimal, '.') as decimal(18, 3)) as quantity,
+        try_cast(replace(replace(regexp_extract(price_text, $number), $thousands, ''), $decimal, '.') as decimal(18, 4)) as price,
+        try_cast(replace(replace(regexp_extract(amount_text, $number), $thousands, ''), $decimal, '.') as decimal(18, 4)) as own_amount,
         case
-            when $date_format is null then try_cast(transaction_at_text as timestamp)
-            else try_strptime(transaction_at_text, $date_format)
-        end as transaction_at,
-        try_cast(price_text as decimal(18, 4)) as price,
-        try_cast(amount_text as decimal(18, 4)) as own_amount
+            when $date_format is not null then try_strptime(transaction_at_text, $date_format)
+            when regexp_matches(transaction_at_text, ':[0-9]{2}([.][0-9]+)?(Z| ?UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')
+                then try_cast(transaction_at_text as timestamptz) at time zone $time_zone
+            else try_cast(transaction_at_text as timestamp)
+        end as transaction_at
     from trimmed
 ),
 

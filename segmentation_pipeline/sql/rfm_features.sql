@@ -1,4 +1,4 @@
--- one row is one customer of clean_transactions, as of as_of
+-- one row is one customer of `clean_transactions`, as of as_of
 with clean as (
     select * from clean_transactions
 ),
@@ -61,8 +61,10 @@ select
     cast(customers.monetary as decimal(18, 4)) as monetary,
     cast(customers.gross as decimal(18, 4)) as gross,
     cast(customers.refunds as decimal(18, 4)) as refunds,
+    -- Rounded half up by whole ten-thousandths, as the nearest double of 327.62375 lies below it.
     case
-        when customers.frequency > 0 then cast(customers.gross / customers.frequency as decimal(18, 4))
+        when customers.frequency > 0
+        then cast(floor(cast(customers.gross * 10000 as double) / customers.frequency + 0.5) / 10000 as decimal(18, 4))
     end as average_order_value,
     cast(customers.products as integer) as products,
     customers.first_purchase_at,

@@ -4,24 +4,34 @@ with features as (
 ),
 
 cuts as (
-    select * from (values (1, 0.2), (2, 0.4), (3, 0.6), (4, 0.8)) as listed(cut, quantile)
-),
-
-quantiles as (
-    select
-        quantile_cont(cast(monetary as double), [0.2, 0.4, 0.6, 0.8]) as monetary,
-        quantile_cont(cast(frequency as double), [0.2, 0.4, 0.6, 0.8]) as frequency,
-        quantile_cont(cast(recency as double), [0.2, 0.4, 0.6, 0.8]) as recency
-    from features
+    select * from (values (1), (2), (3), (4)) as listed(cut)
 ),
 
 long as (
-    select 'monetary' as feature, cuts.cut, quantiles.monetary[cuts.cut] as threshold from quantiles cross join cuts
+    select 'monetary' as feature, cast(monetary as double) as x from features
     union all
-    select 'frequency', cuts.cut, quantiles.frequency[cuts.cut] from quantiles cross join cuts
+    select 'frequency', cast(frequency as double) from features
     union all
-    select 'recency', cuts.cut, quantiles.recency[cuts.cut] from quantiles cross join cuts
+    select 'recency', cast(recency as double) from features
+),
+
+ranked as (
+    select
+        feature,
+        x,
+        row_number() over (partition by feature order by x) - 1 as place,
+        count(*) over (partition by feature) - 1 as last_place
+    from long
+),
+
+-- Interpolated between neighbours, as by numpy; spelt out, because engines differ in what they call a quantile.
+placed as (
+    select ranked.feature, cuts.cut, ranked.x, ranked.place, cuts.cut * ranked.last_place / 5.0e0 as wanted
+    from ranked
+    cross join cuts
 )
 
-select feature, cast(cut as integer) as cut, threshold
-from long
+select feature, cut, min(x) + (max(x) - min(x)) * (wanted - floor(wanted)) as threshold
+from placed
+where place >= floor(wanted) and place <= ceil(wanted)
+group by feature, cut, wanted

@@ -1,0 +1,587 @@
+"""Each check passes on good data and fails on one named bad data set; blocking ones stop the release, warnings do not.
+
+One good run is made once; each test works on a copy of what it left, and runs only the assets and checks it is about.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.gate import Figures, change_since, time_jump
+from segmentation_pipeline.releases import Release, Releases
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+
+LOADED = defs()
+CHECKS = LOADED.resolve_asset_graph().asset_check_keys
+SETTINGS = {"checks": {"min_customers": 50, "min_days": 200, "min_silhouette": 0.0, "max_refused_change": 0.05}}
+FREE = [line(invoice=f"60000{n}", price="0", customer="10001", at="2024-05-01 10:00:00") for n in range(5)]
+GOOD = [*regular_customers(), *FREE]
+moment = datetime.fromisoformat
+
+
+class Shop:
+    """A retailer with its data folder, and the parts of the project run on it through Dagster."""
+
+    def __init__(self, folder: Path, data: Path, instance: dg.DagsterInstance) -> None:
+        self.folder, self.data, self.instance = folder, data, instance
+
+    @property
+    def releases(self) -> Releases:
+        return Releases(self.data / "corner_shop" / "releases")
+
+    def tamper(self, *statements: str) -> None:
+        with duckdb.connect(str(self.data / "corner_shop" / "work.duckdb")) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def rows(self, select: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.data / "corner_shop" / "work.duckdb"), read_only=True) as connection:
+            return connection.execute(select).fetchall()
+
+    def configure(self, **sections: Any) -> None:
+        retailer_file(self.folder, self.folder / "source", **{**SETTINGS, **sections})
+
+    def run(
+        self,
+        *assets: str,
+        checks: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run some assets with their checks, and some checks alone."""
+        keys = [key for key in CHECKS if key.name in checks]
+        selection = dg.AssetSelection.assets(*assets) | dg.AssetSelection.checks(*keys)
+        job = dg.define_asset_job("part", selection)
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        ops = {"ops": {op: {"config": values} for op, values in (config or {}).items()}}
+        return (
+            dg.Definitions.merge(LOADED, dg.Definitions(jobs=[job]))
+            .resolve_job_def("part")
+            .execute_in_process(
+                run_config={**quiet, **ops}, instance=self.instance, tags=dict(tags or {}), raise_on_error=False
+            )
+        )
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    """By `asset:check`."""
+    return {f"{e.asset_key.to_user_string()}:{e.check_name}": e for e in result.get_asset_check_evaluations()}
+
+
+def evaluation(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
+    [found] = [e for key, e in evaluations(result).items() if name in (key, e.check_name)]
+    return found
+
+
+def materialised(result: dg.ExecuteInProcessResult) -> set[str]:
+    events = [event for event in result.all_events if event.is_step_materialization]
+    return {event.asset_key.to_user_string() for event in events if event.asset_key}
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    [event] = result.asset_materializations_for_node(asset)[:1]
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dg.ExecuteInProcessResult, list[str]]]:
+    """The folder that a good run left, its result, and what it warned of."""
+    folder = tmp_path_factory.mktemp("good")
+    source = write_csv(folder / "source" / "a.csv", GOOD)
+    file = retailer_file(folder, source.parent, **SETTINGS)
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        warnings.catch_warnings(record=True) as told,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        warnings.simplefilter("always")
+        environment.setenv("SEGMENTATION_RETAILER", str(file))
+        environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
+        result = run_job(instance)
+        yield folder, result, [f"{warning.category.__name__}: {warning.message}" for warning in told]
+
+
+@pytest.fixture
+def shop(
+    good: tuple[Path, dg.ExecuteInProcessResult, list[str]],
+    tmp_path: Path,
+    data_folder: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shop:
+    folder = tmp_path / "shop"
+    shutil.copytree(good[0] / "data", data_folder, symlinks=True)
+    shutil.copytree(good[0] / "source", folder / "source")
+    made = Shop(folder, data_folder, instance)
+    made.configure()
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
+    return made
+
+
+# The questions of the gate, without a run.
+
+
+def standing(**changed: Any) -> Release:
+    figures = {"clean_lines": 1000, "customers": 100, "revenue": "50000.0000", **changed}
+    return Release(Path("000001-20240331-abcdef"), {"as_of": "2024-03-31 12:00:00", "figures": figures})
+
+
+def figures(**changed: Any) -> Figures:
+    values = {
+        "as_of": moment("2024-04-01 12:00:00"),
+        "model_id": "m",
+        "raw_lines": 1200,
+        "rejected_lines": 200,
+        "clean_lines": 1000,
+        "customers": 100,
+        "revenue": Decimal("50000.0000"),
+    }
+    return Figures(**{**values, **changed})
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "below"),
+    [("clean_lines", 800, 799), ("customers", 80, 79), ("revenue", Decimal(40000), Decimal("39999.9999"))],
+)
+def test_a_fall_of_lines_customers_or_revenue_by_more_than_the_bound_is_told(name: str, least: Any, below: Any) -> None:
+    assert change_since(standing(), figures(**{name: least}), 0.2) == ""
+    said = change_since(standing(), figures(**{name: below}), 0.2)
+    assert name in said
+    assert "000001-20240331-abcdef" in said
+    assert "20%" in said
+
+
+def test_growth_and_a_first_release_are_no_fall() -> None:
+    assert change_since(None, figures(), 0.2) == ""
+    assert change_since(standing(), figures(clean_lines=10**6, customers=10**4, revenue=Decimal(10**7)), 0.2) == ""
+    assert change_since(standing(revenue="-3.00"), figures(revenue=Decimal(-5)), 0.2) == ""
+
+
+def test_an_as_of_that_jumps_either_way_by_more_than_the_bound_is_told() -> None:
+    tick, before = moment("2024-08-01 02:00:00"), moment("2024-03-31 12:00:00")
+    for days, jumps in ((35, False), (-35, False), (36, True), (-36, True)):
+        said = time_jump(standing(), before + timedelta(days=days), tick, 35)
+        assert bool(said) == jumps
+        assert ("35 days" in said) == jumps
+    assert time_jump(None, before, tick, 35) == ""
+
+
+def test_an_as_of_ahead_of_the_tick_is_told_also_for_a_first_release() -> None:
+    """The as-of of a day that counts whole is the midnight after it, so a day's grace."""
+    tick = moment("2024-04-01 02:00:00")
+    assert time_jump(None, tick + timedelta(days=1), tick, 10**6) == ""
+    assert "ahead of the run's time" in time_jump(None, tick + timedelta(days=1, seconds=1), tick, 10**6)
+    assert "ahead of the run's time" in time_jump(standing(), moment("2099-01-01 00:00:00"), tick, 10**6)
+
+
+# Checks across tables.
+
+BY_HAND = {
+    "lines_and_money_reconcile": "clean_transactions",
+    "refused_share_as_usual": "cleaning_report",
+    "customers_and_money_reconcile": "rfm_features",
+    "minimum_data": "rfm_features",
+    "all_combinations_named": "rfm_segment_map",
+    "scores_direction_and_ties": "rfm_scores",
+    "silhouette_above_floor": "kmeans_model",
+    "sql_agrees_with_predict": "kmeans_segments",
+    "everybody_belongs": "customer_segments",
+}
+WARNINGS = {"refused_share_as_usual", "silhouette_above_floor"}
+
+
+def test_every_check_passes_on_good_data(good: tuple[Path, dg.ExecuteInProcessResult, list[str]]) -> None:
+    found = evaluations(good[1])
+    assert good[1].success
+    assert {key: e.passed for key, e in found.items()} == dict.fromkeys(found, True)
+    assert set(found) == {key.to_user_string() for key in CHECKS}
+    by_hand = {e.check_name: key.split(":")[0] for key, e in found.items() if e.check_name in BY_HAND}
+    assert by_hand == BY_HAND
+    assert {key for key, e in found.items() if e.check_name not in BY_HAND and not key.endswith(":contract")} == {
+        "release:no_sudden_loss",
+        "release:as_of_plausible",
+    }
+
+
+def test_a_whole_run_uses_nothing_deprecated(good: tuple[Path, dg.ExecuteInProcessResult, list[str]]) -> None:
+    assert [text for text in good[2] if "Deprecat" in text or "FutureWarning" in text or "Supersession" in text] == []
+
+
+def test_the_checks_pass_alone_and_the_release_follows(shop: Shop) -> None:
+    result = shop.run("release", checks=list(BY_HAND))
+    assert {e.check_name for e in evaluations(result).values() if e.passed} == {
+        *BY_HAND,
+        "no_sudden_loss",
+        "as_of_plausible",
+    }
+    assert materialised(result) == {"release"}
+    assert len(shop.releases.all()) == 2
+
+
+ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
+
+
+BAD = [
+    ("lines_and_money_reconcile", "a line lost", "delete from clean_transactions where source_line = 2"),
+    (
+        "lines_and_money_reconcile",
+        "a refused line counted as clean too",
+        "insert into clean_transactions select * exclude (unparsed, rule, reason), false from rejected_transactions",
+    ),
+    (
+        "lines_and_money_reconcile",
+        "a penny too much",
+        "update clean_transactions set amount = amount + 0.01 where source_line = 2",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "a customer lost",
+        "delete from rfm_features where customer_id = '10003'",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "a customer made up",
+        "insert into rfm_features select * replace ('x' as customer_id, 0 as monetary) from rfm_features limit 1",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "a penny lost",
+        "update rfm_features set monetary = monetary - 0.01 where customer_id = '10003'",
+    ),
+    ("minimum_data", "few customers", "delete from clean_transactions where customer_id >= '10049'"),
+    ("minimum_data", "few days", "delete from clean_transactions where transaction_at >= '2024-07-01'"),
+    (
+        "all_combinations_named",
+        "a combination without a name",
+        "delete from rfm_segment_map where recency_score = 3 and frequency_score = 2 and monetary_score = 1",
+    ),
+    (
+        "all_combinations_named",
+        "a combination with two",
+        "insert into rfm_segment_map values (3, 2, 1, 'Lost')",
+    ),
+    ("scores_direction_and_ties", "recent is 1", "update rfm_scores set recency_score = 6 - recency_score"),
+    ("scores_direction_and_ties", "often is 1", "update rfm_scores set frequency_score = 6 - frequency_score"),
+    ("scores_direction_and_ties", "spender is 1", "update rfm_scores set monetary_score = 6 - monetary_score"),
+    (
+        "scores_direction_and_ties",
+        "a tie scored twice",
+        "update rfm_scores set frequency_score = case when customer_id = '10000' then 2"
+        " when customer_id in (select customer_id from rfm_features where frequency = 1) then 1 else 5 end",
+    ),
+    (
+        "sql_agrees_with_predict",
+        "a customer in another cluster",
+        "update kmeans_segments set cluster = (cluster + 1) % 4 where " + ONE_CUSTOMER.format("kmeans_segments"),
+    ),
+    (
+        "sql_agrees_with_predict",
+        "a customer without a cluster",
+        "delete from kmeans_segments where " + ONE_CUSTOMER.format("kmeans_segments"),
+    ),
+    (
+        "sql_agrees_with_predict",
+        "a scaler of another fit",
+        "update kmeans_scaler set center = center + 3 * scale",
+    ),
+    (
+        "everybody_belongs",
+        "lost in the split",
+        "delete from normal_customers where " + ONE_CUSTOMER.format("normal_customers"),
+    ),
+    (
+        "everybody_belongs",
+        "normal and inactive at once",
+        "insert into inactive_customers select *, 'dormant' from normal_customers limit 1",
+    ),
+    (
+        "everybody_belongs",
+        "lost on the way to segments",
+        "delete from customer_segments where customer_id = '10003'",
+    ),
+    (
+        "everybody_belongs",
+        "twice in segments, another not at all",
+        "update customer_segments set customer_id = '10004' where customer_id = '10003'",
+    ),
+    (
+        "everybody_belongs",
+        "a penny lost on the way to segments",
+        "update customer_segments set monetary = monetary - 0.01 where customer_id = '10003'",
+    ),
+    (
+        "refused_share_as_usual",
+        "a tenth more refused",
+        "update cleaning_report set lines_left = lines_left * 0.9",
+    ),
+    ("silhouette_above_floor", "clusters in one another", "update kmeans_model set silhouette = -0.01"),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "bad"), [pytest.param(check, bad, id=f"{check}: {name}") for check, name, bad in BAD]
+)
+def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Shop, check: str, bad: str) -> None:
+    shop.tamper(bad)
+    result = shop.run("release", checks=[check])
+    found = evaluation(result, check)
+    assert not found.passed
+    assert found.description
+    if check in WARNINGS:
+        assert found.severity == dg.AssetCheckSeverity.WARN
+        assert result.success
+        assert len(shop.releases.all()) == 2
+    else:
+        assert found.severity == dg.AssetCheckSeverity.ERROR
+        faults = found.metadata["faults"]
+        assert isinstance(faults, dg.TableMetadataValue)
+        assert faults.records
+        assert not result.success
+        assert (materialised(result), len(shop.releases.all())) == (set(), 1)
+
+
+def test_each_check_by_hand_has_a_bad_data_set() -> None:
+    assert {check for check, *_ in BAD} == set(BY_HAND)
+
+
+def test_a_tie_between_two_centroids_is_no_disagreement(shop: Shop) -> None:
+    """Scikit-learn and SQL may break an exact tie differently in the last bits; either is a nearest centroid."""
+    shop.tamper(
+        "update kmeans_scaler set center = 0, scale = 1",
+        "update kmeans_centroids set scaled_monetary = 0.1 + 0.2 * cluster, scaled_frequency = 0, scaled_recency = 0",
+        "delete from normal_customers",
+        "insert into normal_customers select 'tie' || n, 0, 0, 0.2 * n from range(1, 4) as made(n)",
+    )
+    result = shop.run("kmeans_segments")
+    assert evaluation(result, "sql_agrees_with_predict").passed
+
+
+def test_a_failing_check_in_the_middle_stops_what_is_downstream_of_it(shop: Shop) -> None:
+    shop.tamper("delete from outlier_segments", "delete from inactive_customers")
+    shop.tamper("delete from kmeans_segments where " + ONE_CUSTOMER.format("kmeans_segments"))
+    result = shop.run("customer_segments", "segment_profiles", "release")
+    assert evaluation(result, "customer_segments:contract").passed
+    assert not evaluation(result, "everybody_belongs").passed
+    assert materialised(result) == {"customer_segments"}
+    assert len(shop.releases.all()) == 1
+
+
+def test_too_little_data_stops_the_release_of_a_whole_run(shop: Shop) -> None:
+    shop.configure(checks={**SETTINGS["checks"], "min_customers": 61})
+    result = run_job(shop.instance)
+    assert not result.success
+    assert "60 customers" in (evaluation(result, "minimum_data").description or "")
+    assert "release" not in materialised(result)
+    assert len(shop.releases.all()) == 1
+
+
+# Contracts, through Dagster.
+
+
+def recorded(shop: Shop, asset: str, check: str = "contract") -> tuple[bool, dict[str, Any]]:
+    """What Dagster's instance keeps of the last evaluation: the web interface shows it from there."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    [record] = shop.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).values()
+    event = record.event
+    assert event is not None
+    assert event.dagster_event is not None
+    found = event.dagster_event.asset_check_evaluation_data
+    return found.passed, {name: value.value for name, value in found.metadata.items()}
+
+
+def test_a_broken_contract_is_recorded_rolled_back_and_stops_what_is_downstream(shop: Shop) -> None:
+    before = shop.rows("select * from normal_customers order by customer_id")
+    assert len(before) > 10
+    shop.tamper("update rfm_features set recency = -1 where frequency > 0")
+    result = shop.run("normal_customers", "kmeans_segments", "release")
+    assert not result.success
+    found = evaluation(result, "normal_customers:contract")
+    assert (found.passed, found.blocking, found.severity) == (False, True, dg.AssetCheckSeverity.ERROR)
+    passed, told = recorded(shop, "normal_customers")
+    assert not passed
+    [violation] = told["violations"].records
+    assert (violation.data["column"], violation.data["rule"]) == ("recency", "at least 0")
+    assert shop.rows("select * from normal_customers order by customer_id") == before
+    assert materialised(result) == set()
+    assert len(shop.releases.all()) == 1
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert "normal_customers would break its contract (recency: at least 0" in (said.description or "")
+
+
+def test_the_tables_of_the_model_are_rolled_back_together(shop: Shop) -> None:
+    """A model without an outcome: every customer the same but one, so that nothing can be clustered."""
+    select = "select * from kmeans_model, kmeans_scaler, kmeans_centroids order by all"
+    before = shop.rows(select)
+    shop.tamper("update normal_customers set recency = 1")
+    result = shop.run("kmeans_model", "kmeans_scaler", "kmeans_centroids", config={"kmeans_model": {"refit": True}})
+    assert not result.success
+    failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data.user_failure_data
+    assert failure is not None
+    assert "normal_customers cannot be clustered: feature 2" in (failure.description or "")
+    assert shop.rows(select) == before
+
+
+# The gate, through Dagster.
+
+
+def test_a_truncated_source_is_stopped_and_goes_out_only_when_a_person_accepts(shop: Shop) -> None:
+    write_csv(shop.folder / "source" / "a.csv", GOOD[: len(GOOD) // 2])
+    shop.configure(checks={**SETTINGS["checks"], "min_customers": 2, "min_days": 0})
+    result = run_job(shop.instance)
+    assert not result.success
+    found = evaluation(result, "no_sudden_loss")
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "customers fell from 60 to" in (found.description or "")
+    assert "release" not in materialised(result)
+    [standing_release] = shop.releases.all()
+    assert shop.releases.current == standing_release
+
+    accepted = shop.run("release", config={"release": {"accept_change": True}})
+    assert accepted.success
+    found = evaluation(accepted, "no_sudden_loss")
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert shop.releases.current == shop.releases.all()[-1] != standing_release
+    assert shop.releases.all()[-1].manifest["figures"]["customers"] < 40
+
+
+def test_one_line_dated_2099_makes_nobody_lapsed(shop: Shop) -> None:
+    write_csv(shop.folder / "source" / "b.csv", [line(invoice="999999", at="2099-01-01 10:00:00", customer="10001")])
+    result = run_job(shop.instance)
+    found = evaluation(result, "as_of_plausible")
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "2099-01-01 10:00:00 lies ahead of the run's time" in (found.description or "")
+    assert evaluation(result, "no_sudden_loss").passed
+    assert "release" not in materialised(result)
+    [release] = shop.releases.all()
+    assert release.as_of.year == 2024
+
+    shop.configure(rfm={"as_of": "2024-10-31"})
+    mended = run_job(shop.instance)
+    assert mended.success
+    current = shop.releases.current
+    assert current is not None
+    assert str(current.as_of) == "2024-11-01 00:00:00"
+    assert shop.rows("select rule, count(*) from rejected_transactions group by all order by all") == [
+        ("after_as_of", 1),
+        ("price_not_positive", 5),
+    ]
+
+
+def test_the_time_of_a_run_is_its_schedules_tick(shop: Shop) -> None:
+    """A run that is late, or run again later, is judged by the moment that it was for."""
+    early = shop.run("release", tags={"dagster/scheduled_execution_time": "2024-09-01T02:00:00+00:00"})
+    assert not evaluation(early, "as_of_plausible").passed
+    in_time = shop.run("release", tags={"dagster/scheduled_execution_time": "2024-11-01T02:00:00+00:00"})
+    assert evaluation(in_time, "as_of_plausible").passed
+    assert in_time.success
+
+
+def test_a_jump_of_as_of_is_stopped_and_may_be_accepted(shop: Shop) -> None:
+    shop.tamper("update customer_segments set as_of = as_of - interval 40 day")
+    result = shop.run("release")
+    assert "the bound is 35 days" in (evaluation(result, "as_of_plausible").description or "")
+    assert not result.success
+    assert shop.run("release", config={"release": {"accept_change": True}}).success
+
+
+# The standing model.
+
+FITTED = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
+
+
+def refitted(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    found = {}
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key:
+            told = event.step_materialization_data.materialization.metadata
+            if "refitted" in told:
+                found[event.asset_key.to_user_string()] = told["refitted"].value
+    return found
+
+
+def model(shop: Shop) -> list[list[tuple[Any, ...]]]:
+    return [shop.rows(f"select * from {table} order by all") for table in FITTED]
+
+
+def test_the_first_run_fits(good: tuple[Path, dg.ExecuteInProcessResult, list[str]]) -> None:
+    assert refitted(good[1]) == dict.fromkeys(FITTED, True)
+
+
+def test_a_standing_model_of_the_same_settings_is_handed_on_unchanged(shop: Shop) -> None:
+    before = model(shop)
+    shop.tamper("update rfm_features set monetary = monetary * 2", "delete from normal_customers where frequency = 1")
+    result = shop.run(*FITTED)
+    assert refitted(result) == dict.fromkeys(FITTED, False)
+    assert model(shop) == before
+    assert all(e.passed for e in evaluations(result).values())
+    assert {key for key, e in evaluations(result).items() if e.check_name == "contract"} == {
+        f"{table}:contract" for table in FITTED
+    }
+
+
+def test_refit_fits_again_on_the_customers_of_today(shop: Shop) -> None:
+    before = model(shop)
+    shop.tamper("update rfm_features set monetary = monetary * 2")
+    result = shop.run(*FITTED, config={op: {"refit": True} for op in ("outlier_fences", "kmeans_model")})
+    assert refitted(result) == dict.fromkeys(FITTED, True)
+    assert model(shop)[0] != before[0]
+    # The customers that the model is fitted on are the same, so the model is.
+    assert model(shop)[1:] == before[1:]
+    shop.tamper("delete from normal_customers where frequency = 1")
+    shop.run(*FITTED[1:], config={"kmeans_model": {"refit": True}})
+    assert model(shop)[1] != before[1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "fitted_again"),
+    [
+        ({"model": {"n_clusters": 3}}, {"kmeans_model", "kmeans_scaler", "kmeans_centroids"}),
+        ({"model": {"transform": "log"}}, {"kmeans_model", "kmeans_scaler", "kmeans_centroids"}),
+        ({"outliers": {"factor": 3.0}}, set(FITTED)),
+        ({"rfm": {"look_back_days": 300}}, set(FITTED)),
+        ({"cleaning": {"refunds": "ignore"}}, set(FITTED)),
+        # What the fit does not depend on.
+        ({"rfm": {"as_of": "2024-10-31"}}, set()),
+        ({"release": {"keep": 3}}, set()),
+        ({"checks": {**SETTINGS["checks"], "min_days": 1}}, set()),
+    ],
+    ids=lambda value: "+".join(map(str, value)) if isinstance(value, set) else str(value),
+)
+def test_changed_settings_fit_again_what_depends_on_them(
+    shop: Shop, sections: dict[str, Any], fitted_again: set[str]
+) -> None:
+    shop.configure(**sections)
+    assert refitted(shop.run(*FITTED)) == {table: table in fitted_again for table in FITTED}
+
+
+def test_the_weekly_job_fits_again(shop: Shop) -> None:
+    result = run_job(shop.instance, job="refit_segmentation")
+    assert result.success
+    assert refitted(result) == dict.fromkeys(FITTED, True)
+
+
+def test_a_model_of_which_a_table_is_missing_is_fitted_again(shop: Shop) -> None:
+    """The warehouse drops a table that another version of the package wrote; the rest of the model is none."""
+    shop.tamper("alter table kmeans_scaler rename center to middle")
+    result = shop.run(*FITTED)
+    assert result.success
+    assert refitted(result) == dict.fromkeys(FITTED[1:], True) | {"outlier_fences": False}
+
+
+def test_a_standing_model_that_breaks_its_contract_is_not_handed_on(shop: Shop) -> None:
+    shop.tamper("update kmeans_centroids set segment_key = 'vip' where cluster = 0")
+    result = shop.run(*FITTED, "kmeans_segments", "release")
+    assert not result.success
+    assert not evaluation(result, "kmeans_centroids:contract").passed
+    assert not {"kmeans_segments", "release"} & materialised(result)

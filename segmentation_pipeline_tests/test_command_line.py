@@ -1,0 +1,336 @@
+"""`segments` as a person uses it: what it prints, where it leads, and its exit codes."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import venv
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import segmentation_pipeline
+from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, write_csv
+
+PACKAGE = Path(segmentation_pipeline.__file__).parent
+PROJECT = PACKAGE.parent
+SEGMENTS = Path(sys.executable).with_name("segments")
+TOO_WIDE = 81
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A small retailer with a data folder of its own."""
+
+    folder: Path
+
+    @classmethod
+    def with_lines(cls, folder: Path, lines: list[Line]) -> "Shop":
+        source = write_csv(folder / "source" / "a.csv", lines)
+        retailer_file(folder, source.parent)
+        return cls(folder)
+
+    @property
+    def data(self) -> Path:
+        """Its name is markup to the library that prints."""
+        return self.folder / "the shop's [bold]data"
+
+    @property
+    def releases(self) -> Releases:
+        return Releases(self.data / "corner_shop" / "releases")
+
+    def segments(self, *arguments: str, **others: str) -> "subprocess.CompletedProcess[str]":
+        environment = {
+            "SEGMENTATION_DATA": str(self.data),
+            "SEGMENTATION_RETAILER": str(self.folder / "retailer.toml"),
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+            "COLUMNS": "80",
+        }
+        kept = {name: value for name, value in os.environ.items() if name != "SEGMENTATION_SOURCE"}
+        return subprocess.run(
+            [SEGMENTS, *arguments], env=kept | environment | others, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop.with_lines(tmp_path_factory.mktemp("before"), regular_customers(8))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop.with_lines(tmp_path_factory.mktemp("shop"), regular_customers())
+
+
+@pytest.fixture(scope="module")
+def ran(shop: Shop) -> "subprocess.CompletedProcess[str]":
+    """The first run of all."""
+    return shop.segments("run")
+
+
+@pytest.fixture(scope="module")
+def earlier(shop: Shop, ran: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
+    """A second run, as of an earlier day."""
+    return shop.segments("run", "--as-of", "2024-10-20")
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> "list[subprocess.CompletedProcess[str]]":
+    """A run with too little data, and one with nothing usable that shows its traceback."""
+    few = Shop.with_lines(tmp_path_factory.mktemp("few"), regular_customers(1))
+    nothing = Shop.with_lines(tmp_path_factory.mktemp("nothing"), [line(invoice="none"), line(price="0")])
+    with ThreadPoolExecutor() as both:
+        runs = both.submit(few.segments, "run"), both.submit(nothing.segments, "run", "--traceback")
+        return [run.result() for run in runs]
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_run_ends_with_0_and_nothing_to_complain_about(ran: "subprocess.CompletedProcess[str]") -> None:
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_run_shows_every_asset_with_its_time(ran: "subprocess.CompletedProcess[str]") -> None:
+    steps = dict(re.findall(r"^✓ (\w+) .* (\d+\.\d\d) s$", ran.stdout, re.MULTILINE))
+    # The three tables of the model are one step.
+    assert steps.keys() >= (CONTRACTS.keys() - {"kmeans_scaler", "kmeans_centroids"}) | {"release"}
+    total = re.search(r"^ +\D+ (\d+\.\d\d) s$", ran.stdout, re.MULTILINE)
+    assert total is not None
+    assert float(total[1]) == pytest.approx(sum(map(float, steps.values())), abs=0.2)
+    assert re.search(r"^✓ customer_segments +60 rows +\d+\.\d\d s$", ran.stdout, re.MULTILINE)
+
+
+def test_a_run_shows_each_segment_whole_on_one_line(shop: Shop, ran: "subprocess.CompletedProcess[str]") -> None:
+    assert "Corner shop, as of 2024-10-28 09:39:00, money in GBP" in ran.stdout
+    assert shop.releases.current is not None
+    with duckdb.connect(str(shop.releases.current.database.resolve()), read_only=True) as connection:
+        profiles = connection.execute("select segment, customers, revenue from segment_profiles").fetchall()
+    assert len(profiles) > 1
+    for segment, customers, revenue in profiles:
+        assert re.search(rf"\b{segment}\b.* {customers}\b.* {revenue:,.0f}\b", ran.stdout)
+
+
+def test_80_columns_hold_all_but_the_paths(
+    shop: Shop, ran: "subprocess.CompletedProcess[str]", earlier: "subprocess.CompletedProcess[str]"
+) -> None:
+    for output in (ran.stdout, earlier.stdout, shop.segments("releases").stdout):
+        assert "…" not in output
+        assert not [
+            text
+            for text in output.splitlines()
+            if len(text) >= TOO_WIDE and not text.startswith(("open it ", "files "))
+        ]
+
+
+def test_a_run_ends_on_paths_that_exist(shop: Shop, ran: "subprocess.CompletedProcess[str]") -> None:
+    [command] = re.findall(r"duckdb -readonly .+$", ran.stdout, re.MULTILINE)
+    [_, _, database] = shlex.split(command)
+    assert Path(database) == shop.releases.folder / "current" / "segments.duckdb"
+    assert Path(database).is_file()
+    [manifest] = re.findall(r", (.+manifest\.json)$", ran.stdout, re.MULTILINE)
+    assert Path(manifest) == shop.releases.folder / "current" / "manifest.json"
+    assert f"{shop.releases.folder}/current/*.parquet" in ran.stdout
+    assert shop.releases.all()[0].name in ran.stdout
+
+
+def test_as_of_counts_that_whole_day(shop: Shop, earlier: "subprocess.CompletedProcess[str]") -> None:
+    assert earlier.returncode == 0, earlier.stderr
+    assert "as of 2024-10-21 00:00:00" in earlier.stdout
+    assert [str(release.as_of) for release in shop.releases.all()] == ["2024-10-28 09:39:00", "2024-10-21 00:00:00"]
+
+
+def test_show_shows_the_current_release(shop: Shop, earlier: "subprocess.CompletedProcess[str]") -> None:
+    shown = shop.segments("show")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert earlier.stdout.endswith(shown.stdout), "what a run ends on"
+
+
+def test_show_before_the_first_run_says_what_to_do(before: Shop) -> None:
+    shown = before.segments("show")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "no release of corner_shop" in unwrapped(shown.stderr)
+    assert "yet; `segments run` publishes one" in unwrapped(shown.stderr)
+    assert not before.data.exists(), "looking leaves nothing behind"
+
+
+def test_releases_are_listed_rolled_back_and_resumed(shop: Shop, earlier: "subprocess.CompletedProcess[str]") -> None:
+    first, second = (release.name for release in shop.releases.all())
+    listed = shop.segments("releases")
+    assert listed.returncode == 0
+    assert re.search(rf"^ +{first} +60 ", listed.stdout, re.MULTILINE)
+    assert re.search(rf"^ *\* +{second} ", listed.stdout, re.MULTILINE)
+    back = shop.segments("releases", "rollback", first)
+    assert back.returncode == 0
+    assert f"{first} is current" in unwrapped(back.stdout)
+    assert f"Publishing is held at {first}" in unwrapped(shop.segments("releases").stdout)
+    assert "2024-10-28 09:39:00" in shop.segments("show").stdout
+    resumed = shop.segments("releases", "resume")
+    assert (resumed.returncode, unwrapped(resumed.stdout)) == (0, f"{second} is current; runs publish again.")
+    assert "held" not in shop.segments("releases").stdout
+
+
+def test_an_unknown_release_is_bad_input(shop: Shop, earlier: "subprocess.CompletedProcess[str]") -> None:
+    refused = shop.segments("releases", "rollback", "000009-20240101-unknown")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    known = ", ".join(release.name for release in shop.releases.all())
+    assert unwrapped(refused.stderr) == f"error: no release '000009-20240101-unknown'; there are: {known}"
+
+
+def test_a_failed_run_ends_with_1_and_one_sentence_for_what_went_wrong(
+    failed: "list[subprocess.CompletedProcess[str]]",
+) -> None:
+    few, _ = failed
+    assert few.returncode == 1
+    [said] = [text for text in few.stderr.split("failed: ") if "minimum_data" in text]
+    assert unwrapped(said).startswith(
+        "rfm_features: check minimum_data failed. Too little data: 1 customers over 0 days;"
+        " the settings ask for 2 customers over 0 days ([checks])."
+    )
+    assert few.stderr.count("failed: ") == 1
+    assert "The run failed. Its log:" in few.stderr
+    assert "✗ rfm_features_minimum_data" in few.stdout
+    for output in (few.stdout, few.stderr):
+        assert "Traceback" not in output
+        assert "Stack Trace" not in output
+        assert 'File "' not in output
+
+
+def test_a_run_with_nothing_usable_says_so_and_shows_its_traceback_where_asked(
+    failed: "list[subprocess.CompletedProcess[str]]",
+) -> None:
+    _, nothing = failed
+    assert nothing.returncode == 1
+    said = "clean_transactions would break its contract (not empty, found 0 rows: every line was refused,"
+    assert said in unwrapped(nothing.stderr)
+    assert f'File "{PACKAGE}' in nothing.stdout + nothing.stderr
+
+
+BAD = {
+    "a missing source": (["run", "--source", "nowhere/*.csv"], ["source.path: nothing to read at", "nowhere/*.csv"]),
+    "a bad as-of": (["run", "--as-of", "yesterday"], ["rfm.as_of", "YYYY-MM-DD", "yesterday"]),
+    "an unknown retailer": (["run", "--retailer", "smaple"], ["retailer 'smaple': no such file", "sample?"]),
+    "an unknown option": (["run", "--retialer", "sample"], ["No such option", "--retailer"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_ends_with_2_and_a_sentence(before: Shop, arguments: list[str], said: list[str]) -> None:
+    refused = before.segments(*arguments)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert [part for part in said if part not in unwrapped(refused.stderr)] == []
+    assert "Traceback" not in refused.stderr
+    assert not before.data.exists(), "nothing was begun"
+
+
+@pytest.fixture
+def bad_retailer(tmp_path: Path) -> Path:
+    file = retailer_file(
+        tmp_path, tmp_path, time_zone="Europe/Lundon", currency="pounds", outliers={"factor": -1}, cleening={}
+    )
+    # Whether all of it is told is a question of the columns that one error names in brackets.
+    return file.rename(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("command", [["run", "--retailer"], ["retailer", "check"]], ids=" ".join)
+def test_every_error_of_a_retailer_file_is_told_at_once(before: Shop, bad_retailer: Path, command: list[str]) -> None:
+    refused = before.segments(*command, str(bad_retailer))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    for key in ("time_zone", "currency", "outliers.factor", "cleening"):
+        assert key in refused.stderr
+    assert "Europe/London?" in unwrapped(refused.stderr)
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_sentence_may_name_a_section_in_brackets(before: Shop, tmp_path: Path) -> None:
+    rule = {"name": "no_country", "reason": "none", "column": "amount", "required": True}
+    file = retailer_file(tmp_path, tmp_path, cleaning={"rules": [rule]})
+    assert "[columns] does not name it" in unwrapped(before.segments("retailer", "check", str(file)).stderr)
+
+
+def test_bad_input_shows_its_traceback_where_asked(before: Shop, bad_retailer: Path) -> None:
+    refused = before.segments("run", "--retailer", str(bad_retailer), "--traceback")
+    assert refused.returncode == 2
+    assert "Traceback (most recent call last)" in refused.stderr
+
+
+def test_a_good_retailer_file_is_valid(shop: Shop) -> None:
+    checked = shop.segments("retailer", "check", str(shop.folder / "retailer.toml"))
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "Corner shop: valid." in checked.stdout
+    assert re.search(r"\b1 file", checked.stdout)
+
+
+def test_home_is_made_ready_in_the_data_folder_and_never_overwritten(tmp_path: Path) -> None:
+    def home() -> str:
+        return Shop(tmp_path).segments("home", DAGSTER_HOME="", SEGMENTATION_DATA=str(tmp_path / "my data")).stdout
+
+    settings = tmp_path / "my data" / "dagster" / "dagster.yaml"
+    assert home() == f"{settings.parent}\n"
+    assert settings.read_text("utf-8") == (PACKAGE / "dagster.yaml").read_text("utf-8")
+    settings.write_text("telemetry: {enabled: false}\n", "utf-8")
+    assert home() == f"{settings.parent}\n"
+    assert settings.read_text("utf-8") == "telemetry: {enabled: false}\n"
+
+
+def test_a_home_that_dagster_takes_for_a_pattern_is_refused(tmp_path: Path) -> None:
+    refused = Shop(tmp_path).segments("home", DAGSTER_HOME=str(tmp_path / "a[1]"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "would run without its settings. Name another folder in DAGSTER_HOME." in unwrapped(refused.stderr)
+    assert not (tmp_path / "a[1]").exists()
+
+
+def test_a_relative_home_is_meant_from_where_the_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Shop(tmp_path).segments("home", DAGSTER_HOME="my/dagster").stdout == f"{tmp_path / 'my' / 'dagster'}\n"
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers(8))
+    (tmp_path / "file").touch()
+    refused = shop.segments("run", DAGSTER_HOME="", SEGMENTATION_DATA=str(tmp_path / "file"))
+    assert refused.returncode == 2
+    assert str(tmp_path / "file") in refused.stderr.replace("\n", "")
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_data_folder_is_beside_the_project_wherever_one_stands(tmp_path: Path) -> None:
+    text = "from segmentation_pipeline.folders import *; print(data_folder(), dagster_home(), sep='\\n')"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SEGMENTATION_", "DAGSTER_"))}
+    for there in (tmp_path, PROJECT, PACKAGE):
+        printed = subprocess.run(
+            [sys.executable, "-c", text], env=kept, cwd=there, capture_output=True, text=True, check=True
+        )
+        assert printed.stdout.splitlines() == [str(PROJECT / "data"), str(PROJECT / "data" / "dagster")]
+
+
+def test_the_workspace_loads_where_the_package_is_not_installed(tmp_path: Path) -> None:
+    venv.create(tmp_path / "plain", with_pip=False, symlinks=True)
+    [packages] = (tmp_path / "plain" / "lib").glob("python*/site-packages")
+    # Every dependency, and not the package itself: a path named in such a file has its own such files left unread.
+    (packages / "dependencies.pth").write_text(str(Path(duckdb.__file__).parents[1]) + "\n", "utf-8")
+    python = tmp_path / "plain" / "bin" / "python"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    absent = subprocess.run(
+        [python, "-c", "import duckdb, segmentation_pipeline"], env=kept, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert b"No module named 'segmentation_pipeline'" in absent.stderr
+    loaded = subprocess.run(
+        [python, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"],
+        env=kept,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stdout + loaded.stderr
+    assert "Validation successful for code location segmentation_pipeline" in loaded.stdout + loaded.stderr

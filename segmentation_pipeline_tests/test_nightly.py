@@ -1,0 +1,222 @@
+"""The night: schedules in the retailer's time zone, run by Dagster's own daemon, whatever the evening left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+import segmentation_pipeline
+from segmentation_pipeline import locks
+from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.home import prepare
+from segmentation_pipeline.releases import Releases
+from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+
+PROJECT = Path(segmentation_pipeline.__file__).parents[1]
+COMMANDS = Path(sys.executable).parent
+NIGHT = ZoneInfo("Europe/London")
+# Dagster's own: the moment that a scheduled run is for.
+TICK = ".dagster/scheduled_execution_time"
+
+
+def wait_until(true: Callable[[], object], seconds: float, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s; the daemon says:\n{log.read_text('utf-8')}"
+        time.sleep(0.2)
+
+
+@contextmanager
+def started(log: Path, *command: Path | str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process, ended with all that it started."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*map(str, command)], cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def daemon(log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with started(log, COMMANDS / "dagster-daemon", "run", "-w", PROJECT / "workspace.yaml") as process:
+        yield process
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    source = write_csv(tmp_path / "source" / "a.csv", regular_customers()).parent
+    file = retailer_file(tmp_path, source)
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
+    return file
+
+
+@pytest.fixture
+def home(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """The instance that the shipped dagster.yaml makes."""
+    monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
+    prepare()
+    with dg.DagsterInstance.get() as instance:
+        # Made here, so that two processes do not make the same files at the same time.
+        instance.get_runs()
+        instance.all_instigator_state()
+        yield instance
+
+
+def state_of(instance: dg.DagsterInstance, schedule: str) -> Any:
+    return next((state for state in instance.all_instigator_state() if state.instigator_name == schedule), None)
+
+
+def test_a_tick_makes_a_release_although_a_run_died_in_the_evening(
+    shop: Path, home: dg.DagsterInstance, data_folder: Path, tmp_path: Path
+) -> None:
+    """In the evening the machine loses its power while a person's run waits; in the morning it is switched on again.
+
+    Dagster makes up for the last tick that it missed, so no test has to wait for a minute, or for the night.
+    """
+    log = tmp_path / "log"
+    log.touch()
+    folder = data_folder / "corner_shop"
+    with (
+        locks.writer(folder / "work.lock", "another", 0, pytest.fail),
+        daemon(log),
+        started(log, COMMANDS / "segments", "run"),
+    ):
+        wait_until(lambda: [run.status for run in home.get_runs()] == [dg.DagsterRunStatus.STARTED], 60, log)
+        wait_until(lambda: state_of(home, "nightly") and state_of(home, "dead_runs"), 60, log)
+    [dead] = home.get_runs()
+    assert dead.status == dg.DagsterRunStatus.STARTED, "nobody told Dagster"
+
+    evening = (datetime.now(NIGHT) - timedelta(hours=25)).timestamp()
+    for name, stamps in {
+        "nightly": ("start_timestamp", "last_iteration_timestamp"),
+        "dead_runs": ("last_tick_timestamp", "last_tick_start_timestamp", "last_tick_success_timestamp"),
+    }.items():
+        state = state_of(home, name)
+        home.update_instigator_state(state.with_data(state.instigator_data._replace(**dict.fromkeys(stamps, evening))))
+
+    def of_the_schedule() -> dg.DagsterRun | None:
+        by_schedule = dg.RunsFilter(tags={"dagster/schedule_name": "nightly"})
+        return next(iter(home.get_runs(by_schedule)), None)
+
+    with daemon(log):
+        wait_until(lambda: (run := of_the_schedule()) is not None and run.is_finished, 150, log)
+    run = of_the_schedule()
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    assert run.job_name == "nightly_segmentation"
+    tick = datetime.fromisoformat(run.tags[TICK]).astimezone(NIGHT)
+    assert (tick.hour, tick.minute) == (2, 0)
+    current = Releases(folder / "releases").current
+    assert current is not None
+    assert current.manifest["run_id"] == run.run_id
+    marked = home.get_run_by_id(dead.run_id)
+    assert marked is not None
+    assert marked.status == dg.DagsterRunStatus.FAILURE, "it would have filled the queue"
+
+
+def test_a_tick_that_is_made_up_for_is_judged_by_its_own_time(shop: Path, instance: dg.DagsterInstance) -> None:
+    job = defs().resolve_job_def("nightly_segmentation")
+    result = job.execute_in_process(
+        instance=instance,
+        tags={TICK: "2024-10-01T01:00:00+00:00"},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    assert not result.success
+    said = sentence_of(result, "release")
+    assert "as_of 2024-10-28 09:39:00 lies ahead of the run's time 2024-10-01 02:00" in said
+
+
+def test_the_shipped_settings_run_one_at_a_time_watch_and_stay_silent(home: dg.DagsterInstance) -> None:
+    settings = home.get_settings("run_monitoring")
+    assert settings["enabled"]
+    assert settings["max_runtime_seconds"] > 0
+    queue = home.get_concurrency_config().run_queue_config
+    assert queue is not None
+    assert queue.max_concurrent_runs == 1
+    assert not home.telemetry_enabled
+    assert not home.nux_enabled
+
+
+@pytest.mark.parametrize(
+    ("schedule", "job", "cron"),
+    [
+        ("nightly", "nightly_segmentation", "0 2 * * *"),
+        ("weekly_refit", "refit_segmentation", "0 4 * * 0"),
+    ],
+)
+def test_the_schedules_are_on_and_in_the_retailers_time_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, job: str, cron: str
+) -> None:
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        file = retailer_file(tmp_path / zone, tmp_path, time_zone=zone)
+        monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
+        found = defs().resolve_schedule_def(schedule)
+        assert (found.job_name, found.cron_schedule, found.execution_timezone) == (job, cron, zone)
+        assert found.default_status == dg.DefaultScheduleStatus.RUNNING
+
+
+def test_both_jobs_run_everything_and_only_the_weekly_one_refits() -> None:
+    nightly, refit = (defs().resolve_job_def(name) for name in ("nightly_segmentation", "refit_segmentation"))
+    everything = defs().resolve_asset_graph().get_all_asset_keys()
+    for job in (nightly, refit):
+        assert job.asset_layer.executable_asset_keys == everything
+        assert job.executor_def.name == dg.in_process_executor.name
+    assert nightly.run_config is None
+    assert refit.run_config is not None
+    assert refit.run_config["ops"] == {name: {"config": {"refit": True}} for name in ("outlier_fences", "kmeans_model")}
+
+
+def test_the_dead_runs_sensor_is_on() -> None:
+    sensor = defs().resolve_sensor_def("dead_runs")
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 30
+
+
+def test_customer_segments_that_grow_old_are_shown_as_such() -> None:
+    policy = defs().resolve_asset_graph().get(dg.AssetKey("customer_segments")).freshness_policy
+    assert policy is not None
+    assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+
+
+@pytest.mark.parametrize("broken", ["a file with errors", "no file", "no TOML"])
+def test_a_retailer_file_that_does_not_validate_fails_the_run_and_not_the_definitions(
+    shop: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    if broken == "a file with errors":
+        retailer_file(shop.parent, shop.parent, time_zone="Europe/Lundon", currency="pounds")
+        wanted = ["time_zone", "Europe/London?", "currency"]
+    elif broken == "no file":
+        shop.unlink()
+        wanted = [f"retailer {str(shop)!r}: no such file"]
+    else:
+        shop.write_text("name = ", "utf-8")
+        wanted = ["retailer.toml"]
+    assert defs().resolve_schedule_def("nightly").execution_timezone == "UTC"
+    result = run_job(instance)
+    assert not result.success
+    said = sentence_of(result, "raw_transactions")
+    assert [part for part in wanted if part not in said] == []
+
+
+def sentence_of(result: dg.ExecuteInProcessResult, step: str) -> str:
+    """Why a step failed, where it said so itself."""
+    failures = {event.step_key: event.step_failure_data.user_failure_data for event in result.get_step_failure_events()}
+    failure = failures[step]
+    assert failure is not None
+    assert failure.description is not None
+    return failure.description

@@ -1,0 +1,646 @@
+"""Files of every format and shape become the same lines, each with its number, and no line is lost."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import openpyxl
+import pytest
+
+from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.sources import SourceError, source_files
+from segmentation_pipeline.tables import LINE
+from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
+
+SELECT = select_of("raw_transactions")
+
+
+def at(*parts: int) -> datetime:
+    """A moment in the retailer's local time, as DuckDB gives it."""
+    return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
+
+
+SHOP = (
+    HEADER,
+    [
+        line("536365", "85123A", 'A "BIG", WHITE\nLANTERN', "2", "2024-03-01 10:00:00", "2.50", "17850.0", "France"),
+        line("C536366", "71053", "CRÈME BOWL ", "-1", "2024-03-02 23:59:59", "3.39", "13047.0", "EIRE"),
+        line("536367", "22423", "", "1200", "2024-03-03 00:00:00", "0.0015", "", "United Kingdom"),
+        line("A563185", "B", "Adjust bad debt", "1", "2024-12-31 08:30:00", "-11062.06", "12346.0", ""),
+    ],
+)
+
+
+def retailer(path: str | list[str], columns: dict[str, str] | None = None, **source: Any) -> Retailer:
+    settings = retailer_settings(Path("anywhere"))
+    settings["source"] = {"path": path, **source}
+    if columns is not None:
+        settings |= {"columns": columns, "cleaning": {}}
+    return Retailer.model_validate(settings)
+
+
+def read(settings: Retailer, base: Path) -> Warehouse:
+    """The working database with raw_transactions, filled as the asset fills it."""
+    warehouse = Warehouse(duckdb.connect())
+    with read_lines(warehouse.connection, settings, source_files(settings, base), base / "spill") as given:
+        [outcome] = warehouse.replace([Filling("raw_transactions", SELECT)], settings.sql_values, given)
+    assert not outcome.violations
+    assert not list((base / "spill").iterdir())
+    return warehouse
+
+
+def lines_of(settings: Retailer, base: Path) -> list[tuple[Any, ...]]:
+    columns = ", ".join(column.name for column in LINE)
+    return read(settings, base).connection.execute(f"select {columns} from raw_transactions order by all").fetchall()
+
+
+def numbers_of(settings: Retailer, base: Path) -> dict[tuple[str, str, int], str | None]:
+    """Of each line its file, sheet and number, and its invoice, or else what could not be read."""
+    rows = read(settings, base).connection.execute(
+        "select source_file, source_sheet, source_line, coalesce(unparsed ->> 'line', invoice) from raw_transactions"
+        " order by all"
+    )
+    return {(file, sheet, number): told for file, sheet, number, told in rows.fetchall()}
+
+
+def text_of(lines: Sequence[Sequence[str]], delimiter: str = ",", end: str = "\n") -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator=end).writerows(lines)
+    return text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[tuple[Any, ...]]:
+    """The shop's lines, typed by hand."""
+    money = Decimal
+    return [
+        ("536365", "85123A", 'A "BIG", WHITE\nLANTERN', money("2.000"), at(2024, 3, 1, 10), money("2.5000"),
+         money("5.0000"), "17850", "France"),
+        ("536367", "22423", None, money("1200.000"), at(2024, 3, 3), money("0.0015"), money("1.8000"), None,
+         "United Kingdom"),
+        ("A563185", "B", "Adjust bad debt", money("1.000"), at(2024, 12, 31, 8, 30), money("-11062.0600"),
+         money("-11062.0600"), "12346", None),
+        ("C536366", "71053", "CRÈME BOWL ", money("-1.000"), at(2024, 3, 2, 23, 59, 59), money("3.3900"),
+         money("-3.3900"), "13047", "EIRE"),
+    ]  # fmt: skip
+
+
+# -- the same lines, however they are written
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])
+def test_a_csv_gives_the_same_lines_in_every_encoding(
+    tmp_path: Path, expected: list[tuple[Any, ...]], encoding: str, end: str
+) -> None:
+    header, lines = SHOP
+    (tmp_path / "a.csv").write_bytes(text_of([header, *lines], end=end).encode(encoding))
+    # A mark is no matter of setting.
+    named = "utf-8" if encoding == "utf-8-sig" else encoding
+    assert lines_of(retailer("a.csv", encoding=named), tmp_path) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_compressed_csv_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]], encoding: str) -> None:
+    header, lines = SHOP
+    data = text_of([header, *lines]).encode(encoding)
+    (tmp_path / "a.CSV.GZ").write_bytes(gzip.compress(data))
+    assert lines_of(retailer("a.CSV.GZ", encoding=encoding), tmp_path) == expected
+
+
+def test_zst_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+    write_csv(tmp_path / "a.csv", SHOP[1])
+    duckdb.connect().execute(
+        f"copy (select * from read_csv('{tmp_path}/a.csv', all_varchar = true, quote = '\"', escape = '\"'))"
+        f" to '{tmp_path}/a.csv.zst' (format csv, compression zstd)"
+    )
+    assert lines_of(retailer("a.csv.zst"), tmp_path) == expected
+
+
+def test_zst_is_utf8_and_says_so_otherwise(tmp_path: Path) -> None:
+    select = "select 'a,b' as line union all select 'x,y'"
+    duckdb.connect().execute(f"copy ({select}) to '{tmp_path}/a.csv.zst' (format csv, compression zstd)")
+    assert sentence(retailer("a.csv.zst", encoding="cp1252"), tmp_path) == (
+        "a.csv.zst: zst is read as UTF-8 only, and source.encoding is cp1252; unpack it"
+    )
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_is_a_setting(tmp_path: Path, expected: list[tuple[Any, ...]], delimiter: str) -> None:
+    header, lines = SHOP
+    (tmp_path / "a.csv").write_text(text_of([header, *lines], delimiter), "utf-8")
+    assert lines_of(retailer("a.csv", delimiter=delimiter), tmp_path) == expected
+
+
+def test_parquet_with_typed_columns_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+    write_csv(tmp_path / "a.csv", SHOP[1])
+    types = "'Quantity': 'BIGINT', 'InvoiceDate': 'TIMESTAMP', 'UnitPrice': 'DOUBLE', 'CustomerID': 'DOUBLE'"
+    duckdb.connect().execute(
+        f"copy (select * from read_csv('{tmp_path}/a.csv', types = {{{types}}}, all_varchar = false))"
+        f" to '{tmp_path}/a.parquet' (format parquet)"
+    )
+    assert lines_of(retailer("a.parquet"), tmp_path) == expected
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".jsonl.gz"])
+def test_json_lines_give_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]], ending: str) -> None:
+    def objects() -> Iterator[str]:
+        for invoice, code, text, quantity, at, price, customer, country in SHOP[1]:
+            typed = (invoice, code, text or None, int(quantity), at, float(price), float(customer or "nan"), country)
+            item = {name: value for name, value in zip(HEADER, typed, strict=True) if value == value}
+            yield json.dumps(item, ensure_ascii=invoice.startswith("C"))
+
+    data = "".join(f"{item}\n" for item in objects()).encode()
+    (tmp_path / f"a{ending}").write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    assert lines_of(retailer(f"a{ending}"), tmp_path) == expected
+
+
+def workbook(path: Path, sheets: dict[str, Sequence[Sequence[Any]]]) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(list(row))
+    book.save(path)
+    return path
+
+
+def cells(given: Line) -> list[Any]:
+    """A line as a person's workbook has it: numbers where there are digits, text elsewhere, moments as dates."""
+    invoice, code, text, quantity, at, price, customer, country = given
+    return [
+        int(invoice) if invoice.isdigit() else invoice,
+        int(code) if code.isdigit() else code,
+        text or None,
+        int(quantity),
+        datetime.fromisoformat(at),
+        float(price),
+        float(customer) if customer else None,
+        country or None,
+    ]
+
+
+def test_a_workbook_of_mixed_cells_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+    header, lines = SHOP
+    workbook(tmp_path / "a.xlsx", {"All": [header, *map(cells, lines)]})
+    assert lines_of(retailer("a.xlsx"), tmp_path) == expected
+
+
+def test_a_workbook_gives_the_text_that_a_csv_of_another_notation_has(
+    tmp_path: Path, expected: list[tuple[Any, ...]]
+) -> None:
+    header, lines = SHOP
+    workbook(tmp_path / "a.xlsx", {"All": [header, *map(cells, lines)]})
+    settings = retailer("a.xlsx", decimal=",", date_format="%d.%m.%Y %H:%M:%S")
+    assert lines_of(settings, tmp_path) == expected
+
+
+def test_typed_columns_mean_the_same_under_another_notation(tmp_path: Path) -> None:
+    columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
+    select = "select timestamp '2024-03-21 10:00:00' as at, 17850.0::double as who, {} as money"
+    for name, money in (("double", "1234.5::double"), ("decimal", "1234.50::decimal(9, 2)"), ("text", "'1.234,50'")):
+        duckdb.connect().execute(f"copy ({select.format(money)}) to '{tmp_path}/{name}.parquet' (format parquet)")
+    (tmp_path / "a.jsonl").write_text(
+        '{"at": "21.03.2024 10:00", "who": 17850, "money": 1234.5}\n'
+        '{"at": "21.03.2024 10:00", "who": "17850", "money": "1.234,5"}\n'
+    )
+    settings = retailer(["*.parquet", "a.jsonl"], columns, decimal=",", date_format="%d.%m.%Y %H:%M")
+    rows = read(settings, tmp_path).rows(
+        "select distinct transaction_at, customer_id, amount, unparsed from raw_transactions"
+    )
+    assert [tuple(row.values()) for row in rows] == [(at(2024, 3, 21, 10), "17850", Decimal("1234.5"), None)]
+
+
+def test_a_moment_with_an_offset_is_told_in_the_retailers_time(tmp_path: Path) -> None:
+    columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
+    moments = [
+        "2024-07-01T10:00:00Z",
+        "2024-07-01 12:00:00+02",
+        "2024-07-01T15:30:00.0+05:30",
+        "2024-07-01 11:00:00",
+    ]
+    write_csv(tmp_path / "a.csv", [(at, "1", "1") for at in moments], ("at", "who", "money"))
+    duckdb.connect().execute(
+        "copy (select timestamptz '2024-07-01 10:00:00+00' as at, 1 as who, 1 as money)"
+        f" to '{tmp_path}/a.parquet' (format parquet)"
+    )
+    rows = read(retailer(["a.csv", "a.parquet"], columns), tmp_path).rows(
+        "select transaction_at, count(*) as lines from raw_transactions group by all"
+    )
+    assert rows == [{"transaction_at": at(2024, 7, 1, 11), "lines": 5}]
+
+
+@pytest.mark.parametrize(
+    ("decimal", "text", "money"),
+    [
+        (".", "1234.5", "1234.5"),
+        (".", "1,234.5", "1234.5"),
+        (".", "12,345,678", "12345678"),
+        (".", "-.5", "-0.5"),
+        (".", "1e3", "1000"),
+        (".", "2,50", None),
+        (".", "1.234,50", None),
+        (".", "£2.50", None),
+        (".", "1_000", None),
+        (".", "nan", None),
+        (",", "2,50", "2.5"),
+        (",", "1.234,50", "1234.5"),
+        (",", "1.234", "1234"),
+        (",", "2.50", None),
+        (",", "1,234.50", None),
+    ],
+)
+def test_a_number_is_read_as_written_or_refused_never_misread(
+    tmp_path: Path, decimal: str, text: str, money: str | None
+) -> None:
+    columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
+    write_csv(tmp_path / "a.csv", [("2024-03-01", "1", text)], ("at", "who", "money"))
+    row = read(retailer("a.csv", columns, decimal=decimal), tmp_path).row(
+        "select amount, unparsed from raw_transactions"
+    )
+    assert row["amount"] == (None if money is None else Decimal(money))
+    assert (row["unparsed"] is None) == (money is not None)
+    assert money is not None or json.loads(row["unparsed"])["amount"] == text
+
+
+def test_dates_are_day_first_where_the_file_says_so(tmp_path: Path) -> None:
+    lines = [line("1", at="01/02/2024 10:00"), line("2", at="31/12/2024 23:59"), line("3", at="12/31/2024 10:00")]
+    write_csv(tmp_path / "a.csv", lines)
+    rows = read(retailer("a.csv", date_format="%d/%m/%Y %H:%M"), tmp_path).rows(
+        "select transaction_at, unparsed ->> 'transaction_at' as told from raw_transactions order by invoice"
+    )
+    assert [row["transaction_at"] for row in rows] == [at(2024, 2, 1, 10), at(2024, 12, 31, 23, 59), None]
+    assert [row["told"] for row in rows] == [None, None, "12/31/2024 10:00"]
+
+
+def test_columns_are_found_by_name_whatever_their_order_case_and_blanks(
+    tmp_path: Path, expected: list[tuple[Any, ...]]
+) -> None:
+    header = ["Extra", " unit price", "COUNTRY", "Customer ID", "", "invoicedate", "", "Quantity ", "Description"]
+    header += ["stockCode", "Invoice No", "Extra"]
+    lines = [
+        ["x", price, country, customer, "", at, "y", quantity, text, code, invoice, "z"]
+        for invoice, code, text, quantity, at, price, customer, country in SHOP[1]
+    ]
+    write_csv(tmp_path / "a.csv", lines, header)
+    assert lines_of(retailer("a.csv"), tmp_path) == expected
+
+
+def test_files_of_one_folder_may_differ_in_their_columns(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+    header, lines = SHOP
+    write_csv(tmp_path / "in" / "1.csv", lines[:1])
+    write_csv(tmp_path / "in" / "2.csv", [given[::-1] for given in lines[1:2]], header[::-1])
+    write_csv(tmp_path / "in" / "3.csv", [(*given, "x") for given in lines[2:3]], (*header, "Extra"))
+    workbook(tmp_path / "in" / "4.xlsx", {"All": [header, *map(cells, lines[3:])]})
+    assert lines_of(retailer("in"), tmp_path) == expected
+
+
+@pytest.mark.parametrize("lacking", ["stock_code", "description", "country", "invoice"])
+def test_a_column_that_the_source_lacks_is_null(tmp_path: Path, lacking: str) -> None:
+    columns = {name: theirs for name, theirs in retailer_settings(tmp_path)["columns"].items() if name != lacking}
+    write_csv(tmp_path / "a.csv", SHOP[1])
+    row = read(retailer("a.csv", columns), tmp_path).row(
+        f"select count(*) as lines, count({lacking}) as values, count(unparsed) as unparsed from raw_transactions"
+    )
+    assert row == {"lines": 4, "values": 0, "unparsed": 0}
+
+
+def test_an_amount_column_stands_for_price_and_quantity(tmp_path: Path) -> None:
+    columns = {"transaction_at": "at", "customer_id": "who", "amount": "money", "quantity": "pieces"}
+    lines = [("2024-03-01", "1", "9.99", "3"), ("2024-03-01", "2", "5", ""), ("2024-03-01", "3", "5", "many")]
+    lines += [("2024-03-01", "4", "", "1")]
+    write_csv(tmp_path / "a.csv", lines, ("at", "who", "money", "pieces"))
+    rows = read(retailer("a.csv", columns), tmp_path).rows(
+        "select amount, quantity, price, unparsed from raw_transactions order by customer_id"
+    )
+    assert [(row["amount"], row["quantity"], row["price"]) for row in rows] == [
+        (Decimal("9.99"), Decimal(3), None), (Decimal(5), None, None), (Decimal(5), None, None),
+        (None, Decimal(1), None),
+    ]  # fmt: skip
+    assert [row["unparsed"] is None for row in rows] == [True, True, False, False]
+
+
+def test_values_that_cannot_be_typed_are_kept_as_text(tmp_path: Path) -> None:
+    given = line(quantity="two", at="1st of March", price="")
+    write_csv(tmp_path / "a.csv", [given])
+    row = read(retailer("a.csv"), tmp_path).row("select * from raw_transactions")
+    assert (row["quantity"], row["transaction_at"], row["price"], row["amount"]) == (None, None, None, None)
+    assert {name: text for name, text in json.loads(row["unparsed"]).items() if text is not None} == {
+        "quantity": "two",
+        "transaction_at": "1st of March",
+        "price": "",
+    }
+
+
+# -- broken lines: each costs itself, and nothing else
+
+
+def good(number: int) -> str:
+    return text_of([line(invoice=str(number))])
+
+
+HEAD = text_of([HEADER])
+BROKEN = {
+    "too short": "a,b\n",
+    "too long": "1,2,3,4,5,6,7,8,9\n",
+    "one word": "total\n",
+    "unclosed quote": '1,2,"LANTERN,4,5,6,7,8\n',
+    "text after a quote": '1,2,"LAN"TERN,4,5,6,7,8\n',
+    "blanks": "   \n",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("place", ["first", "middle", "last", "alone"])
+def test_a_broken_line_is_kept_as_text_under_its_number(tmp_path: Path, fault: str, place: str) -> None:
+    around = {"first": (0, 3), "middle": (2, 2), "last": (3, 0), "alone": (0, 0)}
+    before, after = around[place]
+    lines = [*(str(number) for number in range(100, 100 + before)), BROKEN[fault].rstrip("\n")]
+    lines += [str(number) for number in range(200, 200 + after)]
+    text = HEAD + "".join(good(int(one)) if one.isdigit() else f"{one}\n" for one in lines)
+    (tmp_path / "a.csv").write_text(text)
+    assert numbers_of(retailer("a.csv"), tmp_path) == {("a.csv", "", 2 + at): one for at, one in enumerate(lines)}
+
+
+def test_every_fault_at_once_leaves_every_other_line_as_it_was(tmp_path: Path) -> None:
+    text, wanted = HEAD, dict[int, str]()
+    for at, fault in enumerate(BROKEN.values()):
+        text += good(100 + at) + fault
+        wanted |= {2 + 2 * at: str(100 + at), 3 + 2 * at: fault.rstrip("\n")}
+    (tmp_path / "a.csv").write_text(text + good(999))
+    found = numbers_of(retailer("a.csv"), tmp_path)
+    assert {number: told for (_, _, number), told in found.items()} == wanted | {14: "999"}
+
+
+def test_an_unclosed_quote_costs_its_line_even_if_the_file_goes_on_for_megabytes(tmp_path: Path) -> None:
+    lines = 40_000
+    rest = "".join(good(number).replace("LANTERN", '"LANTERN, ""BIG"""') for number in range(lines))
+    (tmp_path / "a.csv").write_text(HEAD + good(1) + BROKEN["unclosed quote"] + rest)
+    row = read(retailer("a.csv"), tmp_path).row(
+        "select count(*) as lines, count(unparsed) as broken, max(source_line) as last, sum(amount) as money,"
+        " count(distinct source_line) as numbers from raw_transactions"
+    )
+    money = Decimal(5 * (lines + 1))
+    assert row == {"lines": lines + 2, "broken": 1, "last": lines + 3, "money": money, "numbers": lines + 2}
+
+
+def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
+    bad = good(2).encode().replace(b"LAN", b"L\xc4N")
+    (tmp_path / "a.csv").write_bytes(HEAD.encode() + good(1).encode() + bad + good(3).encode())
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    # cp1252 has no character for 0x81.
+    (tmp_path / "c.csv").write_bytes((tmp_path / "a.csv").read_bytes().replace(b"\xc4", b"\x81"))
+    shown = good(2).rstrip("\n").replace("LAN", r"L\xc4N")
+    wanted = {2: "1", 3: shown, 4: "3"}
+    for name, encoding in (("a.csv", "utf-8"), ("b.csv.gz", "utf-8")):
+        found = numbers_of(retailer(name, encoding=encoding), tmp_path)
+        assert {number: told for (_, _, number), told in found.items()} == wanted
+    found = numbers_of(retailer("c.csv", encoding="cp1252"), tmp_path)
+    assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: shown.replace("xc4", "x81"), 4: "3"}
+
+
+def test_a_field_over_several_lines_is_one_record_also_beside_broken_ones(tmp_path: Path) -> None:
+    for end in ("\n", "\r\n"):
+        for inside in ("\n", "\r\n", "\r"):
+            text = HEAD + good(1).replace("LANTERN", '"LAN~TERN"') + good(2) + "broken\n" + good(3)
+            (tmp_path / "a.csv").write_bytes(text.replace("\n", end).replace("~", inside).encode())
+            warehouse = read(retailer("a.csv"), tmp_path)
+            assert warehouse.rows("select source_line as n, description as d from raw_transactions order by n") == [
+                {"n": 2, "d": f"LAN{inside}TERN"}, {"n": 3, "d": "LANTERN"}, {"n": 4, "d": None},
+                {"n": 5, "d": "LANTERN"},
+            ]  # fmt: skip
+
+
+def test_line_ends_of_several_kinds_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
+    text = (
+        "\n"
+        + HEAD
+        + good(1)
+        + good(2).replace("\n", "\r\n")
+        + "\n\r\n"
+        + good(3).replace("\n", "\r")
+        + good(4).rstrip()
+    )
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    found = numbers_of(retailer("a.csv"), tmp_path)
+    assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: "2", 4: "3", 5: "4"}
+
+
+def test_numbers_are_those_of_each_file_also_where_some_have_broken_lines(tmp_path: Path) -> None:
+    wanted: dict[tuple[str, str, int], str | None] = {}
+    for at, name in enumerate(["a.csv", "b.csv", "deep/c.csv", "z.csv"]):
+        lines = [str(1000 * at + number) for number in range(3 + at)]
+        if at % 2:
+            lines.insert(1, "broken")
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(HEAD + "".join(good(int(one)) if one.isdigit() else f"{one}\n" for one in lines))
+        wanted |= {(name, "", 2 + number): one for number, one in enumerate(lines)}
+    assert numbers_of(retailer("in"), tmp_path) == wanted
+
+
+def test_a_header_repeated_in_the_middle_is_a_line_that_cannot_be_typed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEAD + good(1) + HEAD + good(2))
+    rows = read(retailer("a.csv"), tmp_path).rows(
+        "select source_line, invoice, unparsed from raw_transactions order by 1"
+    )
+    assert [row["invoice"] for row in rows] == ["1", "InvoiceNo", "2"]
+    assert [row["unparsed"] is None for row in rows] == [True, False, True]
+
+
+def test_a_header_over_several_lines_is_one_record(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEAD.replace("InvoiceNo", '"Invoice\nNo"') + good(1))
+    assert numbers_of(retailer("a.csv"), tmp_path) == {("a.csv", "", 2): "1"}
+
+
+def test_broken_json_lines_are_kept_as_text_under_their_number(tmp_path: Path) -> None:
+    def item(number: int) -> str:
+        return json.dumps(dict(zip(HEADER, line(invoice=str(number)), strict=True)))
+
+    broken = ['{"InvoiceNo": ', "[1, 2]", "5", f"{item(9)} x"]
+    lines = [item(1), broken[0], item(2), "", broken[1], broken[2], broken[3], item(3)]
+    (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"InvoiceNo": "\xff"}\n')
+    found = numbers_of(retailer("a.jsonl"), tmp_path)
+    wanted = ["1", broken[0], "2", *broken[1:], "3", r'{"InvoiceNo": "\xff"}']
+    assert {number: told for (_, _, number), told in found.items()} == dict(enumerate(wanted, 1))
+
+
+# -- which files are read
+
+
+def names(settings: Retailer, base: Path) -> list[str]:
+    return list(source_files(settings, base))
+
+
+def test_a_folder_is_read_with_all_below_it_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("b.csv", "a.csv", "2024/03/c.csv.gz", "2024/d.xlsx", "e.PARQUET", "f.jsonl.zst", "g.tsv"):
+        write_csv(folder / name, [])
+    for other in ("readme.md", ".hidden.csv", "~$d.xlsx", ".ipynb_checkpoints/a.csv", "h.csv.bak", "photo.png"):
+        write_csv(folder / other, [])
+    assert names(retailer("in"), tmp_path) == [
+        "2024/03/c.csv.gz", "2024/d.xlsx", "a.csv", "b.csv", "e.PARQUET", "f.jsonl.zst", "g.tsv",
+    ]  # fmt: skip
+
+
+def test_a_pattern_is_read_from_where_it_is_fixed(tmp_path: Path) -> None:
+    for name in ("in/2024-01/a.csv", "in/2024-02/a.csv", "in/2023-12/a.csv", "in/2024-02/b.xlsx"):
+        write_csv(tmp_path / name, [])
+    assert names(retailer("in/2024-*/*.csv"), tmp_path) == ["2024-01/a.csv", "2024-02/a.csv"]
+    assert names(retailer(f"{tmp_path}/in/**/a.csv"), Path("/")) == ["2023-12/a.csv", "2024-01/a.csv", "2024-02/a.csv"]
+
+
+def test_files_of_a_list_keep_apart_what_is_called_the_same(tmp_path: Path) -> None:
+    for at, name in enumerate(("shop/a.csv", "web/a.csv", "web/b.csv")):
+        write_csv(tmp_path / name, [line(invoice=str(at))])
+    settings = retailer(["shop/a.csv", "web"])
+    assert names(settings, tmp_path) == ["shop/a.csv", "web/a.csv", "web/b.csv"]
+    assert [*numbers_of(settings, tmp_path).values()] == ["0", "1", "2"]
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    write_csv(tmp_path / "in" / "deep" / "a.csv", [line()])
+    (tmp_path / "in" / "latest.csv").symlink_to(tmp_path / "in" / "deep" / "a.csv")
+    assert names(retailer(["in", "in/deep/a.csv", "in/*.csv"]), tmp_path) == ["deep/a.csv"]
+
+
+@pytest.mark.parametrize("name", ["a [1] 'x' *.csv", "[ab].csv", "what?.csv", "über uns.csv"])
+def test_a_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a [1]").mkdir()
+    (tmp_path / "a [1]" / name).write_text(HEAD + good(1) + "broken\n")
+    write_csv(tmp_path / "a [1]" / "a.csv", [line(invoice="2")])
+    wanted = {(name, "", 2): "1", (name, "", 3): "broken"}
+    assert numbers_of(retailer(f"a [1]/{name}"), tmp_path) == wanted
+    assert numbers_of(retailer("a [1]"), tmp_path) == wanted | {("a.csv", "", 2): "2"}
+    assert names(retailer("*.csv"), tmp_path / "a [1]") == sorted([name, "a.csv"])
+
+
+def test_a_format_is_named_where_the_ending_does_not_tell(tmp_path: Path) -> None:
+    write_csv(tmp_path / "export.dat", [line(invoice="1")])
+    assert numbers_of(retailer("export.dat", format="csv"), tmp_path) == {("export.dat", "", 2): "1"}
+    with pytest.raises(SourceError, match=r"export.dat: unknown ending; name source.format"):
+        names(retailer("export.dat"), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere.csv", "empty", "*.csv"])
+def test_a_path_that_leads_nowhere_says_where_it_looked(tmp_path: Path, path: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.md").write_text("x")
+    with pytest.raises(SourceError) as told:
+        names(retailer(path), tmp_path)
+    assert str(told.value).startswith(
+        f"source.path: nothing to read at {tmp_path / path}; expected files ending in .csv"
+    )
+
+
+# -- what cannot be read says so
+
+
+def sentence(settings: Retailer, base: Path) -> str:
+    with pytest.raises(SourceError) as told:
+        read(settings, base)
+    assert not list((base / "spill").iterdir())
+    return str(told.value)
+
+
+def test_empty_files_are_passed_over_where_another_has_lines(tmp_path: Path) -> None:
+    write_csv(tmp_path / "in" / "a.csv", [line(invoice="1")])
+    for name in ("b.csv", "c.jsonl", "d.parquet", "e.xlsx", "f.csv.gz"):
+        (tmp_path / "in" / name).write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
+    (tmp_path / "in" / "g.csv").write_text("\n\n")
+    write_csv(tmp_path / "in" / "h.csv", [])
+    workbook(tmp_path / "in" / "i.xlsx", {"Empty": [], "Also": [[None, None]]})
+    assert numbers_of(retailer("in"), tmp_path) == {("a.csv", "", 2): "1"}
+
+
+def test_a_source_without_a_line_is_no_success(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text("")
+    assert sentence(retailer("in"), tmp_path) == "source.path: nothing in it (1 file, all empty)"
+    write_csv(folder / "b.csv", [])
+    assert (
+        sentence(retailer("in"), tmp_path) == "source.path: no line in it (2 files with a header and nothing below it)"
+    )
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    write_csv(tmp_path / "in" / "good.csv", [line()])
+    header = ("Invoice", *HEADER[1:4], "InvoiceDate", "UnitPrice", "Customer", "Country")
+    write_csv(tmp_path / "in" / "other.csv", [line()], header)
+    assert sentence(retailer("in"), tmp_path) == (
+        "other.csv: no column for customer_id = 'CustomerID', invoice = 'InvoiceNo'; it has Invoice, StockCode, "
+        "Description, Quantity, InvoiceDate, UnitPrice, Customer, Country. Mend [columns] of the retailer file, "
+        "or leave out a column that the source can do without."
+    )
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [(*line(), "3")], (*HEADER, "unit price"))
+    assert "a.csv: more than one column for price = 'UnitPrice'; it has " in sentence(retailer("a.csv"), tmp_path)
+
+
+def test_a_wrong_delimiter_or_encoding_shows_what_was_found(tmp_path: Path) -> None:
+    header, lines = SHOP
+    (tmp_path / "a.csv").write_text(text_of([header, *lines], ";"))
+    assert "it has InvoiceNo;StockCode;" in sentence(retailer("a.csv"), tmp_path)
+    (tmp_path / "b.csv").write_bytes(text_of([header, *lines]).encode("utf-16"))
+    told = sentence(retailer("b.csv"), tmp_path)
+    assert "InvoiceNo, StockCode, " in told
+    assert told.endswith("Or is source.encoding another?")
+    assert "\0" not in told
+    (tmp_path / "c.csv").write_text(text_of([header, *lines]))
+    assert sentence(retailer("c.csv", encoding="utf-16"), tmp_path).startswith("c.csv: cannot be read as csv: ")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.xlsx", "a.csv.gz", "a.jsonl.gz", "a.csv.zst", "a.jsonl"])
+def test_a_file_that_is_something_else_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("This is not what its name says.\n")
+    told = sentence(retailer(name), tmp_path)
+    assert told.startswith((f"{name}: cannot be read as ", f"{name}: no line of it is a JSON object"))
+    assert "\n" not in told
+
+
+def test_a_compressed_file_that_was_cut_off_is_no_source(tmp_path: Path) -> None:
+    data = gzip.compress("".join([HEAD, *map(good, range(1000))]).encode())
+    (tmp_path / "a.csv.gz").write_bytes(data[: len(data) // 2])
+    assert sentence(retailer("a.csv.gz"), tmp_path).startswith("a.csv.gz: cannot be read as csv: Compressed file ended")
+
+
+# -- workbooks
+
+
+def test_all_sheets_are_read_or_those_that_are_named(tmp_path: Path) -> None:
+    header, (first, second, *_) = SHOP
+    workbook(tmp_path / "a.xlsx", {"2009": [header, cells(first)], "2010": [header, cells(second)], "Empty": []})
+    both = {("a.xlsx", "2009", 2): "536365", ("a.xlsx", "2010", 2): "C536366"}
+    assert numbers_of(retailer("a.xlsx"), tmp_path) == both
+    assert numbers_of(retailer("a.xlsx", sheets=["2010"]), tmp_path) == {("a.xlsx", "2010", 2): "C536366"}
+
+
+def test_a_sheet_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    workbook(tmp_path / "a.xlsx", {"Lines": SHOP[1], "Notes": []})
+    assert sentence(retailer("a.xlsx", sheets=["Line"]), tmp_path) == "a.xlsx: no sheet Line; it has Lines, Notes"
+
+
+def test_a_sheet_of_something_else_is_told_with_its_name(tmp_path: Path) -> None:
+    workbook(tmp_path / "a.xlsx", {"Lines": [HEADER, cells(line())], "Notes": [["Made by"], ["us"]]})
+    told = sentence(retailer("a.xlsx"), tmp_path)
+    assert told.startswith("a.xlsx [Notes]: no column for transaction_at = 'InvoiceDate', ")
+    assert told.endswith("or name the sheets that have them in source.sheets.")
+
+
+def test_blank_rows_of_a_workbook_are_no_lines(tmp_path: Path) -> None:
+    rows = [[None], [None], HEADER, cells(line("1")), [None] * 8, cells(line("2"))]
+    workbook(tmp_path / "a.xlsx", {"Lines": rows})
+    assert numbers_of(retailer("a.xlsx"), tmp_path) == {("a.xlsx", "Lines", 2): "1", ("a.xlsx", "Lines", 3): "2"}
