@@ -5,16 +5,13 @@ BIN := .venv/bin
 OLDEST_CLIENT := 1.1.3
 INSTALLED := .venv/.installed
 
-export DAGSTER_HOME ?= $(abspath $(or $(SEGMENTATION_DATA),data))/dagster
-
 .PHONY: run dev test check bench docs clean
 
 run: $(INSTALLED)  ## run the main job and show the segments
 	$(BIN)/segments run
 
 dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
-	$(BIN)/segments home
-	$(BIN)/dg dev --host 127.0.0.1
+	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
 test: $(INSTALLED) .venv/oldest-client
 	$(BIN)/pytest

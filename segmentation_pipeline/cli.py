@@ -22,9 +22,9 @@ from rich.text import Text
 from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.releases import Release, ReleaseError, Releases
-from segmentation_pipeline.retailer import RetailerError, shipped_names
+from segmentation_pipeline.retailer import RetailerError, load_settings, shipped_names, source_base
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
+from segmentation_pipeline.sources import SourceError, source_files
 
 app = typer.Typer(
     no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False
@@ -61,6 +61,7 @@ def run(
         settings = _chosen(retailer, source, as_of)
         _source_is_there(settings)
         home = dagster_home.prepare()
+        (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
     # The fit's libraries take a second to load; Dagster's start leaves the other core to them.
     threading.Thread(target=_load_fit_libraries, daemon=True).start()
     if not _execute(refit, accept_change, as_of, traceback):
@@ -98,9 +99,7 @@ def list_releases(
 ) -> None:
     """List the releases, oldest first."""
     with sentences(traceback):
-        settings = _chosen(retailer)
-        releases = Releases(Folders(data_folder(), settings.name).releases)
-        context.obj = releases
+        releases = _releases(retailer)
         if context.invoked_subcommand:
             return
         current = releases.current
@@ -118,18 +117,18 @@ def list_releases(
 
 
 @releases_app.command()
-def rollback(context: typer.Context, release: str, traceback: TracebackOption = False) -> None:
+def rollback(release: str, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Make an earlier release current, and hold publishing until `resume`."""
     with sentences(traceback):
-        done = context.obj.rollback(release)
+        done = _releases(retailer).rollback(release)
         typer.echo(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
 
 
 @releases_app.command()
-def resume(context: typer.Context, traceback: TracebackOption = False) -> None:
+def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """End a hold: the newest release becomes current."""
     with sentences(traceback):
-        typer.echo(f"{context.obj.resume().name} is current; runs publish again.")
+        typer.echo(f"{_releases(retailer).resume().name} is current; runs publish again.")
 
 
 @retailer_app.command()
@@ -171,21 +170,20 @@ def _tell_hold(releases: Releases) -> None:
 
 def _chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
     """The settings; and the environment says the same to everything that the command starts."""
-    from segmentation_pipeline.resource import load_settings
-
     os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(Path(retailer).resolve())
     if source:
         os.environ["SEGMENTATION_SOURCE"] = str(Path(source).expanduser().absolute())
     return load_settings(retailer, os.environ.get("SEGMENTATION_SOURCE", ""), as_of)
 
 
-def _source_is_there(settings: Retailer) -> int:
-    from segmentation_pipeline.resource import RetailerResource
-    from segmentation_pipeline.sources import source_files
+def _releases(retailer: str) -> Releases:
+    return Releases(Folders(data_folder(), _chosen(retailer).name).releases)
 
+
+def _source_is_there(settings: Retailer) -> int:
     if settings.source.sample:
         return 0
-    return len(source_files(settings, RetailerResource().source_base))
+    return len(source_files(settings, source_base()))
 
 
 def _load_fit_libraries() -> None:
@@ -208,7 +206,10 @@ def _execute(refit: bool, accept_change: bool, as_of: str, traceback: bool) -> b
         "resources": {"retailer": {"config": {"as_of": as_of}}},
         "ops": {
             "release": {"config": {"accept_change": accept_change}},
-            **{op: {"config": {"refit": refit}} for op in ("outlier_fences", "kmeans_model")},
+            **{
+                op: {"config": {"refit": refit, "accept_change": accept_change}}
+                for op in ("outlier_fences", "kmeans_model")
+            },
         },
     }
     with (

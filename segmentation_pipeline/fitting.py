@@ -14,6 +14,8 @@ from pydantic import Field
 
 from segmentation_pipeline.assets import CONTRACT_CHECK, Results
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.gate import Figures, faults
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS, FEATURES
@@ -30,6 +32,24 @@ class Fit(dg.Config):
     """Whether a fitted asset is fitted again although its model stands."""
 
     refit: bool = Field(False, description="Fit again; the weekly job sets it. Otherwise the standing model is kept.")
+    accept_change: bool = Field(False, description="Fit although figures fell or as_of jumped since the last release.")
+
+
+def refuse_bad_data(retailer: RetailerResource, accept_change: bool) -> None:
+    """Fit nothing on data that the gate will not publish: a model outlives its night, the source may be whole the next.
+
+    Raises:
+        dagster.Failure: Figures fell or as_of jumped since the standing release, and nobody has accepted that.
+    """
+    figures = Figures.of(retailer.warehouse, "rfm_features")
+    standing = Releases(retailer.folders.releases).current
+    found = " ".join(filter(None, faults(standing, figures, retailer.tick, retailer.settings.release).values()))
+    if found and not accept_change:
+        raise dg.Failure(
+            f"{found} Nothing was fitted or published; the standing model and release go on. If the change is right,"
+            " fit with accept_change (segments run --refit --accept-change).",
+            allow_retries=False,
+        )
 
 
 def stands(retailer: RetailerResource, table: str, digest: str) -> bool:

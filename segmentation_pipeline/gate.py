@@ -1,6 +1,7 @@
-"""What a release is held against before it is published: the figures of the standing one, and the time of the run.
+"""What a run's data are held against, before a release is published or a model fitted on them.
 
-Belongs here: the questions of the gate. Each answers with a sentence, or with nothing if all is well.
+Belongs here: the questions of the gate, to the figures of the standing release and to the time of the run. Each answers
+with a sentence, or with nothing if all is well.
 """
 
 from dataclasses import asdict, dataclass
@@ -8,7 +9,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Release
+from segmentation_pipeline.sections import Release as Bounds
 from segmentation_pipeline.warehouse import Warehouse
 
 
@@ -17,7 +20,6 @@ class Figures:
     """What a run came to."""
 
     as_of: datetime
-    model_id: str
     raw_lines: int
     rejected_lines: int
     clean_lines: int
@@ -25,21 +27,31 @@ class Figures:
     revenue: Decimal
 
     @classmethod
-    def of(cls, warehouse: Warehouse) -> "Figures":
-        """Read off the working database."""
+    def of(cls, warehouse: Warehouse, table: str) -> "Figures":
+        """Read off the working database, the customers in one of the tables that hold them all.
+
+        Lines after as_of are neither clean nor wrongly refused: they count as read only.
+        """
         return cls(
             **warehouse.row(
-                "select max(as_of) as as_of, max(model_id) as model_id,"
-                " (select count(*) from raw_transactions) as raw_lines,"
-                " (select count(*) from rejected_transactions) as rejected_lines,"
+                "select max(as_of) as as_of, (select count(*) from raw_transactions) as raw_lines,"
+                " (select count(*) from rejected_transactions where rule <> 'after_as_of') as rejected_lines,"
                 " (select count(*) from clean_transactions) as clean_lines,"
-                " count(*) as customers, sum(monetary) as revenue from customer_segments"
+                f" count(*) as customers, sum(monetary) as revenue from {quoted(table)}"
             )
         )
 
     def as_facts(self) -> dict[str, Any]:
         """For the manifest; money as text, so that no reader rounds it."""
         return {key: value if isinstance(value, int) else str(value) for key, value in asdict(self).items()}
+
+
+def faults(standing: Release | None, figures: Figures, tick: datetime, bounds: Bounds) -> dict[str, str]:
+    """The answer to each question by its name: a sentence where something is wrong, else nothing."""
+    return {
+        "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
+        "as_of_plausible": time_jump(standing, figures.as_of, tick, bounds.max_as_of_jump_days),
+    }
 
 
 def change_since(standing: Release | None, figures: Figures, max_drop: float) -> str:

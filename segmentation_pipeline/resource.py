@@ -6,6 +6,7 @@ Belongs here: what lasts as long as a run does - the writer's lock, the sign of 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from pydantic import Field, PrivateAttr
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.retailer import SHIPPED, find, load
+from segmentation_pipeline.retailer import load_settings, source_base
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.warehouse import Warehouse, connection_to
+from segmentation_pipeline.warehouse import Warehouse, WarehouseError, connection_to
 
 
 class RetailerResource(dg.ConfigurableResource[Any]):
@@ -35,13 +36,14 @@ class RetailerResource(dg.ConfigurableResource[Any]):
     _context: dg.InitResourceContext | None = PrivateAttr(None)
     _settings: Retailer | None = PrivateAttr(None)
     _warehouse: Warehouse | None = PrivateAttr(None)
+    _refusal: Exception | None = PrivateAttr(None)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["RetailerResource"]:
         """Hold what the run opens until its last asset is done, whatever happens."""
         with ExitStack() as stack:
             self._stack, self._context = stack, context
-            self._warehouse = None
+            self._warehouse, self._refusal = None, None
             if context.run is not None:
                 stack.enter_context(locks.alive(self.runs, context.run.run_id))
             yield self
@@ -60,13 +62,21 @@ class RetailerResource(dg.ConfigurableResource[Any]):
     @property
     def source_base(self) -> Path:
         """Where relative source paths start: beside the retailer file, for a shipped one in the data folder."""
-        path = find(chosen(self.file))
-        return data_folder() if path.parent == SHIPPED else path.parent
+        return source_base(self.file)
 
     @property
     def folders(self) -> Folders:
         """The retailer's places."""
         return Folders(data_folder(), self.settings.name)
+
+    @property
+    def tick(self) -> datetime:
+        """The moment that the run is for, in the retailer's time: its schedule's tick, or else its own time."""
+        run = self._context.run if self._context else None
+        scheduled = run.tags.get(".dagster/scheduled_execution_time") if run else None
+        zone = self.settings.zone
+        moment = datetime.fromisoformat(scheduled).astimezone(zone) if scheduled else datetime.now(zone)
+        return moment.replace(tzinfo=None)
 
     @property
     def runs(self) -> Path:
@@ -81,33 +91,29 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             LockTimeoutError: Another run writes for longer than lock_patience.
             WarehouseError: The file cannot be opened.
         """
+        if self._refusal is not None:
+            raise self._refusal
         if self._warehouse is None:
-            assert self._stack is not None
-            assert self._context is not None
-            log, run = self._context.log, self._context.run
-            who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
-            with ExitStack() as opening:
-                tell = log.warning if log else print
-                opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
-                if self._context.instance is not None:
-                    locks.fail_dead_runs(self._context.instance, self.runs)
-                connection = opening.enter_context(connection_to(self.folders.working_database, self.folders.spill))
-                self._warehouse = Warehouse(connection)
-                # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
-                self._stack.push(opening.pop_all())
+            try:
+                self._warehouse = self._open()
+            except (locks.LockTimeoutError, WarehouseError) as error:
+                # An hour's patience is had once, not again by every asset.
+                self._refusal = error
+                raise
         return self._warehouse
 
-
-def chosen(file: str) -> str:
-    """The retailer's name or path: as given, else of the environment, else the made-up one."""
-    return file or os.environ.get("SEGMENTATION_RETAILER") or "sample"
-
-
-def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer:
-    """The retailer's settings with what a run sets instead.
-
-    Raises:
-        RetailerError: The file does not validate.
-    """
-    overrides = {"source.path": source or os.environ.get("SEGMENTATION_SOURCE"), "rfm.as_of": as_of}
-    return load(chosen(file), **{key: value for key, value in overrides.items() if value})
+    def _open(self) -> Warehouse:
+        assert self._stack is not None
+        assert self._context is not None
+        log, run = self._context.log, self._context.run
+        who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
+        with ExitStack() as opening:
+            tell = log.warning if log else print
+            opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
+            if self._context.instance is not None:
+                locks.fail_dead_runs(self._context.instance, self.runs)
+            connection = opening.enter_context(connection_to(self.folders.working_database, self.folders.spill))
+            warehouse = Warehouse(connection)
+            # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
+            self._stack.push(opening.pop_all())
+        return warehouse

@@ -5,6 +5,7 @@ Belongs here: from a name or a path to `settings.Retailer`.
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from segmentation_pipeline.folders import data_folder
 from segmentation_pipeline.sections import Rule, Sample
 from segmentation_pipeline.settings import Retailer
 
@@ -72,6 +74,27 @@ def load(name_or_path: str, **overrides: Any) -> Retailer:
         found = sorted((_line_of(text, one, overrides), _sentence(one)) for one in error.errors())
         lines = [f"{path.name}{f':{line}' if line else ''}: {sentence}" for line, sentence in found]
         raise RetailerError("\n".join(lines)) from None
+
+
+def chosen(file: str) -> str:
+    """The retailer's name or path: as given, else of the environment, else the made-up one."""
+    return file or os.environ.get("SEGMENTATION_RETAILER") or "sample"
+
+
+def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer:
+    """The retailer's settings with what a run sets instead.
+
+    Raises:
+        RetailerError: The file does not validate.
+    """
+    overrides = {"source.path": source or os.environ.get("SEGMENTATION_SOURCE"), "rfm.as_of": as_of}
+    return load(chosen(file), **{key: value for key, value in overrides.items() if value})
+
+
+def source_base(file: str = "") -> Path:
+    """Where relative source paths start: beside the retailer file, for a shipped one in the data folder."""
+    path = find(chosen(file))
+    return data_folder() if path.parent == SHIPPED else path.parent
 
 
 def _sentence(error: ErrorDetails) -> str:

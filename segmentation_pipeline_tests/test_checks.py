@@ -138,7 +138,6 @@ def standing(**changed: Any) -> Release:
 def figures(**changed: Any) -> Figures:
     values = {
         "as_of": moment("2024-04-01 12:00:00"),
-        "model_id": "m",
         "raw_lines": 1200,
         "rejected_lines": 200,
         "clean_lines": 1000,
@@ -321,7 +320,7 @@ BAD = [
     (
         "refused_share_as_usual",
         "a tenth more refused",
-        "update cleaning_report set lines_left = lines_left * 0.9",
+        "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
     ),
     ("silhouette_above_floor", "clusters in one another", "update kmeans_model set silhouette = -0.01"),
 ]
@@ -455,6 +454,26 @@ def test_a_truncated_source_is_stopped_and_goes_out_only_when_a_person_accepts(s
     assert shop.releases.all()[-1].manifest["figures"]["customers"] < 40
 
 
+def test_a_refit_on_a_truncated_source_leaves_the_model_until_a_person_accepts(shop: Shop) -> None:
+    before = model(shop)
+    write_csv(shop.folder / "source" / "a.csv", GOOD[: len(GOOD) // 2])
+    shop.configure(checks={**SETTINGS["checks"], "min_customers": 2, "min_days": 0})
+    result = run_job(shop.instance, job="refit_segmentation")
+    assert not result.success
+    failures = [event for event in result.all_events if event.is_step_failure]
+    assert [event.step_key for event in failures] == ["outlier_fences"]
+    said = failures[0].step_failure_data.user_failure_data
+    assert said is not None
+    assert "customers fell from 60 to" in (said.description or "")
+    assert "Nothing was fitted or published" in (said.description or "")
+    assert model(shop) == before
+    fit = {"refit": True, "accept_change": True}
+    ops = {"outlier_fences": fit, "kmeans_model": fit, "release": {"accept_change": True}}
+    accepted = run_job(shop.instance, config={"ops": {op: {"config": values} for op, values in ops.items()}})
+    assert accepted.success
+    assert model(shop) != before
+
+
 def test_one_line_dated_2099_makes_nobody_lapsed(shop: Shop) -> None:
     write_csv(shop.folder / "source" / "b.csv", [line(invoice="999999", at="2099-01-01 10:00:00", customer="10001")])
     result = run_job(shop.instance)
@@ -480,9 +499,9 @@ def test_one_line_dated_2099_makes_nobody_lapsed(shop: Shop) -> None:
 
 def test_the_time_of_a_run_is_its_schedules_tick(shop: Shop) -> None:
     """A run that is late, or run again later, is judged by the moment that it was for."""
-    early = shop.run("release", tags={"dagster/scheduled_execution_time": "2024-09-01T02:00:00+00:00"})
+    early = shop.run("release", tags={".dagster/scheduled_execution_time": "2024-09-01T02:00:00+00:00"})
     assert not evaluation(early, "as_of_plausible").passed
-    in_time = shop.run("release", tags={"dagster/scheduled_execution_time": "2024-11-01T02:00:00+00:00"})
+    in_time = shop.run("release", tags={".dagster/scheduled_execution_time": "2024-11-01T02:00:00+00:00"})
     assert evaluation(in_time, "as_of_plausible").passed
     assert in_time.success
 

@@ -16,7 +16,7 @@ from segmentation_pipeline import locks
 from segmentation_pipeline.defs.automation import dead_runs
 from segmentation_pipeline.home import prepare
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
+from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
 
 SEGMENTS = Path(sys.executable).with_name("segments")
 
@@ -206,3 +206,18 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, instance: dg.DagsterIns
     assert locks.fail_dead_runs(instance, tmp_path) == []
     assert status_of(instance, finished) == dg.DagsterRunStatus.SUCCESS
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_waits_once_for_the_lock_and_not_with_each_of_its_assets(
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_csv(tmp_path / "source" / "a.csv", regular_customers(8)).parent
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, source)))
+    patience = 2.0
+    with held(data_folder / "corner_shop" / "work.lock"):
+        begun = time.monotonic()
+        result = run_job(instance, config={"resources": {"retailer": {"config": {"lock_patience": patience}}}})
+        waited = time.monotonic() - begun
+    failures = [event.step_key for event in result.all_events if event.is_step_failure]
+    assert failures == ["raw_transactions", "rfm_segment_map", "segments"]
+    assert patience <= waited < 2 * patience

@@ -137,7 +137,7 @@ def test_a_tick_that_is_made_up_for_is_judged_by_its_own_time(shop: Path, instan
         raise_on_error=False,
     )
     assert not result.success
-    said = sentence_of(result, "release")
+    said = sentence_of(result, "outlier_fences")
     assert "as_of 2024-10-28 09:39:00 lies ahead of the run's time 2024-10-01 02:00" in said
 
 

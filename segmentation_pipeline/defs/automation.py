@@ -4,8 +4,7 @@ import dagster as dg
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.folders import data_folder
-from segmentation_pipeline.resource import load_settings
-from segmentation_pipeline.retailer import RetailerError
+from segmentation_pipeline.retailer import RetailerError, load_settings
 
 REFIT = dg.RunConfig(ops={"outlier_fences": {"config": {"refit": True}}, "kmeans_model": {"config": {"refit": True}}})
 

@@ -48,10 +48,14 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
 def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     """The share of refused lines is near that of the last releases."""
     past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
-    report = retailer.warehouse.rows("select lines, lines_left from cleaning_report order by step")
-    share = 1 - report[-1]["lines_left"] / report[0]["lines"]
+    report = retailer.warehouse.row(
+        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
+        " min(lines_left) as kept from cleaning_report"
+    )
+    share = float(report["refused"] / max(report["refused"] + report["kept"], 1))
     bound = retailer.settings.checks.max_refused_change
-    usual = sum(figures["rejected_lines"] / figures["raw_lines"] for figures in past) / max(len(past), 1)
+    shares = [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
+    usual = sum(shares) / max(len(shares), 1)
     differs = bool(past) and abs(share - usual) > bound
     said = (
         f"{share:.1%} of the lines are refused; the last {len(past)} releases refused {usual:.1%}; the bound of the"

@@ -11,7 +11,7 @@ from segmentation_pipeline.assets import (
     fill,
     sentences,
 )
-from segmentation_pipeline.fitting import Fit, handed_on, stands
+from segmentation_pipeline.fitting import Fit, handed_on, refuse_bad_data, stands
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.warehouse import Filling, select_of
 
@@ -29,6 +29,7 @@ def outlier_fences(config: Fit, retailer: RetailerResource) -> Results:
         if not config.refit and stands(retailer, "outlier_fences", retailer.settings.fences_digest):
             yield from handed_on(retailer, ["outlier_fences"])
         else:
+            refuse_bad_data(retailer, config.accept_change)
             filling = Filling("outlier_fences", _FENCES)
             yield from fill(retailer, [filling], figures=lambda _: {"refitted": True})
 

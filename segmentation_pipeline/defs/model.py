@@ -6,10 +6,9 @@ import dagster as dg
 
 from segmentation_pipeline import core
 from segmentation_pipeline.assets import Results, asset_spec, contract_check, fill, sentences
-from segmentation_pipeline.fitting import Fit, fit_model, handed_on, stands
+from segmentation_pipeline.fitting import MODEL_TABLES, Fit, fit_model, handed_on, refuse_bad_data, stands
 from segmentation_pipeline.resource import RetailerResource
 
-MODEL_TABLES = ("kmeans_model", "kmeans_scaler", "kmeans_centroids")
 _METHOD = "".join(path.read_text("utf-8") for path in sorted(Path(core.__path__[0]).glob("*.py")))
 
 
@@ -32,6 +31,7 @@ def kmeans_model(config: Fit, retailer: RetailerResource) -> Results:
         if not config.refit and stands(retailer, "kmeans_model", retailer.settings.model_digest):
             yield from handed_on(retailer, MODEL_TABLES)
         else:
+            refuse_bad_data(retailer, config.accept_change)
             fillings = fit_model(retailer.warehouse, retailer.settings)
             [model] = fillings[0].rows
             figures = {"refitted": True, "model_id": model[0], "inertia": model[7], "silhouette": model[8]}

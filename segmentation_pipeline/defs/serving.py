@@ -1,7 +1,6 @@
 """The release: what SQL consumers open, published after every blocking check."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from segmentation_pipeline import __version__
 from segmentation_pipeline.assets import OWNERS, Results, sentences
-from segmentation_pipeline.gate import Figures, change_since, time_jump
+from segmentation_pipeline.gate import Figures, faults
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.tables import CONTRACTS
@@ -44,16 +43,12 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
     with sentences():
         settings, warehouse = retailer.settings, retailer.warehouse
         releases = Releases(retailer.folders.releases)
-        figures = Figures.of(warehouse)
-        standing, bounds = releases.current, settings.release
-        faults = {
-            "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
-            "as_of_plausible": time_jump(standing, figures.as_of, _tick(context, retailer), bounds.max_as_of_jump_days),
-        }
-        yield from _judged(faults, config.accept_change)
-        if any(faults.values()) and not config.accept_change:
+        figures = Figures.of(warehouse, "customer_segments")
+        found = faults(releases.current, figures, retailer.tick, settings.release)
+        yield from _judged(found, config.accept_change)
+        if any(found.values()) and not config.accept_change:
             raise dg.Failure(
-                " ".join(filter(None, faults.values())) + " Nothing was published; the standing release goes on. If the"
+                " ".join(filter(None, found.values())) + " Nothing was published; the standing release goes on. If the"
                 " change is right, publish with accept_change (segments run --accept-change).",
                 allow_retries=False,
             )
@@ -66,6 +61,7 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
                 "settings_digest": settings.digest(),
                 "versions": {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
                 | {"segmentation_pipeline": __version__},
+                "model_id": warehouse.row("select model_id from kmeans_model")["model_id"],
                 "figures": figures.as_facts(),
             },
             as_of=figures.as_of,
@@ -78,17 +74,10 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
         yield dg.MaterializeResult(metadata=_told(published.folder, published.manifest, held))
 
 
-def _judged(faults: dict[str, str], accepted: bool) -> Iterator[dg.AssetCheckResult]:
+def _judged(found: dict[str, str], accepted: bool) -> Iterator[dg.AssetCheckResult]:
     severity = dg.AssetCheckSeverity.WARN if accepted else dg.AssetCheckSeverity.ERROR
-    for name, fault in faults.items():
+    for name, fault in found.items():
         yield dg.AssetCheckResult(check_name=name, passed=not fault, severity=severity, description=fault or None)
-
-
-def _tick(context: dg.AssetExecutionContext, retailer: RetailerResource) -> datetime:
-    """The moment that the run is for, in the retailer's time: its schedule's tick, or else its own start."""
-    scheduled = context.run.tags.get(".dagster/scheduled_execution_time")
-    moment = datetime.fromisoformat(scheduled) if scheduled else datetime.now(retailer.settings.zone)
-    return moment.astimezone(retailer.settings.zone).replace(tzinfo=None)
 
 
 def _told(folder: Any, manifest: Any, held: str | None) -> dict[str, Any]:
