@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the run failed, 2 the input is bad.
 
 import os
 import shlex
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,8 +61,6 @@ def run(
         _source_is_there(settings)
         home = dagster_home.prepare()
         (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
-    # The fit's libraries take a second to load; Dagster's start leaves the other core to them.
-    threading.Thread(target=_load_fit_libraries, daemon=True).start()
     if not _execute(refit, accept_change, as_of, traceback):
         err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
         raise typer.Exit(1)
@@ -184,11 +181,6 @@ def _source_is_there(settings: Retailer) -> int:
     if settings.source.sample:
         return 0
     return len(source_files(settings, source_base()))
-
-
-def _load_fit_libraries() -> None:
-    import sklearn.cluster
-    import sklearn.metrics  # noqa: F401
 
 
 def _execute(refit: bool, accept_change: bool, as_of: str, traceback: bool) -> bool:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -240,7 +241,7 @@ def _numbered(folder: Path, records: Iterable[tuple[int, tuple[Sequence[str], st
     nothing = [""] * width
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([number, _shown(broken), *(fields or nothing)] for number, (fields, broken) in records)
+        writer.writerows([number, broken and _shown(broken), *(got or nothing)] for number, (got, broken) in records)
     return path
 
 
@@ -271,7 +272,9 @@ def _sheets(retailer: Retailer, name: str, path: Path, folder: Path) -> Iterator
         if missing:
             raise SourceError(f"{name}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}")
         for sheet in dict.fromkeys(retailer.source.sheets or workbook.sheet_names):
-            cells = ([_cell(value, retailer) for value in row] for row in workbook.get_sheet_by_name(sheet).iter_rows())
+            # The same few dates, prices and names come again and again.
+            cell = lru_cache(65_536, typed=True)(partial(_cell, retailer=retailer))
+            cells = (list(map(cell, row)) for row in workbook.get_sheet_by_name(sheet).iter_rows())
             rows = (row for row in cells if any(row))
             if header := next(rows, None):
                 copy = _numbered(folder, enumerate(((row, "") for row in rows), 2), len(header))
