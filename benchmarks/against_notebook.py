@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +29,13 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 PAGE = """# Benchmarks
 
-Written by `make bench` on {date}: {cores} cores, Python {python}. The pipeline (`segments run --refit`) beside the tutorial's
-notebook as one pandas script with the same k, both as whole processes, in turns. Compare ratios, not seconds.
+Written by `make bench` on {date}: {cores} cores, Python {python}. The pipeline (`segments run --refit`) beside the
+tutorial's notebook as one pandas script with the same k, both as whole processes, in turns. Compare ratios, not seconds.
 
-The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with file and
-number, every refused line with its reason, checks 20 contracts and 11 rules across tables, holds SQL against scikit-learn, and
-publishes twelve tables in two formats. Each of the 28 steps also writes its events to Dagster's SQLite files, some 220 in a
-run and about 10 ms each; that, and the start of Dagster, is what the pipeline costs beyond the script whatever the data's size.
+The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with its file
+and number and every refused line with its reason, checks the contract of each table and what must hold across them, holds
+SQL against scikit-learn, and publishes each release in two formats. Every step writes its events to Dagster's SQLite
+files; that, and the start of Dagster, is what the pipeline costs beyond the script whatever the size of the data.
 """
 sys.path.insert(0, str(ROOT))
 
@@ -88,12 +89,13 @@ def compare(source: Path, rival: Path, runs: int) -> list[tuple[str, ...]]:
         script(rival, source)
         pairs = [(pipeline(source, data), script(rival, source)) for _ in range(runs)]
     rows = []
-    for words, unit, figure in (
+    figures: tuple[tuple[str, str, Callable[[Timing], float]], ...] = (
         ("whole process", "s", lambda timing: timing.wall),
         ("peak memory", "MB", lambda timing: timing.peak),
         ("steps / what the script reports of itself", "s", lambda timing: timing.own),
         ("start, imports, Dagster's books / imports", "s", lambda timing: timing.wall - timing.own),
-    ):
+    )
+    for words, unit, figure in figures:
         ours, theirs = ([figure(pair[side]) for pair in pairs] for side in (0, 1))
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         rows.append((words, *(f"{statistics.median(v):,.2f} {unit}" for v in (ours, theirs)), f"{ratio:.2f}"))
