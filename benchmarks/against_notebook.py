@@ -30,12 +30,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = """# Benchmarks
 
 Written by `make bench` on {date}: {cores} cores, Python {python}. The pipeline (`segments run --refit`) beside the
-tutorial's notebook as one pandas script with the same k, both as whole processes, in turns. Compare ratios, not seconds.
+tutorial's notebook as one pandas script with the same k, whole processes in turns. Compare ratios, not seconds.
 
-The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with its file
-and number and every refused line with its reason, checks the contract of each table and what must hold across them, holds
-SQL against scikit-learn, and publishes each release in two formats. Every step writes its events to Dagster's SQLite
-files; that, and the start of Dagster, is what the pipeline costs beyond the script whatever the size of the data.
+The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with its
+file and number and every refused line with its reason, checks the contract of each table and what must hold across
+them, holds SQL against scikit-learn, and publishes each release in two formats. Every step writes its events to
+Dagster's SQLite files; that, and the start of Dagster, is what the pipeline costs beyond the script at any size.
 """
 sys.path.insert(0, str(ROOT))
 
