@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -84,6 +84,8 @@ def _words(annotation: Any) -> list[str]:
     """A type as a reader of TOML calls it."""
     if get_origin(annotation) is Literal:
         return [f"`{json.dumps(value)}`" for value in get_args(annotation)]
+    if get_origin(annotation) is Annotated:
+        return _words(get_args(annotation)[0])
     if get_origin(annotation) is list:
         return [f"list of {' or '.join(_words(get_args(annotation)[0]))}"]
     if inner := [item for item in get_args(annotation) if item is not type(None)]:

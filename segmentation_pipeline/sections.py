@@ -6,10 +6,11 @@ Belongs here: what one section may say. Does not: what the sections mean togethe
 from collections.abc import Iterator
 from datetime import MAXYEAR, date, datetime
 from decimal import Decimal
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 import duckdb
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -157,6 +158,18 @@ class Columns(Section):
         return {name: value for name, value in self if value is not None}
 
 
+def _compiled(value: str) -> str:
+    try:
+        duckdb.cursor().execute("select regexp_matches('', $pattern)", {"pattern": value})
+    except duckdb.Error as error:
+        wrong = str(error).removeprefix("Invalid Input Error: ")
+        raise ValueError(f"allowed: a regular expression of RE2; {wrong}") from None
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_compiled)]
+
+
 class Rule(Section):
     """A cleaning rule: lines whose column does not pass are refused with the rule's name and reason."""
 
@@ -166,7 +179,7 @@ class Rule(Section):
     """A sentence for those who read them."""
     column: ColumnName
     """The column that is tested."""
-    matches: str | None = None
+    matches: Pattern | None = None
     """Passes if this regular expression (RE2) finds a match; on invoice, cancellations pass too."""
     required: Literal[True] | None = None
     """Passes if there is a value."""
@@ -174,16 +187,6 @@ class Rule(Section):
     """Passes if the number is greater."""
     is_in: list[str] | None = Field(None, alias="in", min_length=1)
     """Passes if the text is one of these."""
-
-    @field_validator("matches")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        try:
-            duckdb.cursor().execute("select regexp_matches('', $pattern)", {"pattern": value})
-        except duckdb.Error as error:
-            wrong = str(error).removeprefix("Invalid Input Error: ")
-            raise ValueError(f"allowed: a regular expression of RE2; {wrong}") from None
-        return value
 
     @classmethod
     def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
@@ -208,12 +211,10 @@ class Cleaning(Section):
     """Applied in order; the first that a line fails names its reason."""
     refunds: Literal["net", "ignore"] = "net"
     """`net`: cancellations reduce monetary on their own date; `ignore`: they are refused."""
-    cancellation: str | None = None
+    cancellation: Pattern | None = None
     """Pattern of the invoice numbers of cancellations; unset: lines of negative money."""
     sources_overlap: bool = False
     """The same line in two files or sheets counts once."""
-
-    _compiles = field_validator("cancellation")(Rule._compiles.__func__)  # type: ignore[attr-defined]
 
     @classmethod
     def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
