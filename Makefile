@@ -1,9 +1,12 @@
-# Everything runs in .venv, made on first use; nothing else is touched.
+# Everything runs in .venv, made on first use; nothing else is touched, but that `make test` installs Chromium where it is
+# absent.
 PYTHON ?= python3
 BIN := .venv/bin
 # What an old consumer has: the tests read a release with it.
 OLDEST_CLIENT := 1.1.3
 INSTALLED := .venv/.installed
+# What the tests open the web interface with: the system's, at this path.
+CHROMIUM := /usr/bin/chromium
 
 .PHONY: run dev test check bench docs clean
 
@@ -13,7 +16,7 @@ run: $(INSTALLED)  ## run the main job and show the segments
 dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
-test: $(INSTALLED) .venv/oldest-client
+test: $(INSTALLED) .venv/oldest-client $(CHROMIUM)
 	$(BIN)/pytest
 
 check: $(INSTALLED)  ## lint, types, definitions
@@ -35,6 +38,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv/oldest-client: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $@ duckdb==$(OLDEST_CLIENT)
+
+$(CHROMIUM):
+	@if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes chromium; \
+	else \
+		echo "The tests of the web interface need Chromium at $@: have an administrator install it" \
+			"(Debian: apt-get install chromium)." >&2; exit 1; \
+	fi
 
 clean:
 	rm -rf .venv build dist
