@@ -6,17 +6,20 @@ Belongs here: what all assets have in common. Does not: any asset (`defs`).
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import format_exc
 from typing import Any
 
 import dagster as dg
+import duckdb
 
 from segmentation_pipeline.contracts import Contract
+from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.locks import LockTimeoutError
 from segmentation_pipeline.releases import ReleaseError
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.retailer import RetailerError
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
+from segmentation_pipeline.sources import SourceError, first_line
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Outcome, WarehouseError, select_of, tables_read_by
 
@@ -77,6 +80,7 @@ def derived_asset(
     group: str,
     given: Callable[[Retailer], Given] | None = None,
     figures: Figures | None = None,
+    explained: Callable[[RetailerResource], str] | None = None,
     freshness: dg.FreshnessPolicy | None = None,
 ) -> dg.AssetsDefinition:
     """The asset of a table that is the SELECT in `sql/<table>.sql`; what it depends on is read off the SELECT.
@@ -86,6 +90,7 @@ def derived_asset(
         group: The business stage.
         given: Relations that the SELECT reads beside the tables, from the retailer's settings.
         figures: Metadata beside the row count.
+        explained: What to say beside the rules where its contract is broken.
         freshness: How old its last materialisation may be.
     """
     select = select_of(table)
@@ -98,7 +103,7 @@ def derived_asset(
     def derived(retailer: RetailerResource) -> Results:
         with sentences():
             relations = given(retailer.settings) if given else None
-            yield from fill(retailer, [Filling(table, select)], given=relations, figures=figures)
+            yield from fill(retailer, [Filling(table, select)], given=relations, figures=figures, explained=explained)
 
     return derived
 
@@ -115,6 +120,7 @@ def fill(
     *,
     given: Given | None = None,
     figures: Figures | None = None,
+    explained: Callable[[RetailerResource], str] | None = None,
 ) -> Results:
     """Replace tables and report them: for each its contract's check, and its materialisation if all kept theirs.
 
@@ -126,7 +132,8 @@ def fill(
     for outcome in outcomes:
         yield _reported(outcome)
     if broken:
-        raise dg.Failure(description=" ".join(_sentence(outcome) for outcome in broken), allow_retries=False)
+        said = [_sentence(outcome) for outcome in broken] + [explained(retailer) if explained else ""]
+        raise dg.Failure(description=" ".join(filter(None, said)), allow_retries=False)
     extra = figures(retailer) if figures else {}
     for outcome in outcomes:
         yield dg.MaterializeResult(asset_key=outcome.table, metadata={"dagster/row_count": outcome.rows, **extra})
@@ -156,8 +163,18 @@ def sentences() -> Iterator[None]:
     """Let what a person can mend end the run as a sentence."""
     try:
         yield
-    except (RetailerError, SourceError, WarehouseError, LockTimeoutError, ReleaseError) as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+    except (RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError) as error:
+        said = str(error)
+    except (OSError, duckdb.Error) as error:
+        dg.get_dagster_logger().debug(format_exc())
+        said = (
+            f"{first_line(error)}. See that disk and memory have room, and that this user may read the source and"
+            f" write to {data_folder()}; then run again. The table that was being made, and the release, stand as they"
+            " were. The run's debug log tells where it happened."
+        )
+    else:
+        return
+    raise dg.Failure(description=said, allow_retries=False)
 
 
 def column_schema(contract: Contract) -> dg.TableSchema:

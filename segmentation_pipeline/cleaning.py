@@ -12,9 +12,11 @@ from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.sections import Rule
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import LINE
-from segmentation_pipeline.warehouse import Given
+from segmentation_pipeline.warehouse import Given, Warehouse
 
 _DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}
+
+_SHOWN_RULES, _SHOWN_TEXT = 3, 60
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,48 @@ def given(retailer: Retailer) -> Given:
         },
         values,
     )
+
+
+def loss(warehouse: Warehouse, retailer: Retailer) -> str:
+    """Where most lines are refused: by which rules, what could not be read, and what to do, in words; else nothing."""
+    judged = given(retailer)
+    lines = warehouse.count("raw_transactions")
+    refused = warehouse.rows(
+        f"with judged_transactions as ({judged.relations['judged_transactions']}),"
+        f" cleaning_rules as ({judged.relations['cleaning_rules']})"
+        " select rule, count(*) as lines from judged_transactions inner join cleaning_rules using (step)"
+        " group by rule order by lines desc, rule",
+        **judged.values,
+    )
+    count = sum(rule["lines"] for rule in refused)
+    if count <= lines / 2:
+        return ""
+    most = ", ".join(f"{rule['rule']} {rule['lines']:,}" for rule in refused[:_SHOWN_RULES])
+    unread = [_unread(**row) for row in warehouse.rows(_FIRST_UNREAD)]
+    return " ".join(
+        [f"{count:,} of {lines:,} lines were refused: {most}.", *unread, "Mend the source, or [[cleaning.rules]]."]
+    )
+
+
+# Of the column that could not be read most often.
+_FIRST_UNREAD = """
+    with texts as (
+        select source_file, source_sheet, source_line, text.key as name, text.value ->> '$' as text
+        from raw_transactions, json_each(unparsed) as text
+        where unparsed is not null and text.type <> 'NULL'
+    )
+    select *, count(*) over (partition by name) as lines from texts
+    order by lines desc, name, source_file, source_sheet, source_line limit 1
+"""
+
+
+def _unread(*, source_file: str, source_sheet: str, source_line: int, name: str, text: str, lines: int) -> str:
+    advice = {
+        "transaction_at": "If dates are written so, say it in source.date_format, such as %m/%d/%Y %H:%M.",
+        "line": "If that is no broken line, see source.delimiter and source.encoding.",
+    }.get(name, "If numbers are written so, see source.decimal; digits that do not fit are not rounded.")
+    where = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
+    return f"{name} could not be read in {lines:,}, first in {where}: {text[:_SHOWN_TEXT]!r}. {advice}"
 
 
 def _marked(retailer: Retailer) -> str:

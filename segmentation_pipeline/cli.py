@@ -8,10 +8,10 @@ import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import print_exc
 from typing import Annotated
 
+import duckdb
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segmentation_pipeline import home as dagster_home
-from segmentation_pipeline.folders import Folders, data_folder
+from segmentation_pipeline.folders import Folders, data_folder, expanded
 from segmentation_pipeline.releases import Release, ReleaseError, Releases
-from segmentation_pipeline.retailer import RetailerError, load_settings, shipped_names, source_base
+from segmentation_pipeline.retailer import find, load_settings, shipped_names, source_base
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError, source_files
 
@@ -148,7 +148,7 @@ def sentences(traceback: bool) -> Iterator[None]:
     """Errors that a person can mend end the command with a sentence and exit code 2."""
     try:
         yield
-    except (RetailerError, SourceError, ReleaseError, ValueError, OSError) as error:
+    except (SourceError, ReleaseError, ValueError, OSError, duckdb.Error) as error:
         if traceback:
             print_exc()
         _say(err, "red", "error:", str(error))
@@ -167,9 +167,9 @@ def _tell_hold(releases: Releases) -> None:
 
 def _chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
     """The settings; and the environment says the same to everything that the command starts."""
-    os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(Path(retailer).resolve())
+    os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(find(retailer))
     if source:
-        os.environ["SEGMENTATION_SOURCE"] = str(Path(source).expanduser().absolute())
+        os.environ["SEGMENTATION_SOURCE"] = str(expanded(source).absolute())
     return load_settings(retailer, os.environ.get("SEGMENTATION_SOURCE", ""), as_of)
 
 
@@ -220,8 +220,6 @@ def _execute(refit: bool, accept_change: bool, as_of: str, traceback: bool) -> b
 
 def _show(release: Release, settings: Retailer) -> None:
     """The table of segments, most revenue first."""
-    import duckdb
-
     table = Table(title=f"{settings.title}, as of {release.as_of}, money in {settings.currency}", box=SIMPLE_HEAD)
     table.title_justify, table.pad_edge = "left", False
     for name in ("segment", "customers", "share", "revenue", "share", "spend", "bought", "days"):

@@ -10,18 +10,34 @@ from pathlib import Path
 _PROJECT = Path(__file__).parent.parent
 
 
+class FolderError(ValueError):
+    """A path leads nowhere that could be; the message names it."""
+
+
+def expanded(text: str) -> Path:
+    """The path that a text means.
+
+    Raises:
+        FolderError: It begins with ~ and a name that no user has.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FolderError(f"{text}: {error}") from None
+
+
 def data_folder() -> Path:
     """The folder that SEGMENTATION_DATA names, else `data/` beside the project (installed: the user's data folder)."""
     if named := os.environ.get("SEGMENTATION_DATA"):
-        return Path(named).expanduser().resolve()
+        return expanded(named).resolve()
     if (_PROJECT / "pyproject.toml").is_file():
         return _PROJECT / "data"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "segmentation_pipeline"
+    return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "segmentation_pipeline"
 
 
 def dagster_home() -> Path:
     """Dagster's own folder: DAGSTER_HOME, else `dagster/` in the data folder."""
-    return Path(os.environ.get("DAGSTER_HOME") or data_folder() / "dagster")
+    return expanded(os.environ.get("DAGSTER_HOME") or str(data_folder() / "dagster"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def prepare() -> Path:
         ValueError: Dagster would not find its settings there.
     """
     # Dagster refuses a relative folder; one that the environment names is meant from where the command is run.
-    home = dagster_home().expanduser().absolute()
+    home = dagster_home().absolute()
     if escape(str(home)) != str(home):
         raise ValueError(
             f"{home}: Dagster takes *, ? and [ in the path of its folder for a pattern, and would run without its"

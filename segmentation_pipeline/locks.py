@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import dagster as dg
 
 
+# The signs that this process holds: a run inside a command is as alive as the command.
+_HELD: set[Path] = set()
+
+
 class LockTimeoutError(RuntimeError):
     """Somebody else held the lock for longer than the caller could wait."""
 
@@ -69,15 +73,20 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alive(runs: Path, run_id: str) -> Iterator[None]:
-    """Hold the sign that the run's process lives: a locked file of the run's name."""
+    """Hold the sign that the run's process lives: a locked file of the run's name, held once by whoever is first."""
     runs.mkdir(parents=True, exist_ok=True)
     sign, unseen = runs / run_id, runs / f".{run_id}"
+    if sign in _HELD:
+        yield
+        return
     with unseen.open("w") as file:
         _lock(file.fileno())
         unseen.rename(sign)
+        _HELD.add(sign)
         try:
             yield
         finally:
+            _HELD.discard(sign)
             sign.unlink(missing_ok=True)
 
 
@@ -89,8 +98,13 @@ def fail_dead_runs(instance: "dg.DagsterInstance", runs: Path) -> list[str]:
     """
     dead = []
     for sign in sorted(runs.glob("[!.]*")):
-        with sign.open("a") as file:
-            if not _lock(file.fileno()):
+        try:
+            file = sign.open("r+")
+        except FileNotFoundError:
+            continue
+        with file:
+            # A sign without a name is that of a run that ended well since the look into the folder.
+            if not _lock(file.fileno()) or not os.fstat(file.fileno()).st_nlink:
                 continue
             run = instance.get_run_by_id(sign.name)
             if run is not None and not run.is_finished:

@@ -44,8 +44,12 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         with ExitStack() as stack:
             self._stack, self._context = stack, context
             self._warehouse, self._refusal = None, None
-            if context.run is not None:
-                stack.enter_context(locks.alive(self.runs, context.run.run_id))
+            try:
+                if context.run is not None:
+                    stack.enter_context(locks.alive(self.runs, context.run.run_id))
+            except (OSError, ValueError) as error:
+                # A resource that fails is a stack trace; an asset that fails is a sentence.
+                self._refusal = error
             yield self
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from segmentation_pipeline.folders import data_folder
+from segmentation_pipeline.folders import FolderError, data_folder, expanded
 from segmentation_pipeline.sections import Rule, Sample
 from segmentation_pipeline.settings import Retailer
 
@@ -39,10 +39,14 @@ def find(name_or_path: str) -> Path:
     Raises:
         RetailerError: there is no such file.
     """
-    path = Path(name_or_path).expanduser()
-    if path.suffix != ".toml" and name_or_path in shipped_names():
+    if name_or_path in shipped_names():
         return SHIPPED / f"{name_or_path}.toml"
-    if not path.is_file():
+    try:
+        path = expanded(name_or_path)
+        stands = path.is_file()
+    except (FolderError, OSError) as error:
+        raise RetailerError(f"retailer {name_or_path!r}: {error}") from None
+    if not stands:
         near = difflib.get_close_matches(name_or_path, shipped_names(), 1)
         raise RetailerError(
             f"retailer {name_or_path!r}: no such file, and not a shipped retailer"
@@ -82,13 +86,15 @@ def chosen(file: str) -> str:
 
 
 def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer:
-    """The retailer's settings with what a run sets instead.
+    """The retailer's settings with what a run sets instead: another source is never one to write made-up files into.
 
     Raises:
         RetailerError: The file does not validate.
     """
-    overrides = {"source.path": source or os.environ.get("SEGMENTATION_SOURCE"), "rfm.as_of": as_of}
-    return load(chosen(file), **{key: value for key, value in overrides.items() if value})
+    overrides: dict[str, Any] = {"rfm.as_of": as_of} if as_of else {}
+    if elsewhere := source or os.environ.get("SEGMENTATION_SOURCE"):
+        overrides |= {"source.path": elsewhere, "source.sample": None}
+    return load(chosen(file), **overrides)
 
 
 def source_base(file: str = "") -> Path:

@@ -62,6 +62,22 @@ FIRST_CUSTOMER, FIRST_INVOICE = 12_346, 200_000
 # A line: `minute` counts from START, `customer` 0 is none, `document` is one for each invoice.
 COLUMNS = ["minute", "document", "prefix", "item", "text", "quantity", "pence", "customer", "country"]
 LINE: Final = np.dtype([(column, np.int64) for column in COLUMNS])
+MARK: Final = ".made-up"  # in the folder of the files: what they were made of
+
+
+def write_once(folder: Path, *, customers: int, seed: int) -> None:
+    """Write the files where the folder is empty, or holds made-up files of another size or seed, or half of them.
+
+    Files that stand are left alone, whatever somebody did to them, and so is a folder of other files.
+    """
+    mark, made_of = folder / MARK, f"{customers} customers, seed {seed}\n"
+    marked = mark.read_text("utf-8") if mark.exists() else made_of
+    if folder.is_file() or (marked == made_of and any(folder.glob("[!.]*"))):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("", "utf-8")
+    write_sample(folder, customers=customers, seed=seed)
+    mark.write_text(made_of, "utf-8")
 
 
 def write_sample(folder: Path, *, customers: int = 5_000, seed: int = 20_240_101) -> list[Path]:

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -25,6 +26,7 @@ Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[
     "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"
 ]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 NUMBERS = ("quantity", "price", "amount")
 # Two of them are replaced by a rule of the retailer's on their column.
 _RULES_THAT_ALWAYS_HOLD = {
@@ -38,16 +40,14 @@ Fault: TypeAlias = tuple[tuple[str | int, ...], str, Any]
 class Section(BaseModel):
     """A table of the retailer file: unknown keys are errors, values are never changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _with_every_error(cls, settings: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Pydantic looks at settings together only when each alone is right; people want all errors at once."""
         told: list[Fault] = list(cls.faults(settings)) if isinstance(settings, dict) else []
-        errors = [
-            InitErrorDetails(type=PydanticCustomError("fault", text), loc=loc, input=at) for loc, text, at in told
-        ]
+        errors = [InitErrorDetails(type=PydanticCustomError("fault", said), loc=at, input=by) for at, said, by in told]
         try:
             section = validate(settings)
         except ValidationError as error:
@@ -66,9 +66,9 @@ class Section(BaseModel):
 
 
 class Sample(Section):
-    """The made-up retailer: files that are written when the source folder lacks them."""
+    """A made-up retailer: files that are written into the empty source folder, and anew when these settings change."""
 
-    customers: int = Field(5_000, ge=50, le=1_000_000)
+    customers: int = Field(5_000, ge=50, le=100_000)
     """How many customers buy."""
     seed: int = Field(20_240_101, ge=0)
     """Another seed makes other customers."""
@@ -82,7 +82,7 @@ class Source(Section):
     format: Literal["csv", "parquet", "xlsx", "jsonl"] | None = None
     """Read by the ending of each file, unless named."""
     sheets: list[str] = []
-    """The sheets of a workbook to read; empty: all."""
+    """The sheets of a workbook to read; empty: all. An error cell (`#N/A`) is read as an empty one."""
     encoding: str = "utf-8"
     """Of CSV files, as Python names it."""
     delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
@@ -92,13 +92,13 @@ class Source(Section):
     date_format: str | None = None
     """As in strptime, such as %d/%m/%Y %H:%M; unset: ISO 8601."""
     sample: Sample | None = None
-    """Makes the files up, where they are not there."""
+    """Makes the files up; needs a folder in path."""
 
     @field_validator("path", mode="before")
     @classmethod
     def _leads_somewhere(cls, value: object) -> object:
         paths = value if isinstance(value, list) else [value]
-        if not paths or not all(isinstance(path, str) and path for path in paths):
+        if not paths or not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             raise ValueError("allowed: a file, a folder, a pattern, or a list of these, as text")
         return value
 
@@ -128,23 +128,23 @@ class Source(Section):
 class Columns(Section):
     """The source's name of each column; a column that is left out is one that the source lacks."""
 
-    transaction_at: str
+    transaction_at: Text
     """When the line was sold, in the retailer's local time."""
-    customer_id: str
+    customer_id: Text
     """Who bought."""
-    invoice: str | None = None
+    invoice: Text | None = None
     """Without it, one purchase is one customer on one day."""
-    stock_code: str | None = None
+    stock_code: Text | None = None
     """Which product."""
-    description: str | None = None
+    description: Text | None = None
     """The product's name."""
-    quantity: str | None = None
-    """How many."""
-    price: str | None = None
-    """Of one."""
-    amount: str | None = None
-    """Money of the line; without it, quantity x price."""
-    country: str | None = None
+    quantity: Text | None = None
+    """How many; up to 3 decimals."""
+    price: Text | None = None
+    """Of one; up to 4 decimals."""
+    amount: Text | None = None
+    """Money of the line, up to 4 decimals; without it, quantity x price."""
+    country: Text | None = None
     """The customer's country."""
 
     @classmethod
@@ -231,7 +231,7 @@ class Rfm(Section):
 
     as_of: Literal["last_transaction"] | datetime | date = "last_transaction"
     """`last_transaction`, a day (which counts whole) or a moment."""
-    look_back_days: int | None = Field(None, ge=1)
+    look_back_days: int | None = Field(None, ge=1, le=36_500)
     """Frequency and money count within so many days before as_of; unset: over all."""
 
     @field_validator("as_of", mode="before")
@@ -253,7 +253,7 @@ class Outliers(Section):
 
     features: list[Feature] = Field(["monetary", "frequency"], min_length=1)
     """Which features have fences."""
-    factor: float = Field(1.5, gt=0)
+    factor: float = Field(1.5, gt=0, le=1_000)
     """Tukey's factor: interquartile ranges from the quartiles to the fences."""
 
 
@@ -277,7 +277,7 @@ class Release(Section):
     """How many releases stay on disk."""
     max_drop: float = Field(0.2, gt=0, le=1)
     """A release is not published if lines, customers or revenue fell by more than this share."""
-    max_as_of_jump_days: int = Field(35, ge=1)
+    max_as_of_jump_days: int = Field(35, ge=1, le=36_500)
     """Nor if as_of moved by more days than this."""
 
 

@@ -25,6 +25,7 @@ from segmentation_pipeline.sections import (
     Rfm,
     Section,
     Source,
+    Text,
     tables,
 )
 
@@ -34,7 +35,7 @@ class Retailer(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Names the retailer's folder in the data folder."""
-    title: str
+    title: Text
     """What people read."""
     time_zone: str
     """IANA name; all timestamps of the source are local to it, and so is the schedule."""
@@ -59,7 +60,15 @@ class Retailer(Section):
 
     @classmethod
     def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
-        """Rules test columns that the source has."""
+        """Made-up files go into a folder, and rules test columns that the source has."""
+        source = settings.get("source")
+        path = source.get("path") if isinstance(source, dict) and source.get("sample") is not None else ""
+        if isinstance(path, list) or set(str(path)) & set("*?["):
+            yield (
+                ("source", "sample"),
+                "allowed: where source.path is one folder, which the made-up files go into",
+                path,
+            )
         columns, cleaning = settings.get("columns"), settings.get("cleaning")
         if not isinstance(columns, dict) or not isinstance(cleaning, dict):
             return

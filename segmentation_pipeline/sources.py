@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import duckdb
 
+from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.settings import Retailer
 
 ENDINGS = {
@@ -68,7 +69,7 @@ def source_files(retailer: Retailer, base: Path) -> dict[str, Path]:
     """
     paths = [retailer.source.path] if isinstance(retailer.source.path, str) else retailer.source.path
     roots, found = [], []
-    for path in (Path(text).expanduser() for text in paths):
+    for path in map(expanded, paths):
         root, candidates = _candidates(base.absolute(), path, retailer)
         if not candidates:
             raise SourceError(

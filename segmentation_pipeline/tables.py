@@ -85,7 +85,7 @@ CONTRACTS = {
             ("source_file", "source_sheet", "source_line"),
             (*LINE_KEY, *_line(*CLEAN_REQUIRED),
              Column("is_cancellation", "BOOLEAN", "The line takes back an earlier one; its amount is a refund")),
-            if_empty="every line was refused, cleaning_report tells by which rule",
+            if_empty="every line was refused",
         ),
         Contract(
             "rejected_transactions", "one row is one refused line, with the first rule that refused it",

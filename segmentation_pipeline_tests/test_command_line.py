@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -207,9 +208,145 @@ def test_a_run_with_nothing_usable_says_so_and_shows_its_traceback_where_asked(
 ) -> None:
     _, nothing = failed
     assert nothing.returncode == 1
-    said = "clean_transactions would break its contract (not empty, found 0 rows: every line was refused,"
+    said = "clean_transactions would break its contract (not empty, found 0 rows: every line was refused)"
     assert said in unwrapped(nothing.stderr)
     assert f'File "{PACKAGE}' in nothing.stdout + nothing.stderr
+
+
+def test_another_source_of_the_sample_is_read_alone_and_nothing_is_written_into_it(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers(120))
+    before = {path: path.read_bytes() for path in (tmp_path / "source").iterdir()}
+    ran = shop.segments("run", "--source", str(tmp_path / "source"), SEGMENTATION_RETAILER="")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert {path: path.read_bytes() for path in (tmp_path / "source").iterdir()} == before
+    assert re.search(r"^✓ customer_segments +120 rows", ran.stdout, re.MULTILINE)
+    assert not (shop.data / "sample" / "source").exists()
+    for file in (tmp_path / "source", tmp_path / "source" / "a.csv"):
+        checked = shop.segments("retailer", "check", SEGMENTATION_RETAILER="sample", SEGMENTATION_SOURCE=str(file))
+        assert (checked.returncode, "Source: 1 file." in checked.stdout) == (0, True), checked.stderr
+
+
+def test_another_source_of_the_sample_may_be_a_file(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers(120))
+    ran = shop.segments("run", SEGMENTATION_RETAILER="", SEGMENTATION_SOURCE=str(tmp_path / "source" / "a.csv"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.search(rf"^✓ raw_transactions +{len(regular_customers(120)):,} rows", ran.stdout, re.MULTILINE)
+
+
+def test_a_run_without_a_single_setting_publishes_the_sample(tmp_path: Path) -> None:
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environment |= {"SEGMENTATION_DATA": str(tmp_path), "HOME": str(tmp_path / "home")}
+    ran = subprocess.run([SEGMENTS, "run"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.search(r"^✓ customer_segments +5,0\d\d rows", ran.stdout, re.MULTILINE)
+    assert len(list((tmp_path / "sample" / "source").glob("*.csv"))) == 24
+    [release] = Releases(tmp_path / "sample" / "releases").all()
+    with duckdb.connect(str(release.database), read_only=True) as connection:
+        steps = connection.execute(
+            "select rule, lines from cleaning_report where step > 0 and lines > 0 order by step"
+        ).fetchall()
+        groups = connection.execute("select distinct customer_group from customer_segments order by 1").fetchall()
+    # Every flaw that is made up is met.
+    assert [rule for rule, _ in steps] == [
+        "invalid_invoice", "not_a_product", "missing_customer", "price_not_positive", "exact_duplicate",
+    ]  # fmt: skip
+    assert groups == [("inactive",), ("normal",), ("outlier",)]
+
+
+def test_lines_whose_dates_are_written_otherwise_are_told_with_the_first_of_them_and_what_to_do(tmp_path: Path) -> None:
+    lines = [(*given[:4], "12/1/2010 8:26", *given[5:]) for given in regular_customers(8)]
+    refused = Shop.with_lines(tmp_path, lines).segments("run")
+    assert refused.returncode == 1
+    assert unwrapped(refused.stderr).startswith(
+        "failed: clean_transactions: clean_transactions would break its contract (not empty, found 0 rows: every line"
+        f" was refused), so it was left as it was. {len(lines)} of {len(lines)} lines were refused: unparseable_value"
+        f" {len(lines)}. transaction_at could not be read in {len(lines)}, first in a.csv, line 2: '12/1/2010 8:26'. If"
+        " dates are written so, say it in source.date_format, such as %m/%d/%Y %H:%M."
+    )
+
+
+def test_too_little_data_because_most_lines_are_refused_says_by_which_rules(tmp_path: Path) -> None:
+    lines = [line(price="2,50"), line(price="2,50"), line(), line(invoice="X1"), line(stock_code="POST")]
+    refused = Shop.with_lines(tmp_path, lines).segments("run")
+    assert refused.returncode == 1
+    assert (
+        "([checks]). 4 of 5 lines were refused: unparseable_value 2, invalid_invoice 1, not_a_product 1. price could"
+        " not be read in 2, first in a.csv, line 2: '2,50'. If numbers are written so, see source.decimal;"
+    ) in unwrapped(refused.stderr)
+
+
+NOBODY = "~nobody-has-this-name/x"
+NOWHERE: dict[str, tuple[list[str], dict[str, str]]] = {
+    "a retailer of nobody": (["run", "--retailer", NOBODY], {}),
+    "a source of nobody": (["run", "--source", NOBODY], {}),
+    "a retailer of nobody in the environment": (["releases"], {"SEGMENTATION_RETAILER": NOBODY}),
+    "data of nobody": (["show"], {"SEGMENTATION_DATA": NOBODY}),
+    "a home of nobody": (["home"], {"DAGSTER_HOME": NOBODY}),
+    "a retailer of too long a name": (["run", "--retailer", "x" * 300], {}),
+    "a source of too long a name": (["run", "--source", "x" * 300], {}),
+    "data of too long a name": (["run"], {"SEGMENTATION_DATA": f"/{'x' * 300}", "DAGSTER_HOME": ""}),
+}
+
+
+@pytest.mark.parametrize(("arguments", "environment"), NOWHERE.values(), ids=NOWHERE)
+def test_a_path_that_cannot_be_ends_with_2_and_a_sentence(
+    before: Shop, arguments: list[str], environment: dict[str, str]
+) -> None:
+    refused = before.segments(*arguments, **environment)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: ")
+    assert "Traceback" not in refused.stderr
+    assert ("nobody-has-this-name" in refused.stderr) or ("xxxxxxxx" in refused.stderr)
+
+
+def test_a_home_in_a_path_is_that_of_the_user_for_the_run_too(tmp_path: Path) -> None:
+    Shop.with_lines(tmp_path, [line(invoice="none")])
+    ran = Shop(tmp_path).segments("run", "--retailer", "~/retailer.toml", HOME=str(tmp_path))
+    assert (ran.returncode, "every line was refused" in unwrapped(ran.stderr)) == (1, True), (
+        "it came as far as the data"
+    )
+
+
+def without_room() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+
+def test_a_disk_without_room_fails_the_run_with_a_sentence(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers())
+    # A limit of 2 MB a file: the first that grows beyond it is the copy of the lines, as on a disk that is full.
+    write_csv(tmp_path / "source" / "a.csv", regular_customers() * 400)
+    environment = os.environ | {
+        "SEGMENTATION_DATA": str(shop.data),
+        "SEGMENTATION_RETAILER": str(tmp_path / "retailer.toml"),
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+    }
+    ran = subprocess.run(
+        [SEGMENTS, "run"], env=environment, preexec_fn=without_room, capture_output=True, text=True, check=False
+    )
+    said = unwrapped(ran.stderr)
+    assert ran.returncode == 1, ran.stderr
+    assert "failed: raw_transactions: " in said
+    assert "File too large" in said
+    assert (
+        f"See that disk and memory have room, and that this user may read the source and write to {shop.data};" in said
+    )
+    for output in (ran.stdout, ran.stderr):
+        assert "Traceback" not in output
+        assert 'File "' not in output
+
+
+def test_a_folder_that_cannot_be_written_fails_the_run_with_a_sentence(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers())
+    shop.releases.folder.parent.mkdir(parents=True)
+    shop.releases.folder.write_text("a file where the folder should be", "utf-8")
+    ran = shop.segments("run")
+    said = unwrapped(ran.stderr)
+    assert ran.returncode == 1
+    assert said.count("failed: ") == 1
+    assert "failed: release: " in said
+    assert str(shop.releases.folder) in ran.stderr.replace("\n", "")
+    assert "and that this user may read the source and write to" in said
+    assert "Traceback" not in ran.stderr
 
 
 BAD = {

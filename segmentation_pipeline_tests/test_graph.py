@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +154,11 @@ def test_a_check_of_sql_runs_after_all_that_it_reads(name: str) -> None:
 # Running and loading.
 
 
+@pytest.mark.parametrize("retailer", ["/no/such/retailer.toml", "~nobody-has-this-name/x", "x" * 300])
 def test_definitions_load_without_a_retailer_that_validates_and_write_nothing(
-    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch, retailer: str
 ) -> None:
-    monkeypatch.setenv("SEGMENTATION_RETAILER", "/no/such/retailer.toml")
+    monkeypatch.setenv("SEGMENTATION_RETAILER", retailer)
     assert {key.to_user_string() for key in defs().resolve_asset_graph().get_all_asset_keys()} == set(ASSETS)
     assert not data_folder.exists()
 
@@ -236,26 +237,76 @@ def settings_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
             yield f"{path}{name}"
 
 
-@cache
-def read_in_code(section: str) -> set[str]:
-    """Every name that the package reads of something, its own declaration in `sections` aside.
+def reads(code: str, key: str) -> bool:
+    """Whether code reads a setting off its section: `x.section.key`, or `y.key` where y is it or of its type."""
+    section, _, name = key.rpartition(".")
+    section = section.rpartition(".")[2]
+    owners, variables = ({section}, set[str]()) if section else ({"settings"}, {"retailer", "settings"})
+    nodes = list(ast.walk(ast.parse(code)))
+    # `rules` holds what is of the type Rule.
+    kinds = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "segmentation_pipeline.sections"
+        for alias in node.names
+        if alias.name in (section.capitalize(), section.capitalize().rstrip("s"))
+    }
+    for node in nodes:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=variable)], value=ast.Attribute(attr=attribute))
+                | ast.NamedExpr(target=ast.Name(id=variable), value=ast.Attribute(attr=attribute))
+            ) if attribute == section:
+                variables.add(variable)
+            case ast.arg(arg=variable, annotation=ast.Name(id=kind)) if kind in kinds:
+                variables.add(variable)
+            case _:
+                pass
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == name
+        and (getattr(node.value, "attr", "") in owners or getattr(node.value, "id", "") in variables)
+        for node in nodes
+    )
 
-    The columns are read as a whole (`columns.mapped()`), and so are the parameters of `core.kmeans.fit`.
-    """
-    trees = [ast.parse(path.read_text("utf-8")) for path in MODULES if path.name != "sections.py"]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    if section == "columns":
-        read |= {column.name for column in LINE}
-    if section == "model":
-        read |= {*inspect.signature(kmeans.fit).parameters}
-    return read
+
+def is_used(key: str) -> bool:
+    """Whether the package reads a setting; those of two sections are read as a whole, and then by their name."""
+    section, _, name = key.rpartition(".")
+    whole = {
+        "columns": ("mapped", {column.name for column in LINE}),
+        "model": ("model_dump", {*inspect.signature(kmeans.fit).parameters}),
+    }
+    read_as, names = whole.get(section, (name, {name}))
+    texts = [path.read_text("utf-8") for path in MODULES if path.name != "sections.py"]
+    return name in names and any(reads(text, f"{section}.{read_as}" if section else read_as) for text in texts)
 
 
 @pytest.mark.parametrize("key", list(settings_of(Retailer)))
 def test_no_setting_is_unused(key: str) -> None:
-    *section, name = key.split(".")
-    assert name in read_in_code(section[0] if section else "")
+    assert is_used(key)
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"),
+    [
+        ("read(retailer.source.path)", True),
+        ("source = settings.source\nread(source.path)", True),
+        ("if source := settings.source: read(source.path)", True),
+        ("from segmentation_pipeline.sections import Source as S\ndef f(one: S): return one.path", True),
+        ("read(part.path)", False),
+        ("read(source.path)", False),
+        ("read(settings.release.path)", False),
+        ("def f(one: Source): return one.path", False),
+        ("path = settings.source", False),
+    ],
+)
+def test_a_setting_counts_as_used_only_where_it_is_read_off_its_section(code: str, seen: bool) -> None:
+    assert reads(code, "source.path") == seen
+
+
+def test_a_setting_that_nobody_reads_is_seen() -> None:
+    assert not any(map(is_used, ("source.colour", "title.path", "release.name", "model.colour", "columns.colour")))
 
 
 # No value gets into SQL text: it is bound. Text may be put together from text.

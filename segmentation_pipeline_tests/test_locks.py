@@ -213,7 +213,7 @@ def test_a_run_waits_once_for_the_lock_and_not_with_each_of_its_assets(
 ) -> None:
     source = write_csv(tmp_path / "source" / "a.csv", regular_customers(8)).parent
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, source)))
-    patience = 2.0
+    patience = 4.0
     with held(data_folder / "corner_shop" / "work.lock"):
         begun = time.monotonic()
         result = run_job(instance, config={"resources": {"retailer": {"config": {"lock_patience": patience}}}})
@@ -221,3 +221,52 @@ def test_a_run_waits_once_for_the_lock_and_not_with_each_of_its_assets(
     failures = [event.step_key for event in result.all_events if event.is_step_failure]
     assert failures == ["raw_transactions", "rfm_segment_map", "segments"]
     assert patience <= waited < 2 * patience
+
+
+@pytest.fixture
+def unfinished(instance: dg.DagsterInstance) -> str:
+    """The id of a run that has begun and not ended."""
+
+    @dg.job
+    def nothing() -> None: ...
+
+    return instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED).run_id
+
+
+def test_a_run_that_ends_while_signs_are_looked_through_is_not_taken_for_dead(
+    tmp_path: Path, instance: dg.DagsterInstance, unfinished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = tmp_path / unfinished
+    # It ended after the listing and before the sign is opened ...
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", lambda folder, pattern: iter([sign]))
+        assert locks.fail_dead_runs(instance, tmp_path) == []
+    assert not sign.exists(), "looking makes no sign"
+
+    # ... or after that, and before it is locked.
+    def end_first(descriptor: int) -> bool:
+        sign.unlink()
+        return lock(descriptor)
+
+    lock = locks._lock
+    sign.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(locks, "_lock", end_first)
+        assert locks.fail_dead_runs(instance, tmp_path) == []
+    assert status_of(instance, unfinished) == dg.DagsterRunStatus.STARTED
+
+    sign.touch()
+    assert locks.fail_dead_runs(instance, tmp_path) == [unfinished], "a sign that nobody holds is that of a dead run"
+
+
+def test_the_sign_of_a_command_outlasts_the_run_inside_it(
+    tmp_path: Path, instance: dg.DagsterInstance, unfinished: str
+) -> None:
+    with locks.alive(tmp_path, unfinished):
+        with locks.alive(tmp_path, unfinished):
+            assert locks.fail_dead_runs(instance, tmp_path) == []
+        assert (tmp_path / unfinished).exists()
+        assert locks.fail_dead_runs(instance, tmp_path) == []
+    assert not list(tmp_path.iterdir())
+    with locks.alive(tmp_path, unfinished):
+        assert (tmp_path / unfinished).exists(), "whoever let go may hold it again"

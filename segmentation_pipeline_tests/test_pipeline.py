@@ -6,7 +6,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 
 def test_a_run_publishes_every_customer_in_one_segment(
@@ -19,3 +19,18 @@ def test_a_run_publishes_every_customer_in_one_segment(
     with duckdb.connect(str(release), read_only=True) as connection:
         rows = connection.execute("select count(*), count(distinct customer_id) from customer_segments").fetchone()
     assert rows == (60, 60)
+
+
+def test_a_line_of_more_money_than_its_type_holds_is_refused_and_the_run_goes_on(
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slip = line("999999", quantity="1000000000", price="1000000000", at="2024-05-05 10:00:00")
+    source = write_csv(tmp_path / "source" / "a.csv", [*regular_customers(), slip])
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, source.parent)))
+    assert run_job(instance).success
+    with duckdb.connect(str(data_folder / "corner_shop" / "work.duckdb"), read_only=True) as connection:
+        refused = connection.execute(
+            "select invoice, rule, unparsed ->> 'amount', (select count(*) from clean_transactions)"
+            " from rejected_transactions"
+        ).fetchall()
+    assert refused == [("999999", "unparseable_value", "1000000000.000 x 1000000000.0000", len(regular_customers()))]

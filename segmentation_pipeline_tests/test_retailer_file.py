@@ -1,13 +1,15 @@
 """The retailer file: what it may say, and that every error is told at once, in sentences that mend it."""
 
 import json
+import tomllib
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
-from segmentation_pipeline.retailer import RetailerError, find, load, shipped_names
+from segmentation_pipeline.retailer import RetailerError, find, load, load_settings, shipped_names
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline_tests.scenarios import retailer_file, retailer_settings
 
@@ -253,7 +255,76 @@ def test_a_value_that_a_run_sets_in_what_is_no_table_is_told(tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("path", ["", [], ["a.csv", ""], ["a.csv", 3]])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_source_that_a_run_sets_is_no_folder_for_made_up_files(
+    monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    assert load_settings("sample").source.sample is not None
+    monkeypatch.setenv("SEGMENTATION_SOURCE", "/mine" if by_environment else "")
+    source = load_settings("sample", "" if by_environment else "/mine").source
+    assert (source.path, source.sample) == ("/mine", None)
+
+
+@pytest.mark.parametrize("path", [["made"], ["made", "mine"], "made/*.csv", "made/20[12]4"])
+def test_made_up_files_need_one_folder(tmp_path: Path, path: Any) -> None:
+    text = GOOD.replace('"lines.csv"', f"{json.dumps(path)}\n\n[source.sample]\nseed = 1")
+    assert only_error(tmp_path, text) == (
+        "shop.toml:9: source.sample: allowed: where source.path is one folder, which the made-up files go into;"
+        f" found {json.dumps(path)}"
+    )
+
+
+OUT_OF_BOUNDS = {
+    "rfm.look_back_days": (10**19, "less than or equal to 36500"),
+    "release.max_as_of_jump_days": (10**19, "less than or equal to 36500"),
+    "outliers.factor": (1e300, "less than or equal to 1000"),
+    "source.sample.customers": (100_001, "less than or equal to 100000"),
+    "title": ("", "at least 1 character"),
+    "columns.customer_id": ("", "at least 1 character"),
+    "columns.amount": (" ", "at least 1 character"),
+    "columns.country": ("", "at least 1 character"),
+}
+
+
+@pytest.mark.parametrize("key", OUT_OF_BOUNDS)
+def test_a_value_out_of_bounds_is_told_with_them(tmp_path: Path, key: str) -> None:
+    value, allowed = OUT_OF_BOUNDS[key]
+    settings: dict[str, Any] = tomllib.loads(GOOD)
+    *sections, name = key.split(".")
+    table = settings
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[name] = value
+    error = only_error(tmp_path, tomli_w.dumps(settings))
+    assert f": {key}: allowed: {allowed}; found " in error
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    "key", ["outliers.factor", "release.max_drop", "checks.min_silhouette", "checks.max_refused_change"]
+)
+def test_a_number_is_finite(tmp_path: Path, key: str, number: str) -> None:
+    section, name = key.split(".")
+    assert f"{key}: allowed: a finite number; found" in only_error(
+        tmp_path, f"{GOOD}\n[{section}]\n{name} = {number}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("~nobody-has-this-name/shop.toml", "home directory"),
+        ("a" * 300, "File name too long"),
+        ("a\0b", "no such file"),
+    ],
+)
+def test_a_path_that_cannot_be_is_a_sentence(name: str, said: str) -> None:
+    with pytest.raises(RetailerError, match=said) as told:
+        load_settings(name)
+    assert repr(name) in str(told.value)
+
+
+@pytest.mark.parametrize("path", ["", [], ["a.csv", ""], ["a.csv", 3], "a\0b"])
 def test_a_source_leads_somewhere(tmp_path: Path, path: Any) -> None:
     text = GOOD.replace('"lines.csv"', json.dumps(path))
     assert "source.path: allowed: a file, a folder, a pattern, or a list" in only_error(tmp_path, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from segmentation_pipeline.sample import HEADER, ORPHANS, RATES, write_sample
+from segmentation_pipeline.sample import HEADER, ORPHANS, RATES, write_once, write_sample
 
 PRODUCT = r"\d{5}[A-Z]?"
 
@@ -51,6 +51,52 @@ def test_writing_again_replaces_the_files_and_leaves_nothing_else(tmp_path: Path
     write_sample(tmp_path, customers=20, seed=1)
     paths = write_sample(tmp_path, customers=20, seed=2)
     assert sorted(tmp_path.iterdir()) == paths
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+
+
+def test_files_that_stand_are_left_as_somebody_edited_them(tmp_path: Path) -> None:
+    write_once(tmp_path / "made", customers=20, seed=1)
+    [edited, dropped, *_] = sorted((tmp_path / "made").glob("*.csv"))
+    edited.write_text("mine", "utf-8")
+    dropped.unlink()
+    before = contents(tmp_path / "made")
+    assert len(before) == 23
+    write_once(tmp_path / "made", customers=20, seed=1)
+    assert contents(tmp_path / "made") == before
+
+
+@pytest.mark.parametrize(("customers", "seed"), [(30, 1), (20, 2)])
+def test_another_size_or_seed_is_written_anew(tmp_path: Path, customers: int, seed: int) -> None:
+    for size, number in ((20, 1), (customers, seed)):
+        write_once(tmp_path / "made", customers=size, seed=number)
+    write_sample(tmp_path / "wanted", customers=customers, seed=seed)
+    assert contents(tmp_path / "made") == contents(tmp_path / "wanted")
+
+
+def test_files_of_which_half_were_written_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "transactions-2024-07.csv":
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    real = Path.replace
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_once(tmp_path, customers=20, seed=1)
+    assert len(contents(tmp_path)) == 6
+    write_once(tmp_path, customers=20, seed=1)
+    assert len(contents(tmp_path)) == 24
+
+
+def test_files_of_somebody_else_are_never_mixed_with_made_up_ones(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("mine", "utf-8")
+    write_once(tmp_path, customers=20, seed=1)
+    write_once(tmp_path / "mine.csv", customers=20, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
 
 
 def test_another_seed_writes_other_lines(tmp_path: Path) -> None:

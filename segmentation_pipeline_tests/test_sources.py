@@ -273,6 +273,82 @@ def test_a_number_is_read_as_written_or_refused_never_misread(
     assert money is not None or json.loads(row["unparsed"])["amount"] == text
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "value"),
+    [
+        # As many decimals as the type has, and no more.
+        ("price", "1.2345", "1.2345"),
+        ("price", "1.23450000", "1.2345"),
+        ("price", "1.23456789", None),
+        ("price", "1.23451", None),
+        ("price", ".00005", None),
+        ("price", "99999999999999.9999", "99999999999999.9999"),
+        ("price", "9999999999.12345", None),
+        ("price", "100000000000000", None),
+        ("price", "1e-300", None),
+        ("quantity", "1.234", "1.234"),
+        ("quantity", ".1234", None),
+        ("quantity", "1234500e-5", "12.345"),
+        ("quantity", "123456e-5", None),
+        # What a double makes of a short number: one or two units in its last place away from it.
+        ("price", "2.5500000000000003", "2.55"),
+        ("price", "2.5499999999999998", "2.55"),
+        ("price", "1.4500000000000002E1", "14.5"),
+        ("price", "-0.30000000000000004", "-0.3"),
+        ("price", "1234.5600000000002", "1234.56"),
+        ("price", "98765432.019999996", "98765432.02"),
+        ("quantity", "6.999999999999999", "7"),
+        # Digits that somebody wrote.
+        ("price", "2.5500000001", None),
+        ("price", "2.55000000000001", None),
+        ("quantity", "6.9999999", None),
+    ],
+)
+def test_a_number_that_does_not_fit_its_type_is_kept_as_text_and_never_rounded(
+    tmp_path: Path, column: str, text: str, value: str | None
+) -> None:
+    given = line(quantity="1", price=text) if column == "price" else line(quantity=text, price="1")
+    write_csv(tmp_path / "a.csv", [given])
+    row = read(retailer("a.csv"), tmp_path).row(f"select {column} as value, amount, unparsed from raw_transactions")
+    read_as = None if value is None else Decimal(value)
+    assert (row["value"], row["amount"]) == (read_as, read_as)
+    assert (row["unparsed"] and json.loads(row["unparsed"])[column]) == (text if value is None else None)
+
+
+def test_a_double_is_the_short_number_that_it_stands_for_in_every_format(tmp_path: Path) -> None:
+    columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
+    # The nearest doubles of 14.5 and 0.3, one unit in the last place off, as sums and spreadsheets leave them.
+    off = [14.500000000000002, 0.1 + 0.2]
+    rows = ", ".join(f"(timestamp '2024-03-21', 'a', {money!r}::double)" for money in off)
+    duckdb.connect().execute(
+        f"copy (select * from (values {rows}) as t(\"at\", who, money)) to '{tmp_path}/a.parquet' (format parquet)"
+    )
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"at": "2024-03-21", "who": "a", "money": {m!r}}}\n' for m in off))
+    write_csv(tmp_path / "a.csv", [("2024-03-21", "a", repr(money)) for money in off], ("at", "who", "money"))
+    lines = read(retailer(["a.parquet", "a.jsonl", "a.csv"], columns), tmp_path).rows(
+        "select amount, count(*) as lines, count(unparsed) as unparsed from raw_transactions group by 1 order by 1"
+    )
+    assert [tuple(row.values()) for row in lines] == [(Decimal("0.3"), 3, 0), (Decimal("14.5"), 3, 0)]
+
+
+def test_money_beyond_its_type_costs_its_line_and_is_kept_as_text(tmp_path: Path) -> None:
+    lines = [
+        line("1"),
+        line("2", quantity="1000000000", price="100000"),
+        line("3", quantity="-99999999", price="99999999"),
+    ]
+    lines += [line("4", quantity="99999", price="99999.99"), line("5", quantity="1000000", price="2000000")]
+    write_csv(tmp_path / "a.csv", lines)
+    rows = read(retailer("a.csv"), tmp_path).rows("select amount, unparsed from raw_transactions order by invoice")
+    # DECIMAL(18,4) ends below 1e14.
+    assert [row["amount"] for row in rows] == [
+        Decimal(5), None, None, Decimal("9999899000.01"), Decimal(2_000_000_000_000),
+    ]  # fmt: skip
+    assert [row["unparsed"] and json.loads(row["unparsed"])["amount"] for row in rows] == [
+        None, "1000000000.000 x 100000.0000", "-99999999.000 x 99999999.0000", None, None,
+    ]  # fmt: skip
+
+
 def test_dates_are_day_first_where_the_file_says_so(tmp_path: Path) -> None:
     lines = [line("1", at="01/02/2024 10:00"), line("2", at="31/12/2024 23:59"), line("3", at="12/31/2024 10:00")]
     write_csv(tmp_path / "a.csv", lines)

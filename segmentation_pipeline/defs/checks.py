@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from segmentation_pipeline.cleaning import loss
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
@@ -15,6 +16,7 @@ from segmentation_pipeline.warehouse import select_of
 
 PARITY_SAMPLE = 100_000
 USUAL_RELEASES = 5
+MOST = 0.5
 SHOWN_FAULTS = 20
 
 
@@ -46,7 +48,7 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
 
 @dg.asset_check(asset="cleaning_report")
 def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
-    """The share of refused lines is near that of the last releases."""
+    """The share of refused lines is near that of the last releases; before the first, most lines are kept."""
     past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
     report = retailer.warehouse.row(
         "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
@@ -56,15 +58,19 @@ def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     bound = retailer.settings.checks.max_refused_change
     shares = [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
     usual = sum(shares) / max(len(shares), 1)
-    differs = bool(past) and abs(share - usual) > bound
-    said = (
-        f"{share:.1%} of the lines are refused; the last {len(past)} releases refused {usual:.1%}; the bound of the"
-        f" difference is {bound:.1%}. cleaning_report tells which rule refuses them."
-    )
+    said = ""
+    # Where not one line is left, clean_transactions has failed with the same words.
+    if not past and MOST < share < 1:
+        said = loss(retailer.warehouse, retailer.settings)
+    elif past and abs(share - usual) > bound:
+        said = (
+            f"{share:.1%} of the lines are refused; the last {len(past)} releases refused {usual:.1%}; the bound of the"
+            f" difference is {bound:.1%}. cleaning_report tells which rule refuses them."
+        )
     return dg.AssetCheckResult(
-        passed=not differs,
+        passed=not said,
         severity=dg.AssetCheckSeverity.WARN,
-        description=said if differs else None,
+        description=said or None,
         metadata={"refused_share": share},
     )
 
@@ -90,6 +96,8 @@ def minimum_data(retailer: RetailerResource) -> dg.AssetCheckResult:
         f"Too little data: {row['customers']:,} customers over {row['days']:,} days; the settings ask for"
         f" {bounds.min_customers:,} customers over {bounds.min_days:,} days ([checks])."
     )
+    if few:
+        said = f"{said} {loss(retailer.warehouse, retailer.settings)}".strip()
     return _found([row] if few else [], said, **row)
 
 

@@ -22,6 +22,11 @@ def _plain(value: Any) -> str | int | float:
     return value if isinstance(value, (str, int, float)) else float(value)
 
 
-clean_transactions = derived_asset("clean_transactions", group="cleaning", given=cleaning.given)
+clean_transactions = derived_asset(
+    "clean_transactions",
+    group="cleaning",
+    given=cleaning.given,
+    explained=lambda retailer: cleaning.loss(retailer.warehouse, retailer.settings),
+)
 rejected_transactions = derived_asset("rejected_transactions", group="cleaning", given=cleaning.given)
 cleaning_report = derived_asset("cleaning_report", group="cleaning", given=cleaning.given, figures=_loss)
