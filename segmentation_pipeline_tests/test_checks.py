@@ -227,7 +227,10 @@ def test_the_checks_pass_alone_and_the_release_follows(shop: Shop) -> None:
 
 
 ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
-
+MARKED_DORMANT = (
+    "update customer_segments set customer_group = 'inactive', segment_key = 'dormant', segment = 'DORMANT' where "
+    + ONE_CUSTOMER.format("normal_customers")
+)
 
 BAD = [
     ("lines_and_money_reconcile", "a line lost", "delete from clean_transactions where source_line = 2"),
@@ -255,6 +258,17 @@ BAD = [
         "customers_and_money_reconcile",
         "a penny lost",
         "update rfm_features set monetary = monetary - 0.01 where customer_id = '10003'",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "a ghost in place of a customer",
+        "update rfm_features set customer_id = 'ghost' where customer_id = '10003'",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "money moved between two customers",
+        "update rfm_features set monetary = monetary + case customer_id when '10003' then 100 else -100 end"
+        " where customer_id in ('10003', '10004')",
     ),
     ("minimum_data", "few customers", "delete from clean_transactions where customer_id >= '10049'"),
     ("minimum_data", "few days", "delete from clean_transactions where transaction_at >= '2024-07-01'"),
@@ -318,6 +332,28 @@ BAD = [
         "update customer_segments set monetary = monetary - 0.01 where customer_id = '10003'",
     ),
     (
+        "everybody_belongs",
+        "a ghost in place of a customer",
+        "update customer_segments set customer_id = 'ghost' where customer_id = '10003'",
+    ),
+    (
+        "everybody_belongs",
+        "a ghost in the split",
+        "update normal_customers set customer_id = 'ghost' where " + ONE_CUSTOMER.format("normal_customers"),
+    ),
+    (
+        "everybody_belongs",
+        "money moved between two customers",
+        "update customer_segments set monetary = monetary + case customer_id when '10003' then 100 else -100 end"
+        " where customer_id in ('10003', '10004')",
+    ),
+    ("everybody_belongs", "a normal customer marked dormant", MARKED_DORMANT),
+    (
+        "everybody_belongs",
+        "a normal customer in the segment of the dormant",
+        MARKED_DORMANT.replace("customer_group = 'inactive',", ""),
+    ),
+    (
         "refused_share_as_usual",
         "a tenth more refused",
         "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
@@ -346,6 +382,20 @@ def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Sh
         assert faults.records
         assert not result.success
         assert (materialised(result), len(shop.releases.all())) == (set(), 1)
+
+
+@pytest.mark.parametrize(
+    ("check", "table"), [("customers_and_money_reconcile", "rfm_features"), ("everybody_belongs", "customer_segments")]
+)
+def test_a_check_across_tables_names_each_bad_customer_and_no_good_one(shop: Shop, check: str, table: str) -> None:
+    shop.tamper(
+        f"update {table} set customer_id = 'ghost' where customer_id = '10003'",
+        f"update {table} set monetary = monetary - 100 where customer_id = '10004'",
+        f"update {table} set monetary = monetary + 100 where customer_id = '10005'",
+    )
+    faults = evaluation(shop.run(checks=[check]), check).metadata["faults"]
+    assert isinstance(faults, dg.TableMetadataValue)
+    assert [record.data["customer_id"] for record in faults.records] == ["10003", "10004", "10005", "ghost"]
 
 
 def test_each_check_by_hand_has_a_bad_data_set() -> None:

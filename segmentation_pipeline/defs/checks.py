@@ -71,8 +71,8 @@ def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
 def customers_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult:
-    """Every customer of clean_transactions has its row, and the money within the look-back adds up."""
-    said = "rfm_features does not hold the customers and the money of clean_transactions."
+    """Every customer of clean_transactions has its row, with its own money within the look-back."""
+    said = "rfm_features does not hold the customers of clean_transactions, each once with its own money."
     days = retailer.settings.rfm.look_back_days
     return _selected(retailer, "customers_and_money_reconcile", said, look_back_days=days)
 
@@ -158,6 +158,8 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
     blocking=True,
 )
 def everybody_belongs(retailer: RetailerResource) -> dg.AssetCheckResult:
-    """Customers and money go over from features to the split, and from the split to segments, without loss."""
-    said = "Some customers, or some of their money, are lost or counted twice on the way to segments."
+    """Each customer stands once in the split and once in the segments, with the money of its features, in one group."""
+    said = (
+        "Some customers, some of their money, or their group are lost, counted twice or changed on the way to segments."
+    )
     return _selected(retailer, "everybody_belongs", said)
