@@ -216,7 +216,7 @@ CONTRACTS = {
         ),
         Contract(
             "outlier_segments", "one row is one outlier customer with the segment of the fences that it crossed",
-            "PAMPER crosses monetary only, UPSELL frequency only, DELIGHT both; EXAMINE any fence on the side of less value.",
+            "PAMPER crosses monetary only, UPSELL frequency only, DELIGHT both; EXAMINE any fence on the side of less value, or that of the unusually recent alone.",
             ("customer_id",), (CUSTOMER_ID, SEGMENT_KEY), may_be_empty=True,
         ),
         Contract(
