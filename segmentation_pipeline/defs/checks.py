@@ -11,6 +11,7 @@ import dagster as dg
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.tables import FEATURES
 from segmentation_pipeline.warehouse import select_of
 
 PARITY_SAMPLE = 100_000
@@ -47,15 +48,9 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
 @dg.asset_check(asset="cleaning_report")
 def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     """The share of refused lines is near that of the last releases."""
-    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
-    report = retailer.warehouse.row(
-        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
-        " min(lines_left) as kept from cleaning_report"
-    )
-    share = float(report["refused"] / max(report["refused"] + report["kept"], 1))
+    share, past = _refused_share(retailer), _past_refused_shares(retailer)
     bound = retailer.settings.checks.max_refused_change
-    shares = [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
-    usual = sum(shares) / max(len(shares), 1)
+    usual = sum(past) / max(len(past), 1)
     differs = bool(past) and abs(share - usual) > bound
     said = (
         f"{share:.1%} of the lines are refused; the last {len(past)} releases refused {usual:.1%}; the bound of the"
@@ -67,6 +62,20 @@ def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
         description=said if differs else None,
         metadata={"refused_share": share},
     )
+
+
+def _refused_share(retailer: RetailerResource) -> float:
+    """Of the lines up to as_of: those after it are neither clean nor wrongly refused."""
+    report = retailer.warehouse.row(
+        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
+        " min(lines_left) as kept from cleaning_report"
+    )
+    return float(report["refused"] / max(report["refused"] + report["kept"], 1))
+
+
+def _past_refused_shares(retailer: RetailerResource) -> list[float]:
+    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    return [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
 
 
 @dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
@@ -131,15 +140,8 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
 
     from segmentation_pipeline.core.kmeans import agree, nearest
     from segmentation_pipeline.fitting import standing_model
-    from segmentation_pipeline.tables import FEATURES
 
-    features = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    columns = retailer.warehouse.connection.execute(
-        f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
-        " from normal_customers left join kmeans_segments using (customer_id)"
-        " order by hash(customer_id), customer_id limit $sample",
-        {"sample": PARITY_SAMPLE},
-    ).fetchnumpy()
+    columns = _sampled_customers(retailer)
     scaler, centroids = standing_model(retailer.warehouse)
     scaled = scaler.apply(np.column_stack([columns[name] for name in FEATURES]))
     clusters, predicted = np.asarray(columns["cluster"]), nearest(scaled, centroids)
@@ -150,6 +152,18 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
     ]
     said = f"SQL and scikit-learn disagree on {len(differ):,} of {len(predicted):,} customers."
     return _found(faults, said, customers=len(predicted), disagree=len(differ))
+
+
+def _sampled_customers(retailer: RetailerResource) -> dict[str, Any]:
+    """Normal customers with their cluster in SQL (-1: none) and features: an array a column, the same on every run."""
+    features = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
+    columns: dict[str, Any] = retailer.warehouse.connection.execute(
+        f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
+        " from normal_customers left join kmeans_segments using (customer_id)"
+        " order by hash(customer_id), customer_id limit $sample",
+        {"sample": PARITY_SAMPLE},
+    ).fetchnumpy()
+    return columns
 
 
 @dg.asset_check(
