@@ -5,7 +5,11 @@ BIN := .venv/bin
 OLDEST_CLIENT := 1.1.3
 INSTALLED := .venv/.installed
 
+# The oldest DuckDB that pyproject.toml allows.
+OLDEST_DUCKDB := 1.5.5
+
 .PHONY: run dev test check bench docs clean
+.PHONY: test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the main job and show the segments
 	$(BIN)/segments run
@@ -35,6 +39,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv/oldest-client: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $@ duckdb==$(OLDEST_CLIENT)
+
+# Those that take minutes are left out, and the browser, which no DuckDB changes.
+test-oldest-duckdb: $(INSTALLED) .venv/oldest-client .venv/oldest-duckdb
+	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/python -c \
+		'import duckdb, sys; sys.exit(duckdb.__version__ != "$(OLDEST_DUCKDB)")'
+	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/pytest \
+		$(foreach slow,real_data nightly web_interface,--ignore=segmentation_pipeline_tests/test_$(slow).py)
+
+.venv/oldest-duckdb: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ duckdb==$(OLDEST_DUCKDB)
 
 clean:
 	rm -rf .venv build dist
