@@ -8,7 +8,10 @@ INSTALLED := .venv/.installed
 # What the tests open the web interface with: the system's, at this path.
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run dev test check bench docs clean
+# The oldest DuckDB that pyproject.toml allows.
+OLDEST_DUCKDB := 1.5.5
+
+.PHONY: run dev test check bench docs clean test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the main job and show the segments
 	$(BIN)/segments run
@@ -46,6 +49,16 @@ $(CHROMIUM):
 		echo "The tests of the web interface need Chromium at $@: have an administrator install it" \
 			"(Debian: apt-get install chromium)." >&2; exit 1; \
 	fi
+
+# Those that take minutes are left out, and the browser, which no DuckDB changes.
+test-oldest-duckdb: $(INSTALLED) .venv/oldest-client .venv/oldest-duckdb
+	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/python -c \
+		'import duckdb, sys; sys.exit(duckdb.__version__ != "$(OLDEST_DUCKDB)")'
+	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/pytest \
+		$(foreach slow,real_data nightly web_interface,--ignore=segmentation_pipeline_tests/test_$(slow).py)
+
+.venv/oldest-duckdb: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ duckdb==$(OLDEST_DUCKDB)
 
 clean:
 	rm -rf .venv build dist

@@ -137,11 +137,27 @@ def _refusals(retailer: Retailer) -> Iterator[Refusal]:
         yield Refusal("missing_customer", "no customer is named", "customer_id is null")
     if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
         yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
+    if retailer.cleaning.cancellation is not None:
+        yield _against_its_sign(retailer)
     if (moment := retailer.first_moment_after) is not None:
         condition = "transaction_at >= $first_moment_after"
         yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
     if retailer.cleaning.sources_overlap:
         yield Refusal("exact_duplicate", "the same line already came in another file or sheet", "is_copy")
+
+
+def _against_its_sign(retailer: Retailer) -> Refusal:
+    """Where the invoice number tells a cancellation, the money may say otherwise: after every rule of the retailer.
+
+    A cancellation of positive money is refused and not turned round: whether the mark or the sign is wrong, only the
+    retailer can tell. Negative money on another invoice is a refund: netted, or refused where refunds are ignored.
+    """
+    if retailer.cleaning.refunds == "ignore":
+        return Refusal(
+            "negative_money", "money given back without a cancellation, and refunds are ignored", "amount < 0"
+        )
+    condition = "is_cancellation and amount > 0"
+    return Refusal("positive_cancellation", "a cancellation that would add to what was spent", condition)
 
 
 def _own(rule: Rule, bound: str) -> Refusal:

@@ -5,7 +5,7 @@ with a sentence, or with nothing if all is well.
 """
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,7 @@ class Figures:
     """What a run came to."""
 
     as_of: datetime
+    last_transaction_at: datetime
     raw_lines: int
     rejected_lines: int
     clean_lines: int
@@ -34,7 +35,9 @@ class Figures:
         """
         return cls(
             **warehouse.row(
-                "select max(as_of) as as_of, (select count(*) from raw_transactions) as raw_lines,"
+                "select max(as_of) as as_of,"
+                " (select max(transaction_at) from clean_transactions) as last_transaction_at,"
+                " (select count(*) from raw_transactions) as raw_lines,"
                 " (select count(*) from rejected_transactions where rule <> 'after_as_of') as rejected_lines,"
                 " (select count(*) from clean_transactions) as clean_lines,"
                 f" count(*) as customers, sum(monetary) as revenue from {quoted(table)}"
@@ -50,7 +53,7 @@ def faults(standing: Release | None, figures: Figures, tick: datetime, bounds: B
     """The answer to each question by its name: a sentence where something is wrong, else nothing."""
     return {
         "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
-        "as_of_plausible": time_jump(standing, figures.as_of, tick, bounds.max_as_of_jump_days),
+        "as_of_plausible": time_jump(standing, figures, tick, bounds.max_as_of_jump_days),
     }
 
 
@@ -69,15 +72,18 @@ def change_since(standing: Release | None, figures: Figures, max_drop: float) ->
     return f"Against release {standing.name}, {'; '.join(fallen)}; the bound is {max_drop:.0%}."
 
 
-def time_jump(standing: Release | None, as_of: datetime, tick: datetime, max_days: int) -> str:
-    """Whether as_of lies more than a day ahead of the run's time, or far from the standing release's.
+def time_jump(standing: Release | None, figures: Figures, tick: datetime, max_days: int) -> str:
+    """Whether as_of lies ahead of the run's time, or far from the standing release's.
 
-    A day's grace, because the as-of of a day that counts whole is the midnight after it.
+    A day of the settings counts whole, so its as-of is the midnight after it: the day of the run may end ahead of the
+    run. A transaction may not, so an as-of that is the last transaction's has no such grace.
     """
-    if as_of > tick + timedelta(days=1):
+    as_of = figures.as_of
+    is_whole_day = as_of > figures.last_transaction_at and as_of.time() == time()
+    if as_of > tick + timedelta(days=is_whole_day):
         return (
-            f"as_of {as_of} lies ahead of the run's time {tick:%Y-%m-%d %H:%M}: a transaction is dated in the future."
-            " Look at the newest lines of clean_transactions, or set rfm.as_of."
+            f"as_of {as_of} lies ahead of the run's time {tick:%Y-%m-%d %H:%M}; the last transaction is of"
+            f" {figures.last_transaction_at}. Look at the newest lines of clean_transactions, or set rfm.as_of."
         )
     if standing is not None and abs(as_of - standing.as_of) > timedelta(days=max_days):
         return f"as_of went from {standing.as_of} (release {standing.name}) to {as_of}; the bound is {max_days} days."

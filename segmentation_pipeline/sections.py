@@ -31,7 +31,7 @@ NUMBERS = ("quantity", "price", "amount")
 # Two of them are replaced by a rule of the retailer's on their column.
 _RULES_THAT_ALWAYS_HOLD = {
     "read": "", "unparseable_value": "", "cancellation": "", "after_as_of": "", "exact_duplicate": "",
-    "missing_customer": "customer_id", "missing_invoice": "invoice",
+    "positive_cancellation": "", "negative_money": "", "missing_customer": "customer_id", "missing_invoice": "invoice",
 }  # fmt: skip
 # What is wrong with settings together: the key below the section, the sentence, and the value found.
 Fault: TypeAlias = tuple[tuple[str | int, ...], str, Any]
@@ -210,7 +210,7 @@ class Cleaning(Section):
     rules: list[Rule] = []
     """Applied in order; the first that a line fails names its reason."""
     refunds: Literal["net", "ignore"] = "net"
-    """`net`: cancellations reduce monetary on their own date; `ignore`: they are refused."""
+    """`net`: cancellations and other negative money reduce monetary on their own date; `ignore`: they are refused."""
     cancellation: Pattern | None = None
     """Pattern of the invoice numbers of cancellations; unset: lines of negative money."""
     sources_overlap: bool = False

@@ -115,8 +115,8 @@ CONTRACTS = {
             "With a look-back window, frequency, money and products count within it, recency and dates over all.",
             ("customer_id",),
             (CUSTOMER_ID, RECENCY, FREQUENCY, MONETARY,
-             Column("gross", MONEY, "Money spent before refunds", "retailer's currency"),
-             Column("refunds", MONEY, "Money given back: the amount of the cancellations", "retailer's currency"),
+             Column("gross", MONEY, "Money spent before refunds", "retailer's currency", minimum=0),
+             Column("refunds", MONEY, "Money given back: cancellations, and negative money on any other invoice", "retailer's currency", minimum=0),
              Column("average_order_value", MONEY, "Gross by frequency; null without a purchase", "retailer's currency", nullable=True),
              Column("products", "INTEGER", "Distinct products bought", "products", minimum=0),
              Column("first_purchase_at", "TIMESTAMP", "First purchase; null without one", "retailer's local time", nullable=True),
@@ -216,7 +216,7 @@ CONTRACTS = {
         ),
         Contract(
             "outlier_segments", "one row is one outlier customer with the segment of the fences that it crossed",
-            "PAMPER crosses monetary only, UPSELL frequency only, DELIGHT both; EXAMINE any fence on the side of less value.",
+            "PAMPER crosses monetary only, UPSELL frequency only, DELIGHT both; EXAMINE any fence on the side of less value, or that of the unusually recent alone.",
             ("customer_id",), (CUSTOMER_ID, SEGMENT_KEY), may_be_empty=True,
         ),
         Contract(

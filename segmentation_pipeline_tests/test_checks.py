@@ -138,6 +138,7 @@ def standing(**changed: Any) -> Release:
 def figures(**changed: Any) -> Figures:
     values = {
         "as_of": moment("2024-04-01 12:00:00"),
+        "last_transaction_at": moment("2024-04-01 12:00:00"),
         "raw_lines": 1200,
         "rejected_lines": 200,
         "clean_lines": 1000,
@@ -165,21 +166,49 @@ def test_growth_and_a_first_release_are_no_fall() -> None:
     assert change_since(standing(revenue="-3.00"), figures(revenue=Decimal(-5)), 0.2) == ""
 
 
+def of_last(at: datetime) -> Figures:
+    """An as-of that is the last transaction's."""
+    return figures(as_of=at, last_transaction_at=at)
+
+
 def test_an_as_of_that_jumps_either_way_by_more_than_the_bound_is_told() -> None:
     tick, before = moment("2024-08-01 02:00:00"), moment("2024-03-31 12:00:00")
     for days, jumps in ((35, False), (-35, False), (36, True), (-36, True)):
-        said = time_jump(standing(), before + timedelta(days=days), tick, 35)
+        said = time_jump(standing(), of_last(before + timedelta(days=days)), tick, 35)
         assert bool(said) == jumps
         assert ("35 days" in said) == jumps
-    assert time_jump(None, before, tick, 35) == ""
+    assert time_jump(None, of_last(before), tick, 35) == ""
 
 
 def test_an_as_of_ahead_of_the_tick_is_told_also_for_a_first_release() -> None:
-    """The as-of of a day that counts whole is the midnight after it, so a day's grace."""
     tick = moment("2024-04-01 02:00:00")
-    assert time_jump(None, tick + timedelta(days=1), tick, 10**6) == ""
-    assert "ahead of the run's time" in time_jump(None, tick + timedelta(days=1, seconds=1), tick, 10**6)
-    assert "ahead of the run's time" in time_jump(standing(), moment("2099-01-01 00:00:00"), tick, 10**6)
+    assert time_jump(None, of_last(tick), tick, 10**6) == ""
+    assert "ahead of the run's time" in time_jump(standing(), of_last(moment("2099-01-01 00:00:00")), tick, 10**6)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=1), timedelta(hours=20), timedelta(hours=22)])
+def test_a_line_dated_ahead_of_the_tick_is_told_be_it_by_less_than_a_day(ahead: timedelta) -> None:
+    """22 hours ahead is a midnight: a source that tells days only has no grace either."""
+    tick = moment("2024-04-01 02:00:00")
+    said = time_jump(None, of_last(tick + ahead), tick, 10**6)
+    assert f"as_of {tick + ahead} lies ahead of the run's time 2024-04-01 02:00" in said
+
+
+@pytest.mark.parametrize(
+    ("as_of", "ahead"),
+    [
+        # The midnight after the day of the run: that day counts whole.
+        ("2024-04-02 00:00:00", False),
+        ("2024-04-03 00:00:00", True),
+        # A moment is not a day.
+        ("2024-04-01 22:00:00", True),
+    ],
+)
+def test_only_a_day_of_the_settings_may_end_after_the_run(as_of: str, ahead: bool) -> None:
+    found = figures(as_of=moment(as_of), last_transaction_at=moment("2024-03-31 18:00:00"))
+    said = time_jump(None, found, moment("2024-04-01 02:00:00"), 10**6)
+    assert bool(said) == ahead
+    assert ("the last transaction is of 2024-03-31 18:00:00" in said) == ahead
 
 
 # Checks across tables.
@@ -227,7 +256,10 @@ def test_the_checks_pass_alone_and_the_release_follows(shop: Shop) -> None:
 
 
 ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
-
+MARKED_DORMANT = (
+    "update customer_segments set customer_group = 'inactive', segment_key = 'dormant', segment = 'DORMANT' where "
+    + ONE_CUSTOMER.format("normal_customers")
+)
 
 BAD = [
     ("lines_and_money_reconcile", "a line lost", "delete from clean_transactions where source_line = 2"),
@@ -255,6 +287,17 @@ BAD = [
         "customers_and_money_reconcile",
         "a penny lost",
         "update rfm_features set monetary = monetary - 0.01 where customer_id = '10003'",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "a ghost in place of a customer",
+        "update rfm_features set customer_id = 'ghost' where customer_id = '10003'",
+    ),
+    (
+        "customers_and_money_reconcile",
+        "money moved between two customers",
+        "update rfm_features set monetary = monetary + case customer_id when '10003' then 100 else -100 end"
+        " where customer_id in ('10003', '10004')",
     ),
     ("minimum_data", "few customers", "delete from clean_transactions where customer_id >= '10049'"),
     ("minimum_data", "few days", "delete from clean_transactions where transaction_at >= '2024-07-01'"),
@@ -318,6 +361,28 @@ BAD = [
         "update customer_segments set monetary = monetary - 0.01 where customer_id = '10003'",
     ),
     (
+        "everybody_belongs",
+        "a ghost in place of a customer",
+        "update customer_segments set customer_id = 'ghost' where customer_id = '10003'",
+    ),
+    (
+        "everybody_belongs",
+        "a ghost in the split",
+        "update normal_customers set customer_id = 'ghost' where " + ONE_CUSTOMER.format("normal_customers"),
+    ),
+    (
+        "everybody_belongs",
+        "money moved between two customers",
+        "update customer_segments set monetary = monetary + case customer_id when '10003' then 100 else -100 end"
+        " where customer_id in ('10003', '10004')",
+    ),
+    ("everybody_belongs", "a normal customer marked dormant", MARKED_DORMANT),
+    (
+        "everybody_belongs",
+        "a normal customer in the segment of the dormant",
+        MARKED_DORMANT.replace("customer_group = 'inactive',", ""),
+    ),
+    (
         "refused_share_as_usual",
         "a tenth more refused",
         "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
@@ -346,6 +411,20 @@ def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Sh
         assert faults.records
         assert not result.success
         assert (materialised(result), len(shop.releases.all())) == (set(), 1)
+
+
+@pytest.mark.parametrize(
+    ("check", "table"), [("customers_and_money_reconcile", "rfm_features"), ("everybody_belongs", "customer_segments")]
+)
+def test_a_check_across_tables_names_each_bad_customer_and_no_good_one(shop: Shop, check: str, table: str) -> None:
+    shop.tamper(
+        f"update {table} set customer_id = 'ghost' where customer_id = '10003'",
+        f"update {table} set monetary = monetary - 100 where customer_id = '10004'",
+        f"update {table} set monetary = monetary + 100 where customer_id = '10005'",
+    )
+    faults = evaluation(shop.run(checks=[check]), check).metadata["faults"]
+    assert isinstance(faults, dg.TableMetadataValue)
+    assert [record.data["customer_id"] for record in faults.records] == ["10003", "10004", "10005", "ghost"]
 
 
 def test_each_check_by_hand_has_a_bad_data_set() -> None:
@@ -495,6 +574,18 @@ def test_one_line_dated_2099_makes_nobody_lapsed(shop: Shop) -> None:
         ("after_as_of", 1),
         ("price_not_positive", 5),
     ]
+
+
+def test_a_line_dated_hours_ahead_of_the_run_moves_nothing_that_is_published(shop: Shop) -> None:
+    shop.tamper(
+        "update clean_transactions set transaction_at = '2024-11-01 22:00:00' where source_line = 2",
+        "update customer_segments set as_of = '2024-11-01 22:00:00'",
+    )
+    result = shop.run("release", tags={".dagster/scheduled_execution_time": "2024-11-01T02:00:00+00:00"})
+    assert "2024-11-01 22:00:00 lies ahead" in (evaluation(result, "as_of_plausible").description or "")
+    [release] = shop.releases.all()
+    assert shop.releases.current == release
+    assert release.as_of < moment("2024-11-01 00:00:00")
 
 
 def test_the_time_of_a_run_is_its_schedules_tick(shop: Shop) -> None:

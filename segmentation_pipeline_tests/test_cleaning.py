@@ -179,6 +179,7 @@ def test_a_rule_of_the_retailer_replaces_the_one_for_a_missing_customer(tmp_path
         {"rule": "unparseable_value", "lines": 0},
         {"rule": "missing_customer", "lines": 2},
         {"rule": "missing_invoice", "lines": 0},
+        {"rule": "positive_cancellation", "lines": 0},
     ]
 
 
@@ -249,6 +250,68 @@ def test_a_refund_lowers_monetary_and_neither_counts_nor_renews(tmp_path: Path) 
     assert found["2"] == {
         "recency": 1, "frequency": 0, "monetary": Decimal(-2), "refunds": Decimal(2), "last_purchase_at": None,
     }  # fmt: skip
+
+
+def test_negative_money_on_an_ordinary_invoice_is_a_refund_and_no_purchase(tmp_path: Path) -> None:
+    lines = [
+        line("500001", at="2024-03-01 10:00:00", quantity="60", price="9.00", customer="1"),
+        line("500002", at="2024-03-11 10:00:00", quantity="-50", price="9.00", customer="1"),
+        # A discount on an invoice that is a purchase all the same.
+        line("500003", at="2024-03-11 10:00:00", quantity="10", price="2.00", customer="2"),
+        line("500003", at="2024-03-11 10:00:00", quantity="-1", price="5.00", customer="2"),
+    ]
+    retailer = shop()
+    warehouse = run(tmp_path, lines, retailer)
+    assert refused(warehouse) == {}
+    found = features_of(warehouse, retailer)
+    assert found["1"] == {
+        "recency": 10, "frequency": 1, "monetary": Decimal(90), "refunds": Decimal(450),
+        "last_purchase_at": datetime.fromisoformat("2024-03-01 10:00:00"),
+    }  # fmt: skip
+    assert found["2"] == {
+        "recency": 0, "frequency": 1, "monetary": Decimal(15), "refunds": Decimal(5),
+        "last_purchase_at": datetime.fromisoformat("2024-03-11 10:00:00"),
+    }  # fmt: skip
+
+
+def test_refunds_that_are_ignored_never_lower_what_was_spent(tmp_path: Path) -> None:
+    lines = [
+        line("500001", quantity="60", price="9.00", customer="1"),
+        line("500002", quantity="-50", price="9.00", customer="1"),
+        line("C500003", quantity="-1", price="9.00", customer="1"),
+        line("A500004", quantity="-1", price="9.00", customer="1"),
+    ]
+    retailer = shop({"refunds": "ignore"})
+    warehouse = run(tmp_path, lines, retailer)
+    assert refused(warehouse) == {
+        "cancellation": ["C500003"], "invalid_invoice": ["A500004"], "negative_money": ["500002"],
+    }  # fmt: skip
+    found = features_of(warehouse, retailer)["1"]
+    assert (found["frequency"], found["monetary"], found["refunds"]) == (1, Decimal(540), Decimal(0))
+
+
+@pytest.mark.parametrize(("refunds", "rule"), [("net", "positive_cancellation"), ("ignore", "cancellation")])
+def test_a_cancellation_of_positive_money_is_told_and_never_raises_what_was_spent(
+    tmp_path: Path, refunds: str, rule: str
+) -> None:
+    lines = [
+        line("500001", quantity="1", price="9.00", customer="1"),
+        line("C500002", quantity="3", price="9.00", customer="1"),
+    ]
+    retailer = shop({"refunds": refunds})
+    warehouse = run(tmp_path, lines, retailer)
+    told = warehouse.rows("select rule, lines, customers, amount from cleaning_report where step > 0 and lines > 0")
+    assert told == [{"rule": rule, "lines": 1, "customers": 1, "amount": Decimal(27)}]
+    found = features_of(warehouse, retailer)["1"]
+    assert (found["frequency"], found["monetary"], found["refunds"]) == (1, Decimal(9), Decimal(0))
+
+
+def test_a_cancellation_without_money_takes_nothing_back(tmp_path: Path) -> None:
+    retailer = shop({"rules": []})
+    warehouse = run(tmp_path, [line("500001", customer="1"), line("C500002", price="0", customer="1")], retailer)
+    assert refused(warehouse) == {}
+    found = features_of(warehouse, retailer)["1"]
+    assert (found["frequency"], found["monetary"], found["refunds"]) == (1, Decimal(5), Decimal(0))
 
 
 # -- sources that overlap
@@ -375,10 +438,11 @@ def test_the_report_is_the_funnel_in_the_order_of_the_rules(tmp_path: Path) -> N
         ("not_a_product", 2, 2, Decimal("17.99"), 5, Decimal("19.50")),
         ("missing_customer", 1, 0, Decimal("7"), 4, Decimal("12.50")),
         ("price_not_positive", 1, 1, Decimal(0), 3, Decimal("12.50")),
+        ("positive_cancellation", 0, 0, Decimal(0), 3, Decimal("12.50")),
         ("exact_duplicate", 1, 1, Decimal("1.25"), 2, Decimal("11.25")),
     ]
-    assert [row["step"] for row in rows] == [*range(7)]
-    assert [row["share"] for row in rows] == [1.0, 0.2, 0.1, 0.2, 0.1, 0.1, 0.1]
+    assert [row["step"] for row in rows] == [*range(8)]
+    assert [row["share"] for row in rows] == [1.0, 0.2, 0.1, 0.2, 0.1, 0.1, 0.0, 0.1]
     assert rows[-1]["lines_left"] == warehouse.count("clean_transactions")
     assert rows[3]["reason"] == "a fee"
 
@@ -388,9 +452,9 @@ def test_the_report_names_every_rule_that_holds_also_where_nothing_is_refused(tm
     rows = run(tmp_path, [line()], retailer).rows("select rule, lines from cleaning_report order by step")
     assert [row["rule"] for row in rows] == [
         "read", "unparseable_value", "cancellation", "invalid_invoice", "not_a_product", "missing_customer",
-        "price_not_positive", "after_as_of", "exact_duplicate",
+        "price_not_positive", "negative_money", "after_as_of", "exact_duplicate",
     ]  # fmt: skip
-    assert [row["lines"] for row in rows] == [1] + [0] * 8
+    assert [row["lines"] for row in rows] == [1] + [0] * 9
 
 
 # -- whatever comes in
@@ -433,6 +497,10 @@ def expected_rule(given: Sequence[str], *, ignore: bool) -> str | None:
         return "missing_customer"
     if Decimal(price) <= 0:
         return "price_not_positive"
+    if ignore and money(given) < 0:
+        return "negative_money"
+    if invoice == "C500001" and money(given) > 0:
+        return "positive_cancellation"
     return "after_as_of" if datetime.fromisoformat(at) >= datetime.fromisoformat(MOMENTS[2]) else None
 
 

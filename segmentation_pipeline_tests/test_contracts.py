@@ -1,15 +1,19 @@
 """A broken promise is caught and named, and the tables stand as they stood before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 
+from segmentation_pipeline.assets import fill
 from segmentation_pipeline.contracts import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.tables import CONTRACTS
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, connection_to
+from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, connection_to
 
 SHELF = Contract(
     "shelf",
@@ -345,3 +349,91 @@ def test_each_contract_is_whole(connection: duckdb.DuckDBPyConnection, table: st
     # DuckDB's own spelling of each type, or every run would find it wrong.
     connection.execute(contract.ddl())
     assert [item.rule for item in contract.violations(connection)] == ([] if contract.may_be_empty else ["not empty"])
+
+
+# Every table of the house, filled as its asset fills it: by a SELECT, or with rows made in Python.
+
+
+def good_value(column: Column) -> Any:
+    """A value that keeps every rule of its column."""
+    if column.allowed:
+        return column.allowed[0]
+    stand_ins = {"VARCHAR": "x", "TIMESTAMP": datetime.fromisoformat("2024-03-31 12:00:00"), "BOOLEAN": False}
+    return stand_ins.get(column.type, 1 if column.minimum is None else column.minimum)
+
+
+def beyond(column: Column) -> Iterator[tuple[Any, str]]:
+    """Values just out of the column's range, each with the rule in words."""
+    if column.allowed:
+        yield "no such" if column.type == "VARCHAR" else -1, f"one of {', '.join(map(str, column.allowed))}"
+    if column.minimum is not None:
+        yield column.minimum - 1, f"at least {column.minimum:g}"
+    if column.maximum is not None:
+        yield column.maximum + 1, f"at most {column.maximum:g}"
+    # DuckDB takes it for the greatest number: beyond a maximum too.
+    if column.type == "DOUBLE" and column.maximum is None:
+        yield float("nan"), "a finite number"
+
+
+Bad = tuple[list[dict[str, Any]], str, str]
+
+
+def nulls(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    for column in contract.columns:
+        if not column.nullable:
+            yield [good | {column.name: None}], column.name, "not null"
+
+
+def repeated_keys(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    yield [good, good], ", ".join(contract.key), "unique"
+
+
+def values_beyond(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    for column in contract.columns:
+        for value, rule in beyond(column):
+            yield [good | {column.name: value}], column.name, rule
+
+
+def filled(warehouse: Warehouse, contract: Contract, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str]:
+    """What filling the table as its asset does reports, and the sentence that the asset fails with."""
+    values: dict[str, Any] = {}
+    if (SQL / f"{contract.table}.sql").exists():
+        selects = []
+        for number, row in enumerate(rows):
+            cells = []
+            for place, column in enumerate(contract.columns):
+                values[f"v{number}_{place}"] = row[column.name]
+                cells.append(f"cast($v{number}_{place} as {column.type}) as {quoted(column.name)}")
+            selects.append(f"select {', '.join(cells)}")
+        filling = Filling(contract.table, " union all ".join(selects))
+    else:
+        filling = Filling(contract.table, rows=[tuple(row.values()) for row in rows])
+    run: Any = SimpleNamespace(warehouse=warehouse, settings=SimpleNamespace(sql_values=values))
+    reported: list[Any] = []
+    try:
+        for result in fill(run, [filling]):
+            reported.append(result)  # noqa: PERF402 - what came before the failure counts
+    except dg.Failure as failure:
+        return reported, failure.description or ""
+    return reported, ""
+
+
+@pytest.mark.parametrize("table", CONTRACTS)
+@pytest.mark.parametrize("breaking", [nulls, repeated_keys, values_beyond])
+def test_an_asset_that_breaks_its_contract_in_one_way_names_it_and_leaves_its_table(
+    warehouse: Warehouse, table: str, breaking: Any
+) -> None:
+    contract = CONTRACTS[table]
+    good = {column.name: good_value(column) for column in contract.columns}
+    [check, materialised], said = filled(warehouse, contract, [good])
+    assert (check.passed, check.asset_key.to_user_string(), said) == (True, table, "")
+    assert materialised.metadata["dagster/row_count"] == 1
+    stands = warehouse.rows(f"select * from {quoted(table)}")
+    assert len(stands) == 1
+    for rows, column, rule in breaking(contract, good):
+        [check], said = filled(warehouse, contract, rows)
+        violations = [record.data for record in check.metadata["violations"].records]
+        assert not check.passed
+        assert [(found["column"], found["rule"]) for found in violations] == [(column, rule)]
+        assert said.startswith(f"{table} would break its contract ({column}: {rule}, found 1 rows")
+        assert warehouse.rows(f"select * from {quoted(table)}") == stands

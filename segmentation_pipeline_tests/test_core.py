@@ -1,5 +1,6 @@
 """The methods alone: the k-means fit held against scikit-learn, and names held against where clusters lie."""
 
+import re
 import warnings
 from itertools import permutations
 from typing import Any
@@ -235,4 +236,18 @@ def test_keys_and_names_of_the_catalogue_are_unique_and_speak_of_every_group() -
     assert len({segment.name for segment in naming.SEGMENTS}) == len(naming.SEGMENTS)
     assert {segment.customer_group for segment in naming.SEGMENTS} == {"normal", "outlier", "inactive"}
     assert all(segment.key.isidentifier() and segment.key.islower() for segment in naming.SEGMENTS)
-    assert all(segment.description.endswith(".") and segment.action.endswith(".") for segment in naming.SEGMENTS)
+    assert all(segment.action.endswith(".") for segment in naming.SEGMENTS)
+
+
+@pytest.mark.parametrize("segment", naming.SEGMENTS, ids=lambda segment: segment.key)
+def test_each_segment_is_described_in_exactly_one_sentence(segment: naming.Segment) -> None:
+    assert segment.description[0].isupper()
+    assert re.findall(r"[.!?]+", segment.description) == ["."]
+    assert segment.description.endswith(".")
+
+
+def test_who_is_beyond_a_fence_for_buying_recently_is_not_said_to_be_of_less_value() -> None:
+    """With a fence on recency, the unusually recent are outliers too, and no other segment of outliers is theirs."""
+    [examine] = [segment for segment in naming.SEGMENTS if segment.key == "examine"]
+    assert "recent" in examine.description
+    assert "less value" not in examine.description

@@ -39,6 +39,12 @@ def test_readme_and_makefile_install_the_oldest_client_that_a_release_is_written
     assert f"OLDEST_CLIENT := {OLDEST_CLIENT}" in _page("Makefile")
 
 
+def test_the_suite_is_run_with_the_oldest_duckdb_that_may_be_installed() -> None:
+    wanted = tomllib.loads(_page("pyproject.toml"))["project"]["dependencies"]
+    [(oldest,)] = [re.findall(r"^duckdb>=([0-9.]+),", one) for one in wanted if one.startswith("duckdb>")]
+    assert f"OLDEST_DUCKDB := {oldest}\n" in _page("Makefile")
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     dead = [
         (page.name, link)

@@ -226,6 +226,39 @@ def test_a_module_says_what_belongs_in_it_and_has_at_most_300_lines(path: Path) 
     assert path.stem not in ("utils", "helpers", "common", "constants", "lib", "base")
 
 
+def bodies(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Each function with the lines of its body, from the first statement behind the docstring to the last."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            yield node.name, (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("name", DEFS)
+def test_the_body_of_an_asset_function_has_at_most_twenty_lines(name: str) -> None:
+    """So has that of every other function in the rooms of the assets, or an asset would hide its length in one."""
+    tree = ast.parse((PACKAGE / "defs" / f"{name}.py").read_text("utf-8"))
+    assert [(function, lines) for function, lines in bodies(tree) if lines > 20] == []
+
+
+def test_the_lines_of_a_body_are_counted_without_signature_and_docstring() -> None:
+    code = """
+@asset(
+    deps=[],
+)
+def f(
+    a: int,
+) -> None:
+    '''One.
+
+    Two.'''
+    x = (
+        1
+    )
+"""
+    assert list(bodies(ast.parse(code))) == [("f", 3)]
+
+
 def settings_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """The dotted key of each setting of a retailer file."""
     for name, field in model.model_fields.items():

@@ -34,3 +34,20 @@ def test_a_line_of_more_money_than_its_type_holds_is_refused_and_the_run_goes_on
             " from rejected_transactions"
         ).fetchall()
     assert refused == [("999999", "unparseable_value", "1000000000.000 x 1000000000.0000", len(regular_customers()))]
+
+
+def test_refunds_of_customers_without_a_purchase_are_reported_with_their_lines_and_money(
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_back = [
+        line("C700001", quantity="-2", price="2.50", customer="90001"),
+        line("C700002", quantity="-1", price="3.25", customer="90001"),
+        line("C700003", quantity="-1", price="10.00", customer="90002"),
+        # Who also bought is not one of them.
+        line("C700004", quantity="-1", price="0.05", customer="10000"),
+    ]
+    source = write_csv(tmp_path / "source" / "a.csv", [*regular_customers(), *only_back])
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, source.parent)))
+    [event] = run_job(instance).asset_materializations_for_node("rfm_features")
+    told = {name: value.value for name, value in event.metadata.items() if name.startswith("without_purchase")}
+    assert told == {"without_purchase": 2, "without_purchase_lines": 3, "without_purchase_money": -18.25}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +485,46 @@ def test_silhouette_alone_is_misled_by_the_robust_scaling_of_all_customers(daily
     # "Choosing k": RobustScaler on all customers, k = 2: .978, with a cluster of 8 customers; so it is before refunds.
     model = fitted(daily.features("rfm_features").tobytes(), 2, "robust", n_init=10)
     assert (rounded(model.silhouette_, digits=3), model.sizes_.min()) == ("0.978", 8)
+
+
+# What the names promise, beyond the four clusters whose names are published.
+
+# Bought recently, seen less of late, away for long: by the words of their descriptions; each row from small to great.
+PROMISED = (
+    ("NURTURE", "RETAIN", "GROW", "REWARD"),
+    ("REMIND", "REACTIVATE", "RECOVER", "RECLAIM"),
+    ("RE-ENGAGE", "REVIVE", "RESCUE", "WIN-BACK"),
+)
+
+
+@pytest.mark.parametrize("n_clusters", range(5, 13))
+@pytest.mark.parametrize("source", ["daily", "net"])
+def test_names_keep_what_they_promise_beside_one_another(
+    source: str, n_clusters: int, request: pytest.FixtureRequest
+) -> None:
+    ran: Ran = request.getfixturevalue(source)
+    model = fitted(ran.features().tobytes(), n_clusters, n_init=10, tol=0)
+    recency = dict[tuple[int, int, bool], float]()
+    value = dict[tuple[int, int, bool], float]()
+    for segment, means, (monetary, frequency, _) in zip(
+        name_clusters(model.standardised_), model.means_.tolist(), model.standardised_.tolist(), strict=True
+    ):
+        name = segment.name.removesuffix(" PLUS")
+        [absence] = [place for place, names in enumerate(PROMISED) if name in names]
+        promise = absence, PROMISED[absence].index(name), name != segment.name
+        recency[promise], value[promise] = means[2], (monetary + frequency) / 2
+    assert len(value) == n_clusters
+    usual = ran.features()[:, 2].mean()
+    for one, other in product(value, repeat=2):
+        # Whoever is said to be away longer is; of those away as long, the greater name is that of more value.
+        assert one[0] <= other[0] or recency[one] > recency[other], (one, other, recency)
+        assert one[0] != other[0] or one[1:] <= other[1:] or value[one] > value[other], (one, other, value)
+    for promise in value:
+        absence, greatness, _ = promise
+        assert absence != 0 or recency[promise] < usual, ("recent", recency)
+        assert absence != 2 or recency[promise] > 2 * usual, ("away for long", recency)
+        # Small is below the mean customer, all others above.
+        assert (value[promise] > 0) == (greatness > 0), (promise, value)
 
 
 # Quirks: EXPECTED.md, "Quirks of the data (2010-2011)", as far as raw_transactions shows them.

@@ -175,7 +175,18 @@ def test_a_rule_is_one_test_that_suits_its_column(tmp_path: Path, rule: str, sen
     assert sentence in only_error(tmp_path, with_rule(rule))
 
 
-@pytest.mark.parametrize("name", ["unparseable_value", "cancellation", "after_as_of", "exact_duplicate", "read"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unparseable_value",
+        "cancellation",
+        "positive_cancellation",
+        "negative_money",
+        "after_as_of",
+        "exact_duplicate",
+        "read",
+    ],
+)
 def test_a_rule_cannot_take_the_name_of_one_that_always_holds(tmp_path: Path, name: str) -> None:
     text = with_rule('column = "price"\nabove = 0').replace('"own"', f'"{name}"')
     assert f'a rule that always holds has this name; allowed: another; found "{name}"' in only_error(tmp_path, text)

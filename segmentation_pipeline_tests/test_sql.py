@@ -294,6 +294,21 @@ def test_rfm_features_describe_a_customer_in_every_column(warehouse: Warehouse) 
     ]
 
 
+def test_rfm_features_take_negative_money_for_a_refund_and_a_free_line_for_part_of_a_purchase(
+    warehouse: Warehouse,
+) -> None:
+    lines = sales(
+        ("a", "1", "P1", "2024-01-10 09:00:00", "540.00"),
+        ("a", "2", "P2", "2024-03-31 09:00:00", "-450.00"),
+        ("b", "3", "P1", "2024-03-29 12:00:00", "0.00"),
+    )
+    shown = ("customer_id", "recency", "frequency", "monetary", "gross", "refunds", "products", "country")
+    assert only(features(warehouse, lines), *shown) == [
+        ("a", 81, 1, Decimal(90), Decimal(540), Decimal(450), 1, "Spain"),
+        ("b", 2, 1, Decimal(0), Decimal(0), Decimal(0), 1, "Spain"),
+    ]
+
+
 def test_rfm_features_hold_also_who_only_sent_things_back(warehouse: Warehouse) -> None:
     sent_back = sales(
         ("b", "C9", "P1", "2024-03-01 00:00:00", "-7.50"), ("b", "C10", "P1", "2024-03-20 00:00:00", "-1.00")

@@ -62,7 +62,7 @@ _PLUS = tuple(
         segment,
         key=f"{segment.key}_plus",
         name=f"{segment.name} PLUS",
-        description=f"{segment.description} Of two such clusters the one of more value.",
+        description=f"{segment.description.removesuffix('.')}; of two such clusters the one of more value.",
     )
     for segment in _NORMAL
 )
@@ -72,7 +72,7 @@ SEGMENTS: tuple[Segment, ...] = (
     Segment("pamper", "PAMPER", "outlier", "Spends far more than the others, at a usual frequency.", "Pamper: a personal contact, service without limits."),
     Segment("upsell", "UPSELL", "outlier", "Buys far more often than the others, for usual money.", "Upsell: bigger baskets, bundles, free delivery above a sum."),
     Segment("delight", "DELIGHT", "outlier", "Spends far more and buys far more often than the others.", "Delight: key accounts, to be known and kept by name."),
-    Segment("examine", "EXAMINE", "outlier", "Beyond a fence on the side of less value, such as unusually low spend.", "Examine by hand before any campaign."),
+    Segment("examine", "EXAMINE", "outlier", "Beyond a fence of unusually low spend, few purchases or long absence, or of nothing but an unusually recent purchase.", "Examine by hand before any campaign."),
     Segment("dormant", "DORMANT", "inactive", "No purchase on record within the time looked at.", "Leave out of campaigns, or ask once whether to stay in touch."),
     Segment("refunded", "REFUNDED", "inactive", "Bought, but nothing is left after refunds.", "Find out what went wrong; exclude from offers."),
 )  # fmt: skip

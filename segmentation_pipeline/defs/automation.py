@@ -30,6 +30,8 @@ refit_segmentation = dg.define_asset_job(
     description="The same, and fit the fences and the model again.",
 )
 
+SCHEDULED = (("nightly", nightly_segmentation, "0 2 * * *"), ("weekly_refit", refit_segmentation, "0 4 * * 0"))
+
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -42,24 +44,14 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def automation() -> dg.Definitions:
     """Jobs, their schedules in the retailer's time zone, and the sensor."""
     zone = _time_zone()
-    running = dg.DefaultScheduleStatus.RUNNING
-    return dg.Definitions(
-        jobs=[nightly_segmentation, refit_segmentation],
-        schedules=[
-            dg.ScheduleDefinition(
-                name="nightly",
-                job=nightly_segmentation,
-                cron_schedule="0 2 * * *",
-                execution_timezone=zone,
-                default_status=running,
-            ),
-            dg.ScheduleDefinition(
-                name="weekly_refit",
-                job=refit_segmentation,
-                cron_schedule="0 4 * * 0",
-                execution_timezone=zone,
-                default_status=running,
-            ),
-        ],
-        sensors=[dead_runs],
-    )
+    schedules = [
+        dg.ScheduleDefinition(
+            name=name,
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=zone,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+        for name, job, cron in SCHEDULED
+    ]
+    return dg.Definitions(jobs=[nightly_segmentation, refit_segmentation], schedules=schedules, sensors=[dead_runs])

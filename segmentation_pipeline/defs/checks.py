@@ -12,6 +12,7 @@ from segmentation_pipeline.cleaning import loss
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.tables import FEATURES
 from segmentation_pipeline.warehouse import select_of
 
 PARITY_SAMPLE = 100_000
@@ -49,15 +50,9 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
 @dg.asset_check(asset="cleaning_report")
 def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     """The share of refused lines is near that of the last releases; before the first, most lines are kept."""
-    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
-    report = retailer.warehouse.row(
-        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
-        " min(lines_left) as kept from cleaning_report"
-    )
-    share = float(report["refused"] / max(report["refused"] + report["kept"], 1))
+    share, past = _refused_share(retailer), _past_refused_shares(retailer)
     bound = retailer.settings.checks.max_refused_change
-    shares = [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
-    usual = sum(shares) / max(len(shares), 1)
+    usual = sum(past) / max(len(past), 1)
     said = ""
     # Where not one line is left, clean_transactions has failed with the same words.
     if not past and MOST < share < 1:
@@ -75,10 +70,24 @@ def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     )
 
 
+def _refused_share(retailer: RetailerResource) -> float:
+    """Of the lines up to as_of: those after it are neither clean nor wrongly refused."""
+    report = retailer.warehouse.row(
+        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as refused,"
+        " min(lines_left) as kept from cleaning_report"
+    )
+    return float(report["refused"] / max(report["refused"] + report["kept"], 1))
+
+
+def _past_refused_shares(retailer: RetailerResource) -> list[float]:
+    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    return [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
+
+
 @dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
 def customers_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult:
-    """Every customer of clean_transactions has its row, and the money within the look-back adds up."""
-    said = "rfm_features does not hold the customers and the money of clean_transactions."
+    """Every customer of clean_transactions has its row, with its own money within the look-back."""
+    said = "rfm_features does not hold the customers of clean_transactions, each once with its own money."
     days = retailer.settings.rfm.look_back_days
     return _selected(retailer, "customers_and_money_reconcile", said, look_back_days=days)
 
@@ -139,15 +148,8 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
 
     from segmentation_pipeline.core.kmeans import agree, nearest
     from segmentation_pipeline.fitting import standing_model
-    from segmentation_pipeline.tables import FEATURES
 
-    features = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    columns = retailer.warehouse.connection.execute(
-        f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
-        " from normal_customers left join kmeans_segments using (customer_id)"
-        " order by hash(customer_id), customer_id limit $sample",
-        {"sample": PARITY_SAMPLE},
-    ).fetchnumpy()
+    columns = _sampled_customers(retailer)
     scaler, centroids = standing_model(retailer.warehouse)
     scaled = scaler.apply(np.column_stack([columns[name] for name in FEATURES]))
     clusters, predicted = np.asarray(columns["cluster"]), nearest(scaled, centroids)
@@ -160,12 +162,26 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
     return _found(faults, said, customers=len(predicted), disagree=len(differ))
 
 
+def _sampled_customers(retailer: RetailerResource) -> dict[str, Any]:
+    """Normal customers with their cluster in SQL (-1: none) and features: an array a column, the same on every run."""
+    features = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
+    columns: dict[str, Any] = retailer.warehouse.connection.execute(
+        f"select customer_id, coalesce(cluster, -1) as cluster, {features}"
+        " from normal_customers left join kmeans_segments using (customer_id)"
+        " order by hash(customer_id), customer_id limit $sample",
+        {"sample": PARITY_SAMPLE},
+    ).fetchnumpy()
+    return columns
+
+
 @dg.asset_check(
     asset="customer_segments",
     additional_deps=["rfm_features", "normal_customers", "outlier_customers", "inactive_customers"],
     blocking=True,
 )
 def everybody_belongs(retailer: RetailerResource) -> dg.AssetCheckResult:
-    """Customers and money go over from features to the split, and from the split to segments, without loss."""
-    said = "Some customers, or some of their money, are lost or counted twice on the way to segments."
+    """Each customer stands once in the split and once in the segments, with the money of its features, in one group."""
+    said = (
+        "Some customers, some of their money, or their group are lost, counted twice or changed on the way to segments."
+    )
     return _selected(retailer, "everybody_belongs", said)

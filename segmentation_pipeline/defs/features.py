@@ -7,10 +7,15 @@ from segmentation_pipeline.resource import RetailerResource
 
 
 def _money(retailer: RetailerResource) -> dict[str, Any]:
+    """Money and refunds; and of those who only gave back how many there are, on how many lines, for how much."""
     row = retailer.warehouse.row(
-        "select max(as_of) as as_of, sum(monetary) as revenue, sum(refunds) as refunds,"
+        "with lines as (select count(*) as lines, coalesce(sum(amount), 0) as money from clean_transactions"
+        " inner join rfm_features using (customer_id) where first_purchase_at is null)"
+        " select max(as_of) as as_of, sum(monetary) as revenue, sum(refunds) as refunds,"
+        " count(*) filter (where refunds > 0) as with_refunds,"
         " count(*) filter (where first_purchase_at is null) as without_purchase,"
-        " count(*) filter (where refunds > 0) as with_refunds from rfm_features"
+        " any_value(lines.lines) as without_purchase_lines, any_value(lines.money) as without_purchase_money"
+        " from rfm_features cross join lines"
     )
     return {name: str(value) if name == "as_of" else float(value) for name, value in row.items()}
 

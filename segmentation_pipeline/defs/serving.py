@@ -12,11 +12,14 @@ from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.gate import Figures, faults
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.warehouse import Warehouse
 
 GATE = {
     "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",
-    "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and not ahead of the run's time.",
+    "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and is not ahead of the run's time;"
+    " one that is set as a day, which counts whole, may end with the day of the run.",
 }
 
 
@@ -44,26 +47,10 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
         settings, warehouse = retailer.settings, retailer.warehouse
         releases = Releases(retailer.folders.releases)
         figures = Figures.of(warehouse, "customer_segments")
-        found = faults(releases.current, figures, retailer.tick, settings.release)
-        yield from _judged(found, config.accept_change)
-        if any(found.values()) and not config.accept_change:
-            raise dg.Failure(
-                " ".join(filter(None, found.values())) + " Nothing was published; the standing release goes on. If the"
-                " change is right, publish with accept_change (segments run --accept-change).",
-                allow_retries=False,
-            )
+        yield from _judged(faults(releases.current, figures, retailer.tick, settings.release), config.accept_change)
         published = releases.publish(
             warehouse.connection,
-            {
-                "retailer": settings.name,
-                "currency": settings.currency,
-                "time_zone": settings.time_zone,
-                "settings_digest": settings.digest(),
-                "versions": {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
-                | {"segmentation_pipeline": __version__},
-                "model_id": warehouse.row("select model_id from kmeans_model")["model_id"],
-                "figures": figures.as_facts(),
-            },
+            _facts(settings, warehouse, figures),
             as_of=figures.as_of,
             run_id=context.run.run_id,
             keep=settings.release.keep,
@@ -75,9 +62,34 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
 
 
 def _judged(found: dict[str, str], accepted: bool) -> Iterator[dg.AssetCheckResult]:
+    """The gate's answers as checks.
+
+    Raises:
+        dagster.Failure: One of them is a fault that nobody has accepted.
+    """
     severity = dg.AssetCheckSeverity.WARN if accepted else dg.AssetCheckSeverity.ERROR
     for name, fault in found.items():
         yield dg.AssetCheckResult(check_name=name, passed=not fault, severity=severity, description=fault or None)
+    if any(found.values()) and not accepted:
+        raise dg.Failure(
+            " ".join(filter(None, found.values())) + " Nothing was published; the standing release goes on. If the"
+            " change is right, publish with accept_change (segments run --accept-change).",
+            allow_retries=False,
+        )
+
+
+def _facts(settings: Retailer, warehouse: Warehouse, figures: Figures) -> dict[str, Any]:
+    """What the manifest tells of the run beside what the release knows of itself."""
+    versions = {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
+    return {
+        "retailer": settings.name,
+        "currency": settings.currency,
+        "time_zone": settings.time_zone,
+        "settings_digest": settings.digest(),
+        "versions": versions | {"segmentation_pipeline": __version__},
+        "model_id": warehouse.row("select model_id from kmeans_model")["model_id"],
+        "figures": figures.as_facts(),
+    }
 
 
 def _told(folder: Any, manifest: Any, held: str | None) -> dict[str, Any]:

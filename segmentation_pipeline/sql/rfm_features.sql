@@ -13,7 +13,8 @@ moment as (
 lines as (
     select
         clean.*,
-        not clean.is_cancellation as is_purchase,
+        -- Negative money on an ordinary invoice gives back as a cancellation does; a free line is part of a purchase.
+        not clean.is_cancellation and clean.amount >= 0 as is_purchase,
         coalesce(clean.transaction_at >= moment.since, true) as is_within
     from clean
     cross join moment

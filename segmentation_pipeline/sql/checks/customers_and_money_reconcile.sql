@@ -1,27 +1,34 @@
--- one row, if customers or their money within the look-back are lost between transactions and features
+-- one row is one customer who, or whose money within the look-back, is another in the features than in the transactions
 with moment as (
     select max(as_of) - cast($look_back_days as integer) * interval '1' day as since from rfm_features
 ),
 
 clean as (
     select
-        count(distinct clean_transactions.customer_id) as customers,
+        clean_transactions.customer_id,
         coalesce(sum(
             case when coalesce(clean_transactions.transaction_at >= moment.since, true) then clean_transactions.amount end
         ), 0) as money
     from clean_transactions
     cross join moment
+    group by clean_transactions.customer_id
 ),
 
 features as (
-    select count(*) as customers, coalesce(sum(monetary), 0) as money from rfm_features
+    select customer_id, count(*) as times, sum(monetary) as money
+    from rfm_features
+    group by customer_id
 )
 
 select
-    clean.customers as clean_customers,
-    features.customers as feature_customers,
+    coalesce(clean.customer_id, features.customer_id) as customer_id,
+    coalesce(features.times, 0) as times_in_features,
     clean.money as clean_money,
     features.money as feature_money
 from clean
-cross join features
-where clean.customers <> features.customers or clean.money <> features.money
+full outer join features on clean.customer_id = features.customer_id
+where
+    clean.customer_id is null
+    or coalesce(features.times, 0) <> 1
+    or clean.money <> features.money
+order by 1

@@ -1,30 +1,53 @@
--- one row is a stage that does not hold the customers and the money of rfm_features, each once
-with split as (
-    select customer_id, monetary from normal_customers
-    union all
-    select customer_id, monetary from outlier_customers
-    union all
-    select customer_id, monetary from inactive_customers
+-- one row is one customer who is not once in the split and once in the segments, with the same money and group
+with features as (
+    select customer_id, monetary from rfm_features
 ),
 
-features as (
-    select count(*) as customers, coalesce(sum(monetary), 0) as money from rfm_features
+split as (
+    select customer_id, count(*) as times, sum(monetary) as monetary, min(customer_group) as customer_group
+    from (
+        select customer_id, monetary, 'normal' as customer_group from normal_customers
+        union all
+        select customer_id, monetary, 'outlier' from outlier_customers
+        union all
+        select customer_id, monetary, 'inactive' from inactive_customers
+    ) as parts
+    group by customer_id
 ),
 
-stages as (
+-- A segment's group stands in the catalogue: who is marked dormant is inactive, whatever the group beside it says.
+segmented as (
     select
-        'split' as stage, count(*) as customers, count(distinct customer_id) as different, coalesce(sum(monetary), 0) as money
-    from split
-    union all
-    select 'customer_segments', count(*), count(distinct customer_id), coalesce(sum(monetary), 0)
+        customer_segments.customer_id,
+        count(*) as times,
+        sum(customer_segments.monetary) as monetary,
+        min(customer_segments.customer_group) as customer_group,
+        min(segments.customer_group) as group_of_segment
     from customer_segments
+    left join segments
+        on customer_segments.segment_key = segments.segment_key and customer_segments.segment = segments.segment
+    group by customer_segments.customer_id
 )
 
-select stages.*, features.customers as wanted_customers, features.money as wanted_money
-from stages
-cross join features
+select
+    coalesce(features.customer_id, split.customer_id, segmented.customer_id) as customer_id,
+    coalesce(split.times, 0) as times_in_split,
+    coalesce(segmented.times, 0) as times_in_segments,
+    features.monetary,
+    split.monetary as monetary_in_split,
+    segmented.monetary as monetary_in_segments,
+    split.customer_group as group_in_split,
+    segmented.customer_group as group_in_segments,
+    segmented.group_of_segment
+from features
+full outer join split on features.customer_id = split.customer_id
+full outer join segmented on coalesce(features.customer_id, split.customer_id) = segmented.customer_id
 where
-    stages.customers <> features.customers
-    or stages.different <> features.customers
-    or stages.money <> features.money
-order by stages.stage
+    features.customer_id is null
+    or coalesce(split.times, 0) <> 1
+    or coalesce(segmented.times, 0) <> 1
+    or features.monetary <> split.monetary
+    or features.monetary <> segmented.monetary
+    or split.customer_group <> segmented.customer_group
+    or split.customer_group <> coalesce(segmented.group_of_segment, '')
+order by 1
