@@ -43,7 +43,9 @@ def refuse_bad_data(retailer: RetailerResource, accept_change: bool) -> None:
     """
     figures = Figures.of(retailer.warehouse, "rfm_features")
     standing = Releases(retailer.folders.releases).current
-    found = " ".join(filter(None, faults(standing, figures, retailer.tick, retailer.settings.release).values()))
+    found = " ".join(
+        filter(None, faults(standing, figures, retailer.latest_moment, retailer.settings.release).values())
+    )
     if found and not accept_change:
         raise dg.Failure(
             f"{found} Nothing was fitted or published; the standing model and release go on. If the change is right,"

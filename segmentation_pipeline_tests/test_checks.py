@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
@@ -595,6 +596,20 @@ def test_the_time_of_a_run_is_its_schedules_tick(shop: Shop) -> None:
     in_time = shop.run("release", tags={".dagster/scheduled_execution_time": "2024-11-01T02:00:00+00:00"})
     assert evaluation(in_time, "as_of_plausible").passed
     assert in_time.success
+
+
+@pytest.mark.parametrize(("dated", "passed"), [(-timedelta(minutes=10), True), (timedelta(minutes=10), False)])
+def test_a_shop_that_sells_while_its_run_waits_is_published(shop: Shop, dated: timedelta, passed: bool) -> None:
+    """The run began an hour after its tick; a line of ten minutes ago is no future line, one of ten minutes on is."""
+    now = datetime.now(ZoneInfo(shop.settings.time_zone))
+    sold = f"'{(now + dated).replace(tzinfo=None):%Y-%m-%d %H:%M:%S}'"
+    shop.tamper(
+        f"update clean_transactions set transaction_at = {sold} where source_line = 2",
+        f"update customer_segments set as_of = {sold}",
+    )
+    tags = {".dagster/scheduled_execution_time": (now - timedelta(hours=1)).isoformat()}
+    found = evaluation(shop.run("release", tags=tags), "as_of_plausible").description or ""
+    assert ("lies ahead" not in found) == passed
 
 
 def test_a_jump_of_as_of_is_stopped_and_may_be_accepted(shop: Shop) -> None:

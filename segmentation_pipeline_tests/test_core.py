@@ -154,13 +154,25 @@ def test_too_few_different_customers_are_refused_in_a_sentence(distinct: int) ->
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("value", [1.0, 3.3, 99.99])
-def test_a_feature_that_never_varies_is_refused_in_a_sentence(transform: kmeans.Transform, value: float) -> None:
+def test_a_feature_that_never_varies_tells_nobody_apart(transform: kmeans.Transform, value: float) -> None:
+    """Where three of four buy once, every normal customer has a frequency of 1."""
     features = customers(57)
+    others = fit(features[:, [0, 2]], transform=transform)
     features[:, 1] = value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="feature 1 has the same value for every normal customer"):
-            fit(features, transform=transform)
+        flat = fit(features, transform=transform)
+    assert flat.sizes_.tolist() == others.sizes_.tolist()
+    assert np.allclose(flat.centroids_[:, [0, 2]], others.centroids_)
+    assert np.allclose(flat.centroids_[:, 1], 0)
+    assert np.allclose(flat.means_[:, 1], value)
+    assert np.isfinite(flat.standardised_).all()
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_customers_of_whom_nothing_varies_are_refused_in_a_sentence(transform: kmeans.Transform) -> None:
+    with pytest.raises(ValueError, match="every feature has the same value|too few for"):
+        fit(np.full((57, 3), 3.3), transform=transform)
 
 
 def test_labels_agree_with_the_prediction_or_with_a_centroid_that_is_as_near() -> None:

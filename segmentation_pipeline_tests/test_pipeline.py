@@ -51,3 +51,39 @@ def test_refunds_of_customers_without_a_purchase_are_reported_with_their_lines_a
     [event] = run_job(instance).asset_materializations_for_node("rfm_features")
     told = {name: value.value for name, value in event.metadata.items() if name.startswith("without_purchase")}
     assert told == {"without_purchase": 2, "without_purchase_lines": 3, "without_purchase_money": -18.25}
+
+
+def test_a_data_folder_that_cannot_be_written_fails_each_root_with_a_sentence(
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_csv(tmp_path / "source" / "a.csv", regular_customers(8))
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, source.parent)))
+    data_folder.write_text("a file where the folder should be", "utf-8")
+    result = run_job(instance)
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert len(failures) == 3
+    for failure in failures:
+        assert failure.user_failure_data is not None
+        assert str(data_folder / "runs") in str(failure.user_failure_data.description)
+        assert f"may read the source and write to {data_folder};" in str(failure.user_failure_data.description)
+        assert failure.error is not None
+        assert failure.error.cause is None, "no stack trace of another error hangs on it"
+
+
+def test_somebodys_edits_of_the_made_up_files_are_what_is_read(
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = retailer_file(tmp_path, Path("made"))
+    with file.open("a", encoding="utf-8") as settings:
+        settings.write("\n[source.sample]\ncustomers = 50\nseed = 3\n")
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
+    assert run_job(instance).success
+    for path in sorted((tmp_path / "made").glob("*.csv"))[1:]:
+        path.unlink()
+    [left] = (tmp_path / "made").glob("*.csv")
+    lines = left.read_text("utf-8").splitlines(keepends=True)[:11]
+    left.write_text("".join(lines), "utf-8")
+    run_job(instance)
+    assert left.read_text("utf-8") == "".join(lines)
+    with duckdb.connect(str(data_folder / "corner_shop" / "work.duckdb"), read_only=True) as connection:
+        assert connection.execute("select count(*) from raw_transactions").fetchone() == (10,)

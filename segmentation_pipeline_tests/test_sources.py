@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -15,6 +17,7 @@ import openpyxl
 import pytest
 
 from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError, source_files
 from segmentation_pipeline.tables import LINE
@@ -418,6 +421,25 @@ def test_values_that_cannot_be_typed_are_kept_as_text(tmp_path: Path) -> None:
     }
 
 
+def test_the_csv_of_online_retail_that_goes_round_needs_the_two_lines_that_the_shipped_file_names(
+    tmp_path: Path,
+) -> None:
+    lines = [line(at="12/1/2010 8:26"), line(description="£1", at="1/31/2011 16:05")]
+    (tmp_path / "data.csv").write_bytes(text_of([HEADER, *lines]).encode("cp1252"))
+    shipped = (SHIPPED / "online_retail.toml").read_text("utf-8")
+    for text, wanted in ((shipped, 0), (re.sub("^# (date_format|encoding)", r"\1", shipped, flags=re.MULTILINE), 2)):
+        settings = tomllib.loads(text)
+        settings["source"]["path"] = "data.csv"
+        rows = read(Retailer.model_validate(settings), tmp_path).rows(
+            "select transaction_at as at, description from raw_transactions where unparsed is null order by 1"
+        )
+        assert len(rows) == wanted
+    assert [(row["at"], row["description"]) for row in rows] == [
+        (at(2010, 12, 1, 8, 26), "LANTERN"),
+        (at(2011, 1, 31, 16, 5), "£1"),
+    ]
+
+
 # -- broken lines: each costs itself, and nothing else
 
 
@@ -714,6 +736,18 @@ def test_a_sheet_of_something_else_is_told_with_its_name(tmp_path: Path) -> None
     told = sentence(retailer("a.xlsx"), tmp_path)
     assert told.startswith("a.xlsx [Notes]: no column for transaction_at = 'InvoiceDate', ")
     assert told.endswith("or name the sheets that have them in source.sheets.")
+
+
+def test_an_error_cell_of_a_workbook_is_read_as_an_empty_one(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", {"Lines": [HEADER, cells(line("1")), cells(line("2"))]})
+    book = openpyxl.load_workbook(path)
+    cell = book["Lines"]["G2"]
+    cell.value, cell.data_type = "#N/A", "e"
+    book.save(path)
+    rows = read(retailer("a.xlsx"), tmp_path).rows(
+        "select customer_id, unparsed from raw_transactions order by invoice"
+    )
+    assert [tuple(row.values()) for row in rows] == [(None, None), ("17850", None)]
 
 
 def test_blank_rows_of_a_workbook_are_no_lines(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
         settings, warehouse = retailer.settings, retailer.warehouse
         releases = Releases(retailer.folders.releases)
         figures = Figures.of(warehouse, "customer_segments")
-        yield from _judged(faults(releases.current, figures, retailer.tick, settings.release), config.accept_change)
+        yield from _judged(
+            faults(releases.current, figures, retailer.latest_moment, settings.release), config.accept_change
+        )
         published = releases.publish(
             warehouse.connection,
             _facts(settings, warehouse, figures),
