@@ -45,7 +45,7 @@ _NORMAL = (
     _normal("NURTURE", -0.5, -0.5, "Bought recently, but seldom and little so far.", "Win the next purchase: welcome series, starter offers."),
     _normal("RETAIN", 0.5, -0.5, "Steady customers who buy regularly and recently.", "Keep the habit: loyalty points, news of what they buy."),
     _normal("GROW", 1.2, -0.5, "Frequent, recent customers on their way to the top.", "Raise the basket: bundles, cross-selling, early access."),
-    _normal("REWARD", 2.0, -0.6, "The best of the normal customers: most spend, most purchases, recent.", "Reward loyalty: exclusive offers, personal thanks."),
+    _normal("REWARD", 2.0, -0.6, "The best of the normal customers: most money and purchases taken together, and recent.", "Reward loyalty: exclusive offers, personal thanks."),
     _normal("REMIND", -0.5, 0.5, "Small customers who have not been seen for a while.", "Remind at low cost: what is new, a small incentive."),
     _normal("REACTIVATE", 0.5, 0.5, "Regular customers whose last purchase begins to lie back.", "Reach out before they lapse: replenishment, a survey."),
     _normal("RECOVER", 1.2, 0.5, "Good customers who have slowed down.", "Find out why and mend it: a call, a tailored offer."),
