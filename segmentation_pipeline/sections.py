@@ -229,20 +229,23 @@ class Cleaning(Section):
 class Rfm(Section):
     """As of when, and how far back, customers are described."""
 
-    as_of: Literal["last_transaction"] | datetime | date = "last_transaction"
-    """`last_transaction`, a day (which counts whole) or a moment."""
+    as_of: Literal["last_transaction", "end_of_day", "schedule"] | datetime | date = "last_transaction"
+    """`last_transaction`, `end_of_day` (the midnight after it), `schedule` (the last midnight before its tick, or
+    before a person asked for the run), a day (which counts whole), or a moment."""
     look_back_days: int | None = Field(None, ge=1)
     """Frequency and money count within so many days before as_of; unset: over all."""
 
     @field_validator("as_of", mode="before")
     @classmethod
     def _is_a_moment(cls, value: object) -> object:
-        if value == "last_transaction":
+        if value in ("last_transaction", "end_of_day", "schedule"):
             return value
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            raise ValueError("allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS") from None
+            raise ValueError(
+                "allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS"
+            ) from None
         if moment.tzinfo is not None or moment.year == MAXYEAR:
             raise ValueError("allowed: a moment in the retailer's local time, without an offset, before the year 9999")
         return moment if len(str(value)) > len("YYYY-MM-DD") else moment.date()

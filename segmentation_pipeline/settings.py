@@ -8,7 +8,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
-from typing import Any, get_args
+from typing import Any, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
@@ -95,12 +95,28 @@ class Retailer(Section):
 
     @property
     def as_of(self) -> datetime | None:
-        """The as-of moment in local time; None: the last transaction's. A day counts whole: the midnight after it."""
-        if self.rfm.as_of == "last_transaction":
+        """The as-of moment in local time; None: the data tell it. A day counts whole: the midnight after it.
+
+        Raises:
+            ValueError: It hangs on a run, and these are not yet the settings of one (see `at`).
+        """
+        if self.rfm.as_of == "schedule":
+            raise ValueError("rfm.as_of = schedule is told by the tick of a run")
+        if isinstance(self.rfm.as_of, str):
             return None
         if isinstance(self.rfm.as_of, datetime):
             return self.rfm.as_of
         return datetime.combine(self.rfm.as_of + timedelta(days=1), time())
+
+    def at(self, tick: datetime) -> Self:
+        """The settings of a run for this moment in local time: `schedule` becomes the last day that was then over.
+
+        A day, because that counts whole and the midnight after it does not: a moment counts to itself.
+        """
+        if self.rfm.as_of != "schedule":
+            return self
+        day = tick.date() - timedelta(days=1)
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
 
     @property
     def first_moment_after(self) -> datetime | None:
@@ -114,6 +130,7 @@ class Retailer(Section):
         """The settings that the SELECTs bind, by the name that they have there."""
         return {
             "as_of": self.as_of,
+            "to_end_of_day": self.rfm.as_of == "end_of_day",
             "look_back_days": self.rfm.look_back_days,
             "factor": self.outliers.factor,
             "outlier_features": self.outliers.features,

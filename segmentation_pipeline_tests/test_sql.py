@@ -95,6 +95,7 @@ def test_the_columns_are_the_contracts_by_name_order_and_type(warehouse: Warehou
     values = {
         "as_of": None,
         "look_back_days": None,
+        "to_end_of_day": False,
         "factor": 1.5,
         "outlier_features": ["monetary"],
         "fences_digest": "",
@@ -262,10 +263,14 @@ def sales(*sold: tuple[str, str, str, str, float | str], **common: Any) -> list[
 
 
 def features(
-    warehouse: Warehouse, lines: list[Row], as_of: datetime | None = AS_OF, days: int | None = None
+    warehouse: Warehouse,
+    lines: list[Row],
+    as_of: datetime | None = AS_OF,
+    days: int | None = None,
+    to_end_of_day: bool = False,
 ) -> list[Row]:
     given(warehouse, "clean_transactions", *lines)
-    return derived(warehouse, "rfm_features", as_of=as_of, look_back_days=days)
+    return derived(warehouse, "rfm_features", as_of=as_of, look_back_days=days, to_end_of_day=to_end_of_day)
 
 
 def test_rfm_features_describe_a_customer_in_every_column(warehouse: Warehouse) -> None:
@@ -369,6 +374,24 @@ def test_rfm_features_are_as_of_the_last_transaction_unless_told(warehouse: Ware
         ("a", 8, moment("2024-03-09 11:00:00")),
         ("b", 0, moment("2024-03-09 11:00:00")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("last", "midnight"),
+    [
+        ("2024-02-28 23:59:59.999999", "2024-02-29 00:00:00"),
+        ("2024-02-29 00:00:00", "2024-03-01 00:00:00"),
+        ("2024-12-31 08:00:00", "2025-01-01 00:00:00"),
+    ],
+)
+def test_rfm_features_are_as_of_the_midnight_after_the_last_transaction_where_the_day_counts_whole(
+    warehouse: Warehouse, last: str, midnight: str
+) -> None:
+    lines = sales(("a", "1", "P", "2024-02-01 10:00:00", 5), ("b", "C2", "P", last, -5))
+    rows = features(warehouse, lines, as_of=None, to_end_of_day=True)
+    assert {row["as_of"] for row in rows} == {moment(midnight)}
+    full_days = (moment(midnight) - moment("2024-02-01 10:00:00")).days
+    assert only(rows, "customer_id", "recency") == [("a", full_days), ("b", (moment(midnight) - moment(last)).days)]
 
 
 def test_rfm_features_count_an_invoice_once_and_two_of_a_day_twice(warehouse: Warehouse) -> None:

@@ -5,8 +5,11 @@ with clean as (
 
 moment as (
     select
-        coalesce(cast($as_of as timestamp), max(transaction_at)) as as_of,
-        coalesce(cast($as_of as timestamp), max(transaction_at)) - $look_back_days * interval '1' day as since
+        case
+            when $as_of is not null then cast($as_of as timestamp)
+            when $to_end_of_day then cast(cast(max(transaction_at) as date) as timestamp) + interval '1' day
+            else max(transaction_at)
+        end as as_of
     from clean
 ),
 
@@ -14,7 +17,7 @@ lines as (
     select
         clean.*,
         not clean.is_cancellation as is_purchase,
-        coalesce(clean.transaction_at >= moment.since, true) as is_within
+        coalesce(clean.transaction_at >= moment.as_of - $look_back_days * interval '1' day, true) as is_within
     from clean
     cross join moment
 ),
