@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.sections import Rule
+from segmentation_pipeline.rules import Rule
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Given
