@@ -13,9 +13,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
+from segmentation_pipeline.rules import Cleaning
 from segmentation_pipeline.sections import (
     Checks,
-    Cleaning,
     ColumnName,
     Columns,
     Fault,

@@ -186,6 +186,7 @@ def test_an_as_of_ahead_of_the_tick_is_told_also_for_a_first_release() -> None:
 
 BY_HAND = {
     "lines_and_money_reconcile": "clean_transactions",
+    "feed_is_fresh": "clean_transactions",
     "refused_share_as_usual": "cleaning_report",
     "customers_and_money_reconcile": "rfm_features",
     "minimum_data": "rfm_features",
@@ -195,7 +196,7 @@ BY_HAND = {
     "sql_agrees_with_predict": "kmeans_segments",
     "everybody_belongs": "customer_segments",
 }
-WARNINGS = {"refused_share_as_usual", "silhouette_above_floor"}
+WARNINGS = {"feed_is_fresh", "refused_share_as_usual", "silhouette_above_floor"}
 
 
 def test_every_check_passes_on_good_data(good: tuple[Path, dg.ExecuteInProcessResult, list[str]]) -> None:
@@ -226,6 +227,8 @@ def test_the_checks_pass_alone_and_the_release_follows(shop: Shop) -> None:
     assert len(shop.releases.all()) == 2
 
 
+# The night after the last transaction, as a schedule's run knows it.
+NIGHT = {".dagster/scheduled_execution_time": "2024-10-29T02:00:00+00:00"}
 ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
 
 
@@ -322,6 +325,11 @@ BAD = [
         "a tenth more refused",
         "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
     ),
+    (
+        "feed_is_fresh",
+        "nothing came for nine days",
+        "delete from clean_transactions where transaction_at >= '2024-10-20'",
+    ),
     ("silhouette_above_floor", "clusters in one another", "update kmeans_model set silhouette = -0.01"),
 ]
 
@@ -331,7 +339,7 @@ BAD = [
 )
 def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Shop, check: str, bad: str) -> None:
     shop.tamper(bad)
-    result = shop.run("release", checks=[check])
+    result = shop.run("release", checks=[check], tags=NIGHT)
     found = evaluation(result, check)
     assert not found.passed
     assert found.description
@@ -346,6 +354,34 @@ def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Sh
         assert faults.records
         assert not result.success
         assert (materialised(result), len(shop.releases.all())) == (set(), 1)
+
+
+@pytest.mark.parametrize(("tick", "fresh"), [("2024-11-02T09:39:00+00:00", True), ("2024-11-02T09:39:01+00:00", False)])
+def test_a_dead_feed_does_not_look_like_a_quiet_shop(shop: Shop, tick: str, fresh: bool) -> None:
+    """The newest transaction is of 2024-10-28 09:39; at five days to the second, it is old."""
+    on_time = shop.run(checks=["feed_is_fresh"], tags={".dagster/scheduled_execution_time": tick})
+    found = evaluation(on_time, "feed_is_fresh")
+    assert found.passed == fresh
+    assert fresh or "2024-10-28 09:39:00" in (found.description or "")
+    assert on_time.success
+
+
+def test_a_run_by_hand_over_old_data_is_no_dead_feed(shop: Shop) -> None:
+    found = evaluation(shop.run(checks=["feed_is_fresh"]), "feed_is_fresh")
+    assert (found.passed, found.metadata["scheduled"].value) == (True, False)
+
+
+def test_lines_dated_in_the_future_or_after_as_of_neither_feign_nor_hide_life(shop: Shop) -> None:
+    alive = "update rejected_transactions set rule = 'after_as_of', transaction_at = '2024-11-08 10:00:00'"
+    week_later = {".dagster/scheduled_execution_time": "2024-11-09T02:00:00+00:00"}
+    shop.tamper("insert into clean_transactions select * replace (999 as source_line, timestamp '2099-01-01' as"
+                " transaction_at) from clean_transactions limit 1")  # fmt: skip
+    assert not evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh").passed
+    shop.tamper(alive)
+    assert evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh").passed
+    shop.tamper("delete from rejected_transactions", "update clean_transactions set transaction_at = '2099-01-01'")
+    found = evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh")
+    assert "No transaction is dated before the tick" in (found.description or "")
 
 
 def test_each_check_by_hand_has_a_bad_data_set() -> None:

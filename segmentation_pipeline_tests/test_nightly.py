@@ -188,8 +188,8 @@ def executed(
     config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     repeats: str = "",
-) -> str:
-    """A run as the web interface starts it, or starts again with the same configuration: its id."""
+) -> tuple[str, bool]:
+    """A run as the web interface starts it, or starts again with the same configuration: its id; if it is a night's."""
     again = dg.ReexecutionOptions(parent_run_id=repeats) if repeats else None
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.execute_job(
@@ -200,7 +200,8 @@ def executed(
         reexecution_options=again,
     ) as result:
         assert result.success
-        return result.run_id
+        [asked] = [e for e in result.get_asset_check_evaluations() if e.check_name == "feed_is_fresh"]
+        return result.run_id, bool(asked.metadata["scheduled"].value)
 
 
 def test_a_schedules_run_is_as_of_the_midnight_of_its_tick_and_so_is_its_repetition(
@@ -211,7 +212,8 @@ def test_a_schedules_run_is_as_of_the_midnight_of_its_tick_and_so_is_its_repetit
     write_csv(tmp_path / "source" / "b.csv", late)
     tick = "2024-10-29T02:00:00+00:00"
     config = of_the_tick("nightly", tick).run_config
-    first = executed(instance, config, {TICK: tick})
+    first, is_scheduled = executed(instance, config, {TICK: tick})
+    assert is_scheduled
     current = data_folder / "corner_shop" / "releases" / "current"
     manifest, published = manifest_of(current), (current / "customer_segments.parquet").read_bytes()
     assert (manifest["run_id"], manifest["as_of"]) == (first, "2024-10-29 00:00:00")
@@ -219,7 +221,8 @@ def test_a_schedules_run_is_as_of_the_midnight_of_its_tick_and_so_is_its_repetit
         after = release.execute("select lines from cleaning_report where rule = 'after_as_of'").fetchone()
     assert after == (1,), "the line at midnight, not the one before"
 
-    again = executed(instance, config, repeats=first)
+    again, is_scheduled = executed(instance, config, repeats=first)
+    assert is_scheduled
     manifest = manifest_of(current)
     assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-29 00:00:00")
     assert (current / "customer_segments.parquet").read_bytes() == published
@@ -240,9 +243,10 @@ def test_a_run_by_hand_is_as_of_the_midnight_before_it_was_asked_for_and_so_is_i
         return found._replace(create_timestamp=asked) if found and run_id == runs[0] else found
 
     monkeypatch.setattr(dg.DagsterInstance, "get_run_record_by_id", record)
-    first = executed(instance)
+    first, is_scheduled = executed(instance)
+    assert not is_scheduled
     assert manifest_of(current)["as_of"] == "2024-10-30 00:00:00"
-    again = executed(instance, repeats=first)
+    again, _ = executed(instance, repeats=first)
     manifest = manifest_of(current)
     assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-30 00:00:00")
     before = datetime.now(NIGHT).date()

@@ -44,6 +44,25 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
     return _selected(retailer, "lines_and_money_reconcile", said)
 
 
+@dg.asset_check(asset="clean_transactions", additional_deps=["rejected_transactions"])
+def feed_is_fresh(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """At a schedule's tick, the newest transaction is no older than the settings allow: no dead feed, but a quiet shop.
+
+    A person may well run over old data, so a run by hand is not asked.
+    """
+    tick, days = retailer.tick, retailer.settings.checks.max_feed_age_days
+    faults = retailer.warehouse.rows(select_of("checks/feed_is_fresh"), tick=tick, max_feed_age_days=days)
+    newest = faults[0]["newest_transaction_at"] if faults else None
+    said = (
+        f"The newest transaction is of {newest}, the tick of {tick}; checks.max_feed_age_days allows {days} days."
+        " Is the feed dead? If the shop was closed, nothing is wrong."
+        if newest
+        else f"No transaction is dated before the tick of {tick}."
+    )
+    found = _found(faults if retailer.is_scheduled else [], said, scheduled=retailer.is_scheduled)
+    return found._replace(severity=dg.AssetCheckSeverity.WARN)
+
+
 @dg.asset_check(asset="cleaning_report")
 def refused_share_as_usual(retailer: RetailerResource) -> dg.AssetCheckResult:
     """The share of refused lines is near that of the last releases."""
