@@ -160,6 +160,8 @@ class Rfm(Section):
     before a person asked for the run), a day (which counts whole), or a moment."""
     look_back_days: int | None = Field(None, ge=1)
     """Frequency and money count within so many days before as_of; unset: over all."""
+    slipping_factor: float = Field(2.0, ge=1)
+    """Away for longer than so many of the gaps to expect of it, a customer is slipping."""
 
     @field_validator("as_of", mode="before")
     @classmethod

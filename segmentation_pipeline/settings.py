@@ -79,19 +79,19 @@ class Retailer(Section):
 
     def digest(self, *sections: str) -> str:
         """Twelve hex digits that change when a setting of one of these sections changes (all, if none is named)."""
-        text = self.model_dump_json(include=set(sections) or None, by_alias=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digits(self.model_dump_json(include=set(sections) or None, by_alias=True))
 
     @property
     def fences_digest(self) -> str:
-        """Changes when standing fences no longer suit the settings; the as-of date is no setting of the fit."""
+        """Changes when standing fences no longer suit the settings; as_of and slipping_factor are none of the fit."""
         seen = self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": "last_transaction"})})
-        return seen.digest("columns", "cleaning", "rfm", "outliers")
+        sections = {"columns", "cleaning", "rfm", "outliers"}
+        return _digits(seen.model_dump_json(include=sections, exclude={"rfm": {"slipping_factor"}}, by_alias=True))
 
     @property
     def model_digest(self) -> str:
         """Changes when the standing model no longer suits the settings."""
-        return hashlib.sha256((self.fences_digest + self.digest("model")).encode()).hexdigest()[:12]
+        return _digits(self.fences_digest + self.digest("model"))
 
     @property
     def as_of(self) -> datetime | None:
@@ -132,7 +132,12 @@ class Retailer(Section):
             "as_of": self.as_of,
             "to_end_of_day": self.rfm.as_of == "end_of_day",
             "look_back_days": self.rfm.look_back_days,
+            "slipping_factor": self.rfm.slipping_factor,
             "factor": self.outliers.factor,
             "outlier_features": self.outliers.features,
             "fences_digest": self.fences_digest,
         }
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -608,6 +608,7 @@ def test_refit_fits_again_on_the_customers_of_today(shop: Shop) -> None:
         ({"cleaning": {"refunds": "ignore"}}, set(FITTED)),
         # What the fit does not depend on.
         ({"rfm": {"as_of": "2024-10-31"}}, set()),
+        ({"rfm": {"slipping_factor": 3.5}}, set()),
         ({"release": {"keep": 3}}, set()),
         ({"checks": {**SETTINGS["checks"], "min_days": 1}}, set()),
     ],

@@ -344,6 +344,7 @@ OF_THE_MODEL: list[dict[str, Any]] = [{"model": {"n_clusters": 5}}, {"model": {"
 OF_NEITHER: list[dict[str, Any]] = [
     {"rfm": {"as_of": "2024-03-01"}},
     {"rfm": {"as_of": "schedule"}},
+    {"rfm": {"slipping_factor": 9}},
     {"source": {"path": "elsewhere"}},
     {"source": {"delimiter": ";"}},
     {"release": {"keep": 3}},

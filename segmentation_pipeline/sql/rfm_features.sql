@@ -3,6 +3,10 @@ with clean as (
     select * from clean_transactions
 ),
 
+rhythm as (
+    select * from purchase_rhythm
+),
+
 moment as (
     select
         case
@@ -37,22 +41,16 @@ customers as (
     group by customer_id
 ),
 
-spend_by_country as (
-    select
-        customer_id,
-        country,
-        sum(case when is_purchase then amount else 0 end) as spend
-    from lines
-    where country is not null
-    group by customer_id, country
-),
-
 countries as (
     select
         customer_id,
         country,
-        row_number() over (partition by customer_id order by spend desc, country) as place
-    from spend_by_country
+        row_number() over (
+            partition by customer_id order by sum(case when is_purchase then amount else 0 end) desc, country
+        ) as place
+    from lines
+    where country is not null
+    group by customer_id, country
 )
 
 select
@@ -73,8 +71,10 @@ select
     customers.first_purchase_at,
     customers.last_purchase_at,
     cast(floor((epoch(moment.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
+    coalesce(rhythm.purchase_days, 0) as purchase_days, rhythm.expected_gap,
     countries.country,
     moment.as_of
 from customers
 cross join moment
+left join rhythm on customers.customer_id = rhythm.customer_id
 left join countries on customers.customer_id = countries.customer_id and countries.place = 1
