@@ -78,8 +78,14 @@ def _marked(retailer: Retailer) -> str:
 
 
 def _refusals(retailer: Retailer) -> Iterator[Refusal]:
-    """The rules that always hold stand around the retailer's own."""
+    """The rules that always hold stand around the retailer's own.
+
+    What comes after as_of comes before all: as of that day nobody knew of it, so no other rule counts it.
+    """
     own = retailer.cleaning.rules
+    if (moment := retailer.first_moment_after) is not None:
+        condition = "transaction_at >= $first_moment_after"
+        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
     yield Refusal(
         "unparseable_value",
         "the line is broken, or its date, quantity or money cannot be read",
@@ -93,9 +99,6 @@ def _refusals(retailer: Retailer) -> Iterator[Refusal]:
         yield Refusal("missing_customer", "no customer is named", "customer_id is null")
     if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
         yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
-    if (moment := retailer.first_moment_after) is not None:
-        condition = "transaction_at >= $first_moment_after"
-        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
     if retailer.cleaning.sources_overlap:
         yield Refusal("exact_duplicate", "the same line already came in another file or sheet", "is_copy")
 
