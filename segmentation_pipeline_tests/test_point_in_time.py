@@ -33,7 +33,8 @@ from segmentation_pipeline_tests.scenarios import (
 )
 
 DAY = "2024-09-30"
-KNOWN = [sold for sold in regular_customers() if sold[4] <= f"{DAY} 23:59:59"]
+DEAR = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
+KNOWN = [*(sold for sold in regular_customers() if sold[4] <= f"{DAY} 23:59:59"), DEAR]
 LATER = [sold for sold in regular_customers() if sold not in KNOWN]
 # These tell of lines, whenever sold, and not of customers as of a day: what came, what was refused, and how many.
 OF_LINES = ("raw_transactions", "rejected_transactions", "cleaning_report")
@@ -176,5 +177,6 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
             assert after == (len(later),)
         published = [contract.table for contract in PUBLISHED if contract.table not in OF_LINES]
         files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in published})
+    assert tables[0]["outlier_profiles"], "somebody is beyond a fence"
     assert {table for table in CONTRACTS if tables[0][table] != tables[1][table]} == set()
     assert {table for table in files[0] if files[0][table] != files[1][table]} == set()

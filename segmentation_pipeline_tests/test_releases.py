@@ -23,7 +23,7 @@ from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.releases import OLDEST_CLIENT, Release, ReleaseError, Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 OLD_CLIENT = PROJECT / ".venv" / "oldest-client"
@@ -58,7 +58,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A run whose data folder's name is all that a pattern or a quotation could trip over."""
     folder = tmp_path_factory.mktemp("ran")
     data = folder / "shop's [1] data * {x}"
-    source = write_csv(folder / "source" / "a.csv", regular_customers()).parent
+    # Somebody beyond a fence, so that no published table is empty.
+    dear = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
+    source = write_csv(folder / "source" / "a.csv", [*regular_customers(), dear]).parent
     retailer = retailer_file(folder, source)
     with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
         environment.setenv("SEGMENTATION_DATA", str(data))
