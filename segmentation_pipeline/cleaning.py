@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.sections import Rule
+from segmentation_pipeline.rules import Rule
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Given, Warehouse
@@ -122,8 +122,14 @@ def _marked(retailer: Retailer) -> str:
 
 
 def _refusals(retailer: Retailer) -> Iterator[Refusal]:
-    """The rules that always hold stand around the retailer's own."""
+    """The rules that always hold stand around the retailer's own.
+
+    What comes after as_of comes before all: as of that day nobody knew of it, so no other rule counts it.
+    """
     own = retailer.cleaning.rules
+    if (moment := retailer.first_moment_after) is not None:
+        condition = "transaction_at >= $first_moment_after"
+        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
     yield Refusal(
         "unparseable_value",
         "the line is broken, or its date, quantity or money cannot be read",
@@ -139,9 +145,6 @@ def _refusals(retailer: Retailer) -> Iterator[Refusal]:
         yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
     if retailer.cleaning.cancellation is not None:
         yield _against_its_sign(retailer)
-    if (moment := retailer.first_moment_after) is not None:
-        condition = "transaction_at >= $first_moment_after"
-        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
     if retailer.cleaning.sources_overlap:
         yield Refusal("exact_duplicate", "the same line already came in another file or sheet", "is_copy")
 

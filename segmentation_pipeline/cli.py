@@ -49,7 +49,10 @@ def run(
     retailer: RetailerOption = "sample",
     source: SourceOption = "",
     as_of: Annotated[
-        str, typer.Option(help="YYYY-MM-DD (that whole day counts) instead of the file's rfm.as_of.")
+        str,
+        typer.Option(
+            help="YYYY-MM-DD (that whole day counts), end_of_day, schedule ... instead of the file's rfm.as_of."
+        ),
     ] = "",
     refit: Annotated[bool, typer.Option("--refit", help="Fit the fences and the model again.")] = False,
     accept_change: Annotated[bool, typer.Option("--accept-change", help="Publish what the gate would stop.")] = False,

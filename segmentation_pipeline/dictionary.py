@@ -52,7 +52,7 @@ def _table(contract: Contract) -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield from ("# The retailer file", "", _WRITTEN.format("segmentation_pipeline/sections.py"))
+    yield from ("# The retailer file", "", _WRITTEN.format("segmentation_pipeline/sections.py` and `rules.py"))
     yield "`segments retailer check FILE` tells every error of a file at once; the shipped files are examples."
     yield from _section("(top)", Retailer)
 
@@ -66,7 +66,8 @@ def _section(name: str, section: type[BaseModel]) -> Iterator[str]:
             path = (field.alias or key) if name == "(top)" else f"{name.strip('[]')}.{field.alias or key}"
             inner.append((f"[[{path}]]" if str(field.annotation).startswith("list") else f"[{path}]", nested))
         else:
-            yield f"| `{field.alias or key}` | {_type(field)} | {_default(field)} | {field.description or ''} |"
+            words = " ".join((field.description or "").split())
+            yield f"| `{field.alias or key}` | {_type(field)} | {_default(field)} | {words} |"
     for title, nested in inner:
         yield from _section(title, nested)
 

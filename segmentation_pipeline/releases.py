@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,6 +89,7 @@ class Releases:
         connection: duckdb.DuckDBPyConnection,
         facts: Mapping[str, Any],
         *,
+        macros: Sequence[str],
         as_of: datetime,
         run_id: str,
         keep: int,
@@ -98,6 +99,7 @@ class Releases:
         Args:
             connection: The working database; each published table is read in the order of its key.
             facts: What the manifest tells beside what this module knows.
+            macros: The statements that give consumers functions.
             as_of: The as-of moment of the tables.
             run_id: The run that publishes.
             keep: How many releases to keep; the current one is never pruned.
@@ -107,7 +109,7 @@ class Releases:
             shutil.rmtree(rest)
         building = self.folder / f".building-{run_id}"
         building.mkdir()
-        rows = _write_tables(connection, building)
+        rows = _write_tables(connection, building, macros)
         names = [release.name for release in self.all()]
         sequence = 1 + max((int(name.split("-")[0]) for name in names), default=0)
         name = f"{sequence:06d}-{as_of:%Y%m%d}-{run_id[:8]}"
@@ -180,7 +182,7 @@ class Releases:
                 shutil.rmtree(release.folder.rename(self.folder / f".pruning-{release.name}"))
 
 
-def _write_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
+def _write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, macros: Sequence[str]) -> dict[str, int]:
     """Each published table as Parquet, and from these files the database; the rows of each as read back from it."""
     for contract in PUBLISHED:
         ordered = connection.sql(f"select * from {quoted(contract.table)} order by {contract.key_order}")
@@ -194,6 +196,8 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[s
             file = escape(str(folder / f"{contract.table}.parquet"))
             release.execute(f"insert into {quoted(contract.table)} select * from read_parquet($file)", {"file": file})
             contract.write_comments(release)
+        for macro in macros:
+            release.execute(macro)
         release.commit()
     rows = {}
     with duckdb.connect(database, read_only=True) as release:

@@ -6,9 +6,10 @@ Belongs here: what lasts as long as a run does - the writer's lock, the sign of 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -28,7 +29,9 @@ class RetailerResource(dg.ConfigurableResource[Any]):
     )
     source: str = Field(default="", description="A path instead of the file's source.path; else SEGMENTATION_SOURCE.")
     as_of: str = Field(
-        default="", description="last_transaction, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS instead of rfm.as_of."
+        default="",
+        description="last_transaction, end_of_day, schedule, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS instead of rfm.as_of. A"
+        " schedule whose retailer says `schedule` sets the day here, so that the run can be repeated as it was.",
     )
     lock_patience: float = Field(default=3600, ge=0, description="Seconds to wait while another run writes.")
 
@@ -60,7 +63,8 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             RetailerError: It does not validate.
         """
         if self._settings is None:
-            self._settings = load_settings(self.file, self.source, self.as_of)
+            settings = load_settings(self.file, self.source, self.as_of)
+            self._settings = settings.at(self._local(self._asked_for, settings.zone))
         return self._settings
 
     @property
@@ -75,12 +79,40 @@ class RetailerResource(dg.ConfigurableResource[Any]):
 
     @property
     def tick(self) -> datetime:
-        """The moment that the run is for, in the retailer's time: its schedule's tick, or else its own time."""
-        run = self._context.run if self._context else None
-        scheduled = run.tags.get(".dagster/scheduled_execution_time") if run else None
-        zone = self.settings.zone
-        moment = datetime.fromisoformat(scheduled).astimezone(zone) if scheduled else datetime.now(zone)
-        return moment.replace(tzinfo=None)
+        """The moment that the run is for, in the retailer's time: its schedule's tick, or when it was asked for."""
+        return self._local(self._asked_for, self.settings.zone)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a schedule asked for the run, or for the one that it repeats."""
+        return self._scheduled is not None
+
+    @property
+    def _asked_for(self) -> datetime:
+        record = self._first_run
+        return self._scheduled or (record.create_timestamp if record else datetime.now(UTC))
+
+    @property
+    def _scheduled(self) -> datetime | None:
+        record = self._first_run
+        text = record.dagster_run.tags.get(".dagster/scheduled_execution_time") if record else None
+        return datetime.fromisoformat(text) if text else None
+
+    @property
+    def _first_run(self) -> dg.RunRecord | None:
+        """The run that this one repeats, or else this one: who repeats a run, also days after, means its moment.
+
+        Dagster hands the run's configuration on to the repetition, but not the tick of its schedule.
+        """
+        context = self._context
+        if context is None or context.run is None or context.instance is None:
+            return None
+        find = context.instance.get_run_record_by_id
+        return find(context.run.root_run_id or context.run.run_id) or find(context.run.run_id)
+
+    @staticmethod
+    def _local(moment: datetime, zone: ZoneInfo) -> datetime:
+        return moment.astimezone(zone).replace(tzinfo=None)
 
     @property
     def latest_moment(self) -> datetime:

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segmentation_pipeline.folders import FolderError, data_folder, expanded
-from segmentation_pipeline.sections import Rule, Sample
+from segmentation_pipeline.rules import Rule
+from segmentation_pipeline.sections import Sample
 from segmentation_pipeline.settings import Retailer
 
 SHIPPED = Path(__file__).parent / "retailers"

@@ -1,16 +1,15 @@
 """The tables of a retailer file: each setting with its type, default, bounds and meaning.
 
-Belongs here: what one section may say. Does not: what the sections mean together (`settings`).
+Belongs here: what one section may say. Does not: the cleaning rules (`rules`), what the sections mean together
+(`settings`).
 """
 
 from collections.abc import Iterator
 from datetime import MAXYEAR, date, datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import duckdb
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,11 +27,6 @@ ColumnName = Literal[
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 NUMBERS = ("quantity", "price", "amount")
-# Two of them are replaced by a rule of the retailer's on their column.
-_RULES_THAT_ALWAYS_HOLD = {
-    "read": "", "unparseable_value": "", "cancellation": "", "after_as_of": "", "exact_duplicate": "",
-    "positive_cancellation": "", "negative_money": "", "missing_customer": "customer_id", "missing_invoice": "invoice",
-}  # fmt: skip
 # What is wrong with settings together: the key below the section, the sentence, and the value found.
 Fault: TypeAlias = tuple[tuple[str | int, ...], str, Any]
 
@@ -158,91 +152,28 @@ class Columns(Section):
         return {name: value for name, value in self if value is not None}
 
 
-def _compiled(value: str) -> str:
-    try:
-        duckdb.cursor().execute("select regexp_matches('', $pattern)", {"pattern": value})
-    except duckdb.Error as error:
-        wrong = str(error).removeprefix("Invalid Input Error: ")
-        raise ValueError(f"allowed: a regular expression of RE2; {wrong}") from None
-    return value
-
-
-Pattern = Annotated[str, AfterValidator(_compiled)]
-
-
-class Rule(Section):
-    """A cleaning rule: lines whose column does not pass are refused with the rule's name and reason."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Stands in rejected_transactions and cleaning_report."""
-    reason: str = Field(min_length=1)
-    """A sentence for those who read them."""
-    column: ColumnName
-    """The column that is tested."""
-    matches: Pattern | None = None
-    """Passes if this regular expression (RE2) finds a match; on invoice, cancellations pass too."""
-    required: Literal[True] | None = None
-    """Passes if there is a value."""
-    above: Decimal | None = Field(None, gt=-(10**14), lt=10**14)
-    """Passes if the number is greater."""
-    is_in: list[str] | None = Field(None, alias="in", min_length=1)
-    """Passes if the text is one of these."""
-
-    @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
-        """A rule is one test, which suits its column, under a name that no rule of the package has."""
-        tests = [key for key in ("matches", "required", "above", "in") if key in settings]
-        if len(tests) != 1:
-            has = " and ".join(tests) or "none"
-            yield (), f"allowed: exactly one of matches, required, above, in; it has {has}", settings
-        column, name = settings.get("column"), settings.get("name")
-        suits = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
-        for key in tests:
-            if key not in ("required", *suits) and column in get_args(ColumnName):
-                yield (key,), f"does not go with {column}; allowed: {', '.join(['required', *suits])}", settings[key]
-        if _RULES_THAT_ALWAYS_HOLD.get(str(name), column) != column:
-            yield ("name",), "a rule that always holds has this name; allowed: another", name
-
-
-class Cleaning(Section):
-    """Which lines count."""
-
-    rules: list[Rule] = []
-    """Applied in order; the first that a line fails names its reason."""
-    refunds: Literal["net", "ignore"] = "net"
-    """`net`: cancellations and other negative money reduce monetary on their own date; `ignore`: they are refused."""
-    cancellation: Pattern | None = None
-    """Pattern of the invoice numbers of cancellations; unset: lines of negative money."""
-    sources_overlap: bool = False
-    """The same line in two files or sheets counts once."""
-
-    @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
-        """The report counts by name."""
-        names: list[object] = []
-        for place, rule in enumerate(tables(settings.get("rules"))):
-            if "name" in rule and rule["name"] in names:
-                yield ("rules", place, "name"), "an earlier rule has this name; allowed: another", rule["name"]
-            names.append(rule.get("name"))
-
-
 class Rfm(Section):
     """As of when, and how far back, customers are described."""
 
-    as_of: Literal["last_transaction"] | datetime | date = "last_transaction"
-    """`last_transaction`, a day (which counts whole) or a moment."""
+    as_of: Literal["last_transaction", "end_of_day", "schedule"] | datetime | date = "last_transaction"
+    """`last_transaction`, `end_of_day` (the midnight after it), `schedule` (the last midnight before its tick, or
+    before a person asked for the run), a day (which counts whole), or a moment."""
     look_back_days: int | None = Field(None, ge=1, le=36_500)
     """Frequency and money count within so many days before as_of; unset: over all."""
+    slipping_factor: float = Field(2.0, ge=1)
+    """Away for longer than so many of the gaps to expect of it, a customer is slipping."""
 
     @field_validator("as_of", mode="before")
     @classmethod
     def _is_a_moment(cls, value: object) -> object:
-        if value == "last_transaction":
+        if value in ("last_transaction", "end_of_day", "schedule"):
             return value
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            raise ValueError("allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS") from None
+            raise ValueError(
+                "allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS"
+            ) from None
         if moment.tzinfo is not None or moment.year == MAXYEAR:
             raise ValueError("allowed: a moment in the retailer's local time, without an offset, before the year 9999")
         return moment if len(str(value)) > len("YYYY-MM-DD") else moment.date()
@@ -292,6 +223,8 @@ class Checks(Section):
     """A model with a lower silhouette is warned of."""
     max_refused_change: float = Field(0.05, gt=0, le=1)
     """A share of refused lines that differs by more than this from the last releases is warned of."""
+    max_feed_age_days: int = Field(5, ge=1)
+    """At a schedule's tick, a newest transaction older than this is warned of; 5 days outlast Easter in a shop."""
 
 
 def tables(value: Any) -> list[dict[str, Any]]:

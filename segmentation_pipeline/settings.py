@@ -8,14 +8,14 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
-from typing import Any, get_args
+from typing import Any, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
+from segmentation_pipeline.rules import Cleaning
 from segmentation_pipeline.sections import (
     Checks,
-    Cleaning,
     ColumnName,
     Columns,
     Fault,
@@ -88,28 +88,44 @@ class Retailer(Section):
 
     def digest(self, *sections: str) -> str:
         """Twelve hex digits that change when a setting of one of these sections changes (all, if none is named)."""
-        text = self.model_dump_json(include=set(sections) or None, by_alias=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digits(self.model_dump_json(include=set(sections) or None, by_alias=True))
 
     @property
     def fences_digest(self) -> str:
-        """Changes when standing fences no longer suit the settings; the as-of date is no setting of the fit."""
+        """Changes when standing fences no longer suit the settings; as_of and slipping_factor are none of the fit."""
         seen = self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": "last_transaction"})})
-        return seen.digest("columns", "cleaning", "rfm", "outliers")
+        sections = {"columns", "cleaning", "rfm", "outliers"}
+        return _digits(seen.model_dump_json(include=sections, exclude={"rfm": {"slipping_factor"}}, by_alias=True))
 
     @property
     def model_digest(self) -> str:
         """Changes when the standing model no longer suits the settings."""
-        return hashlib.sha256((self.fences_digest + self.digest("model")).encode()).hexdigest()[:12]
+        return _digits(self.fences_digest + self.digest("model"))
 
     @property
     def as_of(self) -> datetime | None:
-        """The as-of moment in local time; None: the last transaction's. A day counts whole: the midnight after it."""
-        if self.rfm.as_of == "last_transaction":
+        """The as-of moment in local time; None: the data tell it. A day counts whole: the midnight after it.
+
+        Raises:
+            ValueError: It hangs on a run, and these are not yet the settings of one (see `at`).
+        """
+        if self.rfm.as_of == "schedule":
+            raise ValueError("rfm.as_of = schedule is told by the tick of a run")
+        if isinstance(self.rfm.as_of, str):
             return None
         if isinstance(self.rfm.as_of, datetime):
             return self.rfm.as_of
         return datetime.combine(self.rfm.as_of + timedelta(days=1), time())
+
+    def at(self, tick: datetime) -> Self:
+        """The settings of a run for this moment in local time: `schedule` becomes the last day that was then over.
+
+        A day, because that counts whole and the midnight after it does not: a moment counts to itself.
+        """
+        if self.rfm.as_of != "schedule":
+            return self
+        day = tick.date() - timedelta(days=1)
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
 
     @property
     def first_moment_after(self) -> datetime | None:
@@ -123,8 +139,14 @@ class Retailer(Section):
         """The settings that the SELECTs bind, by the name that they have there."""
         return {
             "as_of": self.as_of,
+            "to_end_of_day": self.rfm.as_of == "end_of_day",
             "look_back_days": self.rfm.look_back_days,
+            "slipping_factor": self.rfm.slipping_factor,
             "factor": self.outliers.factor,
             "outlier_features": self.outliers.features,
             "fences_digest": self.fences_digest,
         }
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

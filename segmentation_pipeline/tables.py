@@ -9,7 +9,7 @@ from segmentation_pipeline.contracts import Column, Contract
 from segmentation_pipeline.core.naming import SEGMENTS
 
 # Of the published tables: a column that goes or changes its meaning is a new major version, one that comes a minor one.
-CONTRACT_VERSION = "1.0.0"
+CONTRACT_VERSION = "2.0.0"
 MONEY = "DECIMAL(18,4)"
 GROUPS = ("normal", "outlier", "inactive")
 SIDES = ("high", "low")
@@ -30,6 +30,16 @@ FREQUENCY = Column(
     "frequency", "INTEGER", "Distinct purchase invoices; refunds never add to it", "purchases", minimum=0
 )
 MONETARY = Column("monetary", MONEY, "Money spent net of refunds", "retailer's currency")
+PURCHASE_DAYS = Column("purchase_days", "INTEGER", "Distinct days with a purchase", "days", minimum=0)
+EXPECTED_GAP = Column(
+    "expected_gap",
+    "DOUBLE",
+    "Days to expect between two purchase days: (the sum of the customer's n gaps + 2 x the median of everybody's gaps)"
+    " / (n + 2); null with fewer than two purchase days",
+    "days",
+    nullable=True,
+    minimum=1,
+)
 SCORES = tuple(
     Column(f"{name}_score", "INTEGER", f"{meaning} = 5", minimum=1, maximum=5)
     for name, meaning in (("recency", "Most recent"), ("frequency", "Most frequent"), ("monetary", "Highest spend"))
@@ -111,8 +121,13 @@ CONTRACTS = {
             published=True,
         ),
         Contract(
+            "purchase_rhythm", "one row is one customer with a purchase, and its rhythm",
+            "Over all the data up to as_of: a look-back window would cut the long gaps out, and with them the slow customers.",
+            ("customer_id",), (CUSTOMER_ID, replace(PURCHASE_DAYS, minimum=1), EXPECTED_GAP), may_be_empty=True,
+        ),
+        Contract(
             "rfm_features", "one row is one customer of `clean_transactions`, as of as_of",
-            "With a look-back window, frequency, money and products count within it, recency and dates over all.",
+            "With a look-back window, frequency, money and products count within it; recency, dates and rhythm over all.",
             ("customer_id",),
             (CUSTOMER_ID, RECENCY, FREQUENCY, MONETARY,
              Column("gross", MONEY, "Money spent before refunds", "retailer's currency", minimum=0),
@@ -122,7 +137,7 @@ CONTRACTS = {
              Column("first_purchase_at", "TIMESTAMP", "First purchase; null without one", "retailer's local time", nullable=True),
              Column("last_purchase_at", "TIMESTAMP", "Last purchase; null without one", "retailer's local time", nullable=True),
              Column("tenure", "INTEGER", "Full days from the first purchase to as_of; null without one", "days", nullable=True, minimum=0),
-             Column("country", "VARCHAR", "The country of most spend", nullable=True), AS_OF),
+             PURCHASE_DAYS, EXPECTED_GAP, Column("country", "VARCHAR", "The country of most spend", nullable=True), AS_OF),
             published=True,
         ),
         Contract(
@@ -208,7 +223,7 @@ CONTRACTS = {
         ),
         Contract(
             "kmeans_segments", "one row is one normal customer with its nearest centroid",
-            "Computed in SQL from the model's tables; ties go to the lowest cluster.",
+            "Computed in SQL from the model's tables; ties go to the lowest segment key.",
             ("customer_id",),
             (CUSTOMER_ID, Column("cluster", "INTEGER", "The nearest centroid", minimum=0), SEGMENT_KEY,
              Column("distance", "DOUBLE", "Euclidean distance to it, in scaled units", minimum=0),
@@ -230,7 +245,9 @@ CONTRACTS = {
             ("customer_id",),
             (CUSTOMER_ID, SEGMENT, SEGMENT_KEY,
              Column("nearest_segment", "VARCHAR", "The segment that today's features alone would give"), GROUP, RECENCY, FREQUENCY,
-             MONETARY, *SCORES, RFM_SEGMENT, ACTION, AS_OF, MODEL_ID),
+             MONETARY,
+             Column("is_slipping", "BOOLEAN", "recency is beyond rfm.slipping_factor x expected_gap; null where that is null", nullable=True),
+             *SCORES, RFM_SEGMENT, ACTION, AS_OF, MODEL_ID),
             published=True,
         ),
         Contract(
@@ -243,6 +260,22 @@ CONTRACTS = {
              *(Column(f"{figure}_{name}", "DOUBLE", f"{figure.capitalize()} {name}", "the feature's unit") for name in FEATURES for figure in ("mean", "median")),
              DESCRIPTION, ACTION, AS_OF),
             published=True,
+        ),
+        Contract(
+            "outlier_profiles", "one row is one outlier segment that has customers",
+            "The few who make much of the revenue: how concentrated that is, and how much of it is slipping away.",
+            ("segment_key",),
+            (SEGMENT_KEY, SEGMENT, Column("customers", "BIGINT", "Customers in the segment", "customers", minimum=1),
+             Column("customer_share", "DOUBLE", "Share of all customers, outliers or not", minimum=0, maximum=1),
+             Column("revenue", "DECIMAL(38,4)", "Sum of monetary", "retailer's currency"),
+             Column("revenue_share", "DOUBLE", "Share of all revenue; null where that is not positive", nullable=True),
+             Column("gini", "DOUBLE", "Gini coefficient of monetary within the segment: 0 all spend the same, near 1 one spends all", minimum=0, maximum=1),
+             Column("top_10_share", "DOUBLE", "Share of the segment's revenue made by its ten top customers (all, where there are fewer)", minimum=0, maximum=1),
+             Column("slipping_customers", "BIGINT", "Customers that are slipping", "customers", minimum=0),
+             Column("revenue_at_risk", "DECIMAL(38,4)", "Sum of monetary of those", "retailer's currency", minimum=0),
+             Column("revenue_at_risk_share", "DOUBLE", "Share of the segment's revenue", minimum=0, maximum=1),
+             Column("mean_recency", "DOUBLE", "Mean recency", "days", minimum=0), AS_OF),
+            published=True, may_be_empty=True,
         ),
     )
 }  # fmt: skip

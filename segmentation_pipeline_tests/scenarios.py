@@ -1,7 +1,7 @@
 """Tiny named data sets and retailers as plain functions; nothing else is shared between the tests."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,18 @@ def retailer_file(folder: Path, source: Path, **sections: Any) -> Path:
 
 
 def run_job(
-    instance: dg.DagsterInstance, *, job: str = "nightly_segmentation", config: dict[str, Any] | None = None
+    instance: dg.DagsterInstance,
+    *,
+    job: str = "nightly_segmentation",
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job of the project through Dagster, with the retailer and the data folder of the environment."""
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     return (
         defs()
         .resolve_job_def(job)
-        .execute_in_process(instance=instance, run_config={**quiet, **(config or {})}, raise_on_error=False)
+        .execute_in_process(
+            instance=instance, run_config={**quiet, **(config or {})}, tags=dict(tags or {}), raise_on_error=False
+        )
     )

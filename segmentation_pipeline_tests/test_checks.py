@@ -216,6 +216,7 @@ def test_only_a_day_of_the_settings_may_end_after_the_run(as_of: str, ahead: boo
 
 BY_HAND = {
     "lines_and_money_reconcile": "clean_transactions",
+    "feed_is_fresh": "clean_transactions",
     "refused_share_as_usual": "cleaning_report",
     "customers_and_money_reconcile": "rfm_features",
     "minimum_data": "rfm_features",
@@ -224,8 +225,9 @@ BY_HAND = {
     "silhouette_above_floor": "kmeans_model",
     "sql_agrees_with_predict": "kmeans_segments",
     "everybody_belongs": "customer_segments",
+    "score_customer_agrees": "customer_segments",
 }
-WARNINGS = {"refused_share_as_usual", "silhouette_above_floor"}
+WARNINGS = {"feed_is_fresh", "refused_share_as_usual", "silhouette_above_floor"}
 
 
 def test_every_check_passes_on_good_data(good: tuple[Path, dg.ExecuteInProcessResult, list[str]]) -> None:
@@ -256,6 +258,8 @@ def test_the_checks_pass_alone_and_the_release_follows(shop: Shop) -> None:
     assert len(shop.releases.all()) == 2
 
 
+# The night after the last transaction, as a schedule's run knows it.
+NIGHT = {".dagster/scheduled_execution_time": "2024-10-29T02:00:00+00:00"}
 ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
 MARKED_DORMANT = (
     "update customer_segments set customer_group = 'inactive', segment_key = 'dormant', segment = 'DORMANT' where "
@@ -263,6 +267,11 @@ MARKED_DORMANT = (
 )
 
 BAD = [
+    (
+        "score_customer_agrees",
+        "a customer in a segment that its features do not give",
+        "update customer_segments set nearest_segment = 'DORMANT' where " + ONE_CUSTOMER.format("normal_customers"),
+    ),
     ("lines_and_money_reconcile", "a line lost", "delete from clean_transactions where source_line = 2"),
     (
         "lines_and_money_reconcile",
@@ -388,6 +397,11 @@ BAD = [
         "a tenth more refused",
         "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
     ),
+    (
+        "feed_is_fresh",
+        "nothing came for nine days",
+        "delete from clean_transactions where transaction_at >= '2024-10-20'",
+    ),
     ("silhouette_above_floor", "clusters in one another", "update kmeans_model set silhouette = -0.01"),
 ]
 
@@ -397,7 +411,7 @@ BAD = [
 )
 def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Shop, check: str, bad: str) -> None:
     shop.tamper(bad)
-    result = shop.run("release", checks=[check])
+    result = shop.run("release", checks=[check], tags=NIGHT)
     found = evaluation(result, check)
     assert not found.passed
     assert found.description
@@ -426,6 +440,34 @@ def test_a_check_across_tables_names_each_bad_customer_and_no_good_one(shop: Sho
     faults = evaluation(shop.run(checks=[check]), check).metadata["faults"]
     assert isinstance(faults, dg.TableMetadataValue)
     assert [record.data["customer_id"] for record in faults.records] == ["10003", "10004", "10005", "ghost"]
+
+
+@pytest.mark.parametrize(("tick", "fresh"), [("2024-11-02T09:39:00+00:00", True), ("2024-11-02T09:39:01+00:00", False)])
+def test_a_dead_feed_does_not_look_like_a_quiet_shop(shop: Shop, tick: str, fresh: bool) -> None:
+    """The newest transaction is of 2024-10-28 09:39; at five days to the second, it is old."""
+    on_time = shop.run(checks=["feed_is_fresh"], tags={".dagster/scheduled_execution_time": tick})
+    found = evaluation(on_time, "feed_is_fresh")
+    assert found.passed == fresh
+    assert fresh or "2024-10-28 09:39:00" in (found.description or "")
+    assert on_time.success
+
+
+def test_a_run_by_hand_over_old_data_is_no_dead_feed(shop: Shop) -> None:
+    found = evaluation(shop.run(checks=["feed_is_fresh"]), "feed_is_fresh")
+    assert (found.passed, found.metadata["scheduled"].value) == (True, False)
+
+
+def test_lines_dated_in_the_future_or_after_as_of_neither_feign_nor_hide_life(shop: Shop) -> None:
+    alive = "update rejected_transactions set rule = 'after_as_of', transaction_at = '2024-11-08 10:00:00'"
+    week_later = {".dagster/scheduled_execution_time": "2024-11-09T02:00:00+00:00"}
+    shop.tamper("insert into clean_transactions select * replace (999 as source_line, timestamp '2099-01-01' as"
+                " transaction_at) from clean_transactions limit 1")  # fmt: skip
+    assert not evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh").passed
+    shop.tamper(alive)
+    assert evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh").passed
+    shop.tamper("delete from rejected_transactions", "update clean_transactions set transaction_at = '2099-01-01'")
+    found = evaluation(shop.run(checks=["feed_is_fresh"], tags=week_later), "feed_is_fresh")
+    assert "No transaction is dated before the tick" in (found.description or "")
 
 
 def test_each_check_by_hand_has_a_bad_data_set() -> None:
@@ -678,6 +720,7 @@ def test_refit_fits_again_on_the_customers_of_today(shop: Shop) -> None:
         ({"cleaning": {"refunds": "ignore"}}, set(FITTED)),
         # What the fit does not depend on.
         ({"rfm": {"as_of": "2024-10-31"}}, set()),
+        ({"rfm": {"slipping_factor": 3.5}}, set()),
         ({"release": {"keep": 3}}, set()),
         ({"checks": {**SETTINGS["checks"], "min_days": 1}}, set()),
     ],

@@ -1,11 +1,12 @@
 """The night: schedules in the retailer's time zone, run by Dagster's own daemon, whatever the evening left behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import duckdb
 import pytest
 
 import segmentation_pipeline
@@ -20,7 +22,7 @@ from segmentation_pipeline import locks
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.home import prepare
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 COMMANDS = Path(sys.executable).parent
@@ -139,6 +141,121 @@ def test_a_tick_that_is_made_up_for_is_judged_by_its_own_time(shop: Path, instan
     assert not result.success
     said = sentence_of(result, "outlier_fences")
     assert "as_of 2024-10-28 09:39:00 lies ahead of the run's time 2024-10-01 02:00" in said
+
+
+def of_the_tick(schedule: str, at: str) -> Any:
+    """The run that a schedule asks for at a moment."""
+    found = defs().resolve_schedule_def(schedule)
+    context = dg.build_schedule_context(scheduled_execution_time=datetime.fromisoformat(at))
+    [request] = found.evaluate_tick(context).run_requests or []
+    return request
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"), [("Europe/London", "2024-10-31"), ("America/New_York", "2024-10-30"), ("Asia/Tokyo", "2024-10-31")]
+)
+def test_a_schedules_run_carries_the_last_day_that_is_over_in_the_retailers_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, day: str
+) -> None:
+    """Two at night in Greenwich on 1 November: still October in New York."""
+    file = retailer_file(tmp_path, tmp_path, time_zone=zone, rfm={"as_of": "schedule"})
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
+    carried = {"resources": {"retailer": {"config": {"as_of": day}}}}
+    assert of_the_tick("nightly", "2024-11-01T02:00:00+00:00").run_config == carried
+    refit = defs().resolve_job_def("refit_segmentation").run_config
+    assert of_the_tick("weekly_refit", "2024-11-01T02:00:00+00:00").run_config == {**(refit or {}), **carried}
+
+
+@pytest.mark.parametrize("as_of", ["last_transaction", "end_of_day", "2024-10-31", "no file"])
+def test_a_schedules_run_carries_nothing_where_as_of_does_not_hang_on_its_tick(
+    shop: Path, tmp_path: Path, as_of: str
+) -> None:
+    if as_of == "no file":
+        shop.unlink()
+    else:
+        retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": as_of})
+    refit = defs().resolve_job_def("refit_segmentation").run_config
+    assert of_the_tick("nightly", "2024-11-01T02:00:00+00:00").run_config == {}
+    assert of_the_tick("weekly_refit", "2024-11-01T02:00:00+00:00").run_config == refit
+
+
+def nightly() -> dg.JobDefinition:
+    return defs().resolve_job_def("nightly_segmentation")
+
+
+def executed(
+    instance: dg.DagsterInstance,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    repeats: str = "",
+) -> tuple[str, bool]:
+    """A run as the web interface starts it, or starts again with the same configuration: its id; if it is a night's."""
+    again = dg.ReexecutionOptions(parent_run_id=repeats) if repeats else None
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with dg.execute_job(
+        dg.reconstructable(nightly),
+        instance,
+        run_config={**quiet, **(config or {})},
+        tags=dict(tags or {}),
+        reexecution_options=again,
+    ) as result:
+        assert result.success
+        [asked] = [e for e in result.get_asset_check_evaluations() if e.check_name == "feed_is_fresh"]
+        return result.run_id, bool(asked.metadata["scheduled"].value)
+
+
+def test_a_schedules_run_is_as_of_the_midnight_of_its_tick_and_so_is_its_repetition(
+    shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path
+) -> None:
+    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"})
+    late = [line(invoice="700000", at=at, customer="10001") for at in ("2024-10-29 00:00:00", "2024-10-28 23:59:59")]
+    write_csv(tmp_path / "source" / "b.csv", late)
+    tick = "2024-10-29T02:00:00+00:00"
+    config = of_the_tick("nightly", tick).run_config
+    first, is_scheduled = executed(instance, config, {TICK: tick})
+    assert is_scheduled
+    current = data_folder / "corner_shop" / "releases" / "current"
+    manifest, published = manifest_of(current), (current / "customer_segments.parquet").read_bytes()
+    assert (manifest["run_id"], manifest["as_of"]) == (first, "2024-10-29 00:00:00")
+    with duckdb.connect(str(current.resolve() / "segments.duckdb"), read_only=True) as release:
+        after = release.execute("select lines from cleaning_report where rule = 'after_as_of'").fetchone()
+    assert after == (1,), "the line at midnight, not the one before"
+
+    again, is_scheduled = executed(instance, config, repeats=first)
+    assert is_scheduled
+    manifest = manifest_of(current)
+    assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-29 00:00:00")
+    assert (current / "customer_segments.parquet").read_bytes() == published
+
+
+def test_a_run_by_hand_is_as_of_the_midnight_before_it_was_asked_for_and_so_is_its_repetition(
+    shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Materialize all, half an hour before midnight; long after that, Re-execute."""
+    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 10**5})
+    current = data_folder / "corner_shop" / "releases" / "current"
+    find, asked = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=NIGHT)
+    runs: list[str] = []
+
+    def record(asked_of: dg.DagsterInstance, run_id: str) -> dg.RunRecord | None:
+        runs.append(run_id)
+        found = find(asked_of, run_id)
+        return found._replace(create_timestamp=asked) if found and run_id == runs[0] else found
+
+    monkeypatch.setattr(dg.DagsterInstance, "get_run_record_by_id", record)
+    first, is_scheduled = executed(instance)
+    assert not is_scheduled
+    assert manifest_of(current)["as_of"] == "2024-10-30 00:00:00"
+    again, _ = executed(instance, repeats=first)
+    manifest = manifest_of(current)
+    assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-30 00:00:00")
+    before = datetime.now(NIGHT).date()
+    executed(instance)
+    assert before <= datetime.fromisoformat(manifest_of(current)["as_of"]).date() <= datetime.now(NIGHT).date()
+
+
+def manifest_of(release: Path) -> Any:
+    return json.loads((release / "manifest.json").read_text("utf-8"))
 
 
 def test_the_shipped_settings_run_one_at_a_time_watch_and_stay_silent(home: dg.DagsterInstance) -> None:

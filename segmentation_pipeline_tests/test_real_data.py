@@ -353,6 +353,36 @@ def test_outliers_make_the_published_share_of_revenue(recipe: Ran) -> None:
     assert [f"{customers:.1%} {revenue:.1%}" for customers, revenue in shares] == ["10.9% 62.4%"]
 
 
+def test_outlier_profiles_are_what_pandas_makes_of_the_same_lines(daily: Ran) -> None:
+    """Rhythm, slipping, Gini and top-ten share, told again from the clean lines without a line of the package's SQL."""
+    select = "select customer_id, transaction_at from clean_transactions"
+    bought = pd.DataFrame(daily.working(select), columns=["who", "at"])
+    days = bought.assign(day=bought["at"].dt.normalize())[["who", "day"]].drop_duplicates().sort_values("day")
+    gaps = days.groupby("who")["day"].diff().dt.days
+    own = gaps.groupby(days["who"]).agg(["count", "sum"])
+    expected = ((own["sum"] + 2 * gaps.median()) / (own["count"] + 2)).where(own["count"] > 0)
+    recency = (bought["at"].max() - bought.groupby("who")["at"].max()).dt.days
+    is_slipping = recency > 2 * expected
+    assert 0.15 < is_slipping[expected.notna()].mean() < 0.25
+
+    select = "select customer_id, segment_key, monetary from customer_segments where customer_group = 'outlier'"
+    outliers = pd.DataFrame(daily.working(select), columns=["who", "segment_key", "monetary"])
+    outliers["monetary"] = outliers["monetary"].astype(float)
+    outliers["is_slipping"] = outliers["who"].map(is_slipping)
+    found = {row[0]: row[1:] for row in daily.released(
+        "select segment_key, customers, gini, top_10_share, slipping_customers, revenue_at_risk_share"
+        " from outlier_profiles"
+    )}  # fmt: skip
+    assert found.keys() == {"delight", "pamper", "upsell"}
+    for key, members in outliers.groupby("segment_key"):
+        spend, slipping = members["monetary"].to_numpy(), members["is_slipping"].to_numpy()
+        gini = np.abs(spend[:, None] - spend[None, :]).mean() / (2 * spend.mean())
+        figures = [len(spend), gini, np.sort(spend)[-10:].sum() / spend.sum(), slipping.sum()]
+        assert found[str(key)] == pytest.approx((*figures, spend[slipping].sum() / spend.sum()), rel=1e-9)
+    shares = daily.released("select sum(customer_share), sum(revenue_share) from outlier_profiles")
+    assert [f"{customers:.1%} {revenue:.1%}" for customers, revenue in shares] == ["10.9% 62.4%"]
+
+
 def test_a_customer_has_the_same_features_and_segment_from_every_source_in_any_order(recipe: Ran, daily: Ran) -> None:
     # Of the model's name all but the digest must agree, and that too, as the same customers make the same model.
     select = "select * from customer_segments order by customer_id"

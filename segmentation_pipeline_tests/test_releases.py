@@ -23,7 +23,7 @@ from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.releases import OLDEST_CLIENT, Release, ReleaseError, Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 OLD_CLIENT = PROJECT / ".venv" / "oldest-client"
@@ -58,7 +58,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A run whose data folder's name is all that a pattern or a quotation could trip over."""
     folder = tmp_path_factory.mktemp("ran")
     data = folder / "shop's [1] data * {x}"
-    source = write_csv(folder / "source" / "a.csv", regular_customers()).parent
+    # Somebody beyond a fence, so that no published table is empty.
+    dear = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
+    source = write_csv(folder / "source" / "a.csv", [*regular_customers(), dear]).parent
     retailer = retailer_file(folder, source)
     with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
         environment.setenv("SEGMENTATION_DATA", str(data))
@@ -91,7 +93,8 @@ def releases(tmp_path: Path) -> Releases:
 def publish(
     releases: Releases, work: duckdb.DuckDBPyConnection, number: int, *, keep: int = 14, at: datetime | None = None
 ) -> str:
-    return releases.publish(work, {}, as_of=at or NOVEMBER, run_id=f"{number:08d}-of-a-test", keep=keep).name
+    run_id = f"{number:08d}-of-a-test"
+    return releases.publish(work, {}, macros=[], as_of=at or NOVEMBER, run_id=run_id, keep=keep).name
 
 
 def current_name(releases: Releases) -> str:
@@ -136,7 +139,19 @@ def test_its_database_holds_the_published_tables_and_nothing_else(database: duck
     tables = database.execute("select schema_name, table_name from duckdb_tables() order by all").fetchall()
     assert tables == sorted(("main", contract.table) for contract in PUBLISHED)
     assert database.execute("select view_name from duckdb_views() where not internal").fetchall() == []
-    assert database.execute("select function_name from duckdb_functions() where not internal").fetchall() == []
+    functions = database.execute("select function_name from duckdb_functions() where not internal").fetchall()
+    assert functions == [("score_customer",)]
+
+
+def test_its_function_gives_every_customer_its_segment_also_where_it_is_attached_under_another_name(ran: Ran) -> None:
+    with duckdb.connect() as consumer:
+        consumer.execute(f"attach '{ran.release.database}' as shop (read_only)")
+        counted = consumer.execute(
+            "select count(*), count(*) filter (where nearest_segment = shop.score_customer(monetary, frequency, recency))"
+            " from shop.customer_segments"
+        ).fetchone()
+    assert counted is not None
+    assert counted[0] == counted[1] > 0
 
 
 @EACH_PUBLISHED

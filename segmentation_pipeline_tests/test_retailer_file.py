@@ -131,7 +131,8 @@ features = []
         "it has matches and above",
         'shop.toml:32: cleaning.rules.1.name: an earlier rule has this name; allowed: another; found "own"',
         'shop.toml:35: cleaning.rules.1.matches: does not go with price; allowed: required, above; found "x"',
-        'shop.toml:39: rfm.as_of: allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS; found "yesterday"',
+        "shop.toml:39: rfm.as_of: allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS;"
+        ' found "yesterday"',
         "shop.toml:42: model.n_clusters: allowed: greater than or equal to 2; found 1",
         "shop.toml:45: outliers.features: allowed: at least 1 item; found []",
     ]
@@ -256,7 +257,8 @@ def test_a_run_sets_values_instead_of_those_of_the_file(tmp_path: Path) -> None:
 def test_a_wrong_value_that_a_run_sets_stands_in_no_line(tmp_path: Path) -> None:
     error = only_error(tmp_path, f'{GOOD}\n[rfm]\nas_of = "2024-03-01"\n', **{"rfm.as_of": "soon"})
     assert error == (
-        'shop.toml: rfm.as_of: allowed: last_transaction, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS; found "soon"'
+        "shop.toml: rfm.as_of: allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS;"
+        ' found "soon"'
     )
 
 
@@ -357,6 +359,7 @@ def test_a_date_format_that_tells_days_is_taken(tmp_path: Path, date_format: str
     ("toml", "as_of", "first_moment_after"),
     [
         ('"last_transaction"', None, None),
+        ('"end_of_day"', None, None),
         ('"2024-02-29"', "2024-03-01 00:00:00", "2024-03-01 00:00:00"),
         ("2024-02-29", "2024-03-01 00:00:00", "2024-03-01 00:00:00"),
         ('"2024-02-29 00:00:00"', "2024-02-29 00:00:00", "2024-02-29 00:00:00.000001"),
@@ -373,9 +376,29 @@ def test_a_day_counts_whole_and_a_moment_to_itself(
 
 
 @pytest.mark.parametrize(
+    ("tick", "midnight"),
+    [
+        ("2024-03-01 02:00:00", "2024-03-01 00:00:00"),
+        ("2024-03-01 00:00:00", "2024-03-01 00:00:00"),
+        ("2024-02-29 23:59:59", "2024-02-29 00:00:00"),
+    ],
+)
+def test_schedule_is_the_last_midnight_before_the_tick_and_no_line_at_it_counts(
+    tmp_path: Path, tick: str, midnight: str
+) -> None:
+    settings = load(str(written(tmp_path, f'{GOOD}\n[rfm]\nas_of = "schedule"\n')))
+    with pytest.raises(ValueError, match="tick of a run"):
+        _ = settings.as_of
+    of_a_run = settings.at(datetime.fromisoformat(tick))
+    assert str(of_a_run.as_of) == str(of_a_run.first_moment_after) == midnight
+    assert load(str(written(tmp_path, GOOD))).at(datetime.fromisoformat(tick)).as_of is None
+
+
+@pytest.mark.parametrize(
     "toml",
     [
         '"2024-02-30"',
+        '"soon"',
         '"29.2.2024"',
         '"2024-02-29T10:00:00Z"',
         "2024-02-29T10:00:00+01:00",
@@ -402,6 +425,8 @@ OF_THE_FENCES: list[dict[str, Any]] = [
 OF_THE_MODEL: list[dict[str, Any]] = [{"model": {"n_clusters": 5}}, {"model": {"random_state": 1}}]
 OF_NEITHER: list[dict[str, Any]] = [
     {"rfm": {"as_of": "2024-03-01"}},
+    {"rfm": {"as_of": "schedule"}},
+    {"rfm": {"slipping_factor": 9}},
     {"source": {"path": "elsewhere"}},
     {"source": {"delimiter": ";"}},
     {"release": {"keep": 3}},

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -95,6 +95,8 @@ def test_the_columns_are_the_contracts_by_name_order_and_type(warehouse: Warehou
     values = {
         "as_of": None,
         "look_back_days": None,
+        "to_end_of_day": False,
+        "slipping_factor": 2.0,
         "factor": 1.5,
         "outlier_features": ["monetary"],
         "fences_digest": "",
@@ -105,8 +107,9 @@ def test_the_columns_are_the_contracts_by_name_order_and_type(warehouse: Warehou
 
 # What Spark 4 has under this name, with this meaning; look a new one up in its reference before it is added.
 OF_SPARK = {
-    "ABS", "ARRAY_CONTAINS", "AVG", "CAST", "CEIL", "COALESCE", "COUNT", "FLOOR", "LEAD", "LN", "MAX", "MEDIAN", "MIN",
-    "NULLIF", "POWER", "REGEXP_REPLACE", "ROW_NUMBER", "SQRT", "SUM", "TRIM", "TRY_CAST", "UNIX_TIMESTAMP", "DECIMAL",
+    "ABS", "ARRAY_CONTAINS", "AVG", "CAST", "CEIL", "COALESCE", "COUNT", "DATEDIFF", "FLOOR", "LEAD", "LN", "MAX",
+    "MEDIAN", "MIN", "NULLIF", "POWER", "REGEXP_REPLACE", "ROW_NUMBER", "SQRT", "SUM", "TRIM", "TRY_CAST",
+    "UNIX_TIMESTAMP", "DECIMAL",
 }  # fmt: skip
 NO_FUNCTION = {"AS", "IN", "OVER", "AND", "OR", "NOT", "VALUES", "WHEN", "THEN", "SELECT", "FROM", "BY", "WHERE", "ON"}
 
@@ -174,7 +177,7 @@ def test_no_value_of_the_settings_or_the_files_is_in_the_sql_that_runs(warehouse
     warehouse.connection.execute("call enable_logging('QueryLog')")
     with read_lines(warehouse.connection, retailer, source_files(retailer, tmp_path), tmp_path / "tmp") as lines:
         warehouse.replace([Filling("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
-    for table in ("clean_transactions", "rejected_transactions", "cleaning_report", "rfm_features"):
+    for table in ("clean_transactions", "rejected_transactions", "cleaning_report", "purchase_rhythm", "rfm_features"):
         [outcome] = warehouse.replace([Filling(table, select_of(table))], retailer.sql_values, cleaning.given(retailer))
         assert outcome.violations == ()
     assert only(warehouse.rows("select customer_id from rfm_features order by 1"), "customer_id") == [
@@ -262,10 +265,15 @@ def sales(*sold: tuple[str, str, str, str, float | str], **common: Any) -> list[
 
 
 def features(
-    warehouse: Warehouse, lines: list[Row], as_of: datetime | None = AS_OF, days: int | None = None
+    warehouse: Warehouse,
+    lines: list[Row],
+    as_of: datetime | None = AS_OF,
+    days: int | None = None,
+    to_end_of_day: bool = False,
 ) -> list[Row]:
     given(warehouse, "clean_transactions", *lines)
-    return derived(warehouse, "rfm_features", as_of=as_of, look_back_days=days)
+    derived(warehouse, "purchase_rhythm")
+    return derived(warehouse, "rfm_features", as_of=as_of, look_back_days=days, to_end_of_day=to_end_of_day)
 
 
 def test_rfm_features_describe_a_customer_in_every_column(warehouse: Warehouse) -> None:
@@ -288,6 +296,8 @@ def test_rfm_features_describe_a_customer_in_every_column(warehouse: Warehouse) 
             "first_purchase_at": moment("2024-01-10 09:00:00"),
             "last_purchase_at": moment("2024-02-01 12:00:01"),
             "tenure": 81,
+            "purchase_days": 2,
+            "expected_gap": 22.0,
             "country": "Spain",
             "as_of": AS_OF,
         }
@@ -315,6 +325,7 @@ def test_rfm_features_hold_also_who_only_sent_things_back(warehouse: Warehouse) 
     )
     [row] = features(warehouse, sent_back)
     assert (row["frequency"], row["recency"], row["products"]) == (0, 30, 0)
+    assert (row["purchase_days"], row["expected_gap"]) == (0, None)
     assert (row["monetary"], row["gross"], row["refunds"]) == (Decimal("-8.5"), 0, Decimal("8.5"))
     assert [row[name] for name in ("average_order_value", "first_purchase_at", "last_purchase_at", "tenure")] == [
         None
@@ -344,9 +355,10 @@ def test_rfm_features_within_the_look_back_leave_recency_and_dates_over_all(ware
         ("z", "3", "P3", "2024-01-31 12:00:00", 5),
     )
     active, dormant = features(warehouse, lines, days=30)
-    assert only([active, dormant], "frequency", "monetary", "products", "recency", "tenure") == [
-        (1, 7, 1, 16, 90),
-        (0, 0, 0, 60, 60),
+    names = ("frequency", "monetary", "products", "recency", "tenure", "purchase_days", "expected_gap")
+    assert only([active, dormant], *names) == [
+        (1, 7, 1, 16, 90, 2, 74.0),
+        (0, 0, 0, 60, 60, 1, None),
     ]
     assert active["first_purchase_at"] == moment("2024-01-01 12:00:00")
     assert dormant["average_order_value"] is None
@@ -384,6 +396,24 @@ def test_rfm_features_are_as_of_the_last_transaction_unless_told(warehouse: Ware
         ("a", 8, moment("2024-03-09 11:00:00")),
         ("b", 0, moment("2024-03-09 11:00:00")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("last", "midnight"),
+    [
+        ("2024-02-28 23:59:59.999999", "2024-02-29 00:00:00"),
+        ("2024-02-29 00:00:00", "2024-03-01 00:00:00"),
+        ("2024-12-31 08:00:00", "2025-01-01 00:00:00"),
+    ],
+)
+def test_rfm_features_are_as_of_the_midnight_after_the_last_transaction_where_the_day_counts_whole(
+    warehouse: Warehouse, last: str, midnight: str
+) -> None:
+    lines = sales(("a", "1", "P", "2024-02-01 10:00:00", 5), ("b", "C2", "P", last, -5))
+    rows = features(warehouse, lines, as_of=None, to_end_of_day=True)
+    assert {row["as_of"] for row in rows} == {moment(midnight)}
+    full_days = (moment(midnight) - moment("2024-02-01 10:00:00")).days
+    assert only(rows, "customer_id", "recency") == [("a", full_days), ("b", (moment(midnight) - moment(last)).days)]
 
 
 def test_rfm_features_count_an_invoice_once_and_two_of_a_day_twice(warehouse: Warehouse) -> None:
@@ -434,6 +464,69 @@ def test_rfm_features_do_not_hang_on_the_order_of_the_lines(warehouse: Warehouse
     first = features(warehouse, lines)
     shuffled = [lines[place] for place in random.permutation(len(lines))]
     assert features(Warehouse(duckdb.connect()), shuffled) == first
+
+
+# purchase_rhythm
+
+
+def bought_on(**days: Sequence[int]) -> list[Row]:
+    """Lines of customers who bought on these days of 2024."""
+    start = moment("2023-12-31 10:00:00")
+    return sales(*(
+        (who, f"{who}{day}", "P", str(start + timedelta(days=day)), 5) for who, bought in days.items() for day in bought
+    ))  # fmt: skip
+
+
+def rhythm(warehouse: Warehouse, lines: list[Row]) -> dict[str, tuple[int, float | None]]:
+    given(warehouse, "clean_transactions", *lines)
+    rows = derived(warehouse, "purchase_rhythm")
+    return {row["customer_id"]: (row["purchase_days"], row["expected_gap"]) for row in rows}
+
+
+def test_purchase_rhythm_weighs_a_customers_gaps_against_two_of_the_population(warehouse: Warehouse) -> None:
+    """The gaps are 10, 10, 10 and 100, 7: half of them are at most 10, so two gaps of 10 days stand beside each."""
+    found = rhythm(warehouse, bought_on(regular=[1, 11, 21, 31], slow=[1, 101], twice=[50, 57], once=[9]))
+    assert found == {
+        "once": (1, None),
+        "regular": (4, (10 + 10 + 10 + 2 * 10) / 5),
+        "slow": (2, (100 + 2 * 10) / 3),
+        "twice": (2, (7 + 2 * 10) / 3),
+    }
+
+
+def test_purchase_rhythm_takes_the_mean_of_the_two_middle_gaps(warehouse: Warehouse) -> None:
+    """Gaps of 3 and 8: the median is 5.5."""
+    assert rhythm(warehouse, bought_on(a=[1, 4], b=[1, 9])) == {"a": (2, 14 / 3), "b": (2, 19 / 3)}
+
+
+def test_purchase_rhythm_counts_days_and_neither_invoices_nor_refunds(warehouse: Warehouse) -> None:
+    lines = sales(
+        ("a", "1", "P", "2024-02-28 00:00:00", 5),
+        ("a", "2", "P", "2024-02-28 23:59:59.999999", 5),
+        ("a", "3", "P", "2024-03-01 00:00:00", 5),
+        ("a", "C4", "P", "2024-03-20 10:00:00", -5),
+        ("only refunds", "C5", "P", "2024-03-20 10:00:00", -5),
+    )
+    assert rhythm(warehouse, lines) == {"a": (2, 2.0)}
+
+
+def test_purchase_rhythm_expects_nothing_of_anybody_where_nobody_came_twice(warehouse: Warehouse) -> None:
+    assert rhythm(warehouse, bought_on(a=[1], b=[2])) == {"a": (1, None), "b": (1, None)}
+
+
+def test_purchase_rhythm_does_not_hang_on_the_order_of_the_lines() -> None:
+    random = np.random.default_rng(7)
+    days = {f"c{n}": random.integers(1, 300, 1 + n % 9).tolist() for n in range(60)}
+    lines = bought_on(**days)
+    found = rhythm(Warehouse(duckdb.connect()), lines)
+    shuffled = [lines[place] for place in random.permutation(len(lines))]
+    assert rhythm(Warehouse(duckdb.connect()), shuffled) == found
+    gaps = {who: np.diff(sorted({*bought})) for who, bought in days.items()}
+    median = np.median(np.concatenate(list(gaps.values())))
+    assert found == {
+        who: (1 + len(own), (own.sum() + 2 * median) / (len(own) + 2) if len(own) else None)
+        for who, own in gaps.items()
+    }
 
 
 # rfm_thresholds, rfm_segment_map, rfm_scores
@@ -712,13 +805,12 @@ def test_kmeans_segments_give_the_nearest_centroid_and_both_distances(warehouse:
     ]
 
 
-def test_kmeans_segments_give_a_tie_to_the_lowest_cluster(warehouse: Warehouse) -> None:
+def test_kmeans_segments_give_a_tie_to_the_lowest_segment_key(warehouse: Warehouse) -> None:
     given_model(warehouse, [(9, 9, 9), (2, 0, 0), (0, 0, 0)])
     given(warehouse, "normal_customers", *told_normal(("a", 0, 0, 1)))
     rows = derived(warehouse, "kmeans_segments")
-    assert only(rows, "cluster", "segment_key", "distance", "second_distance") == [
-        (1, naming.SEGMENTS[1].key, 1.0, 1.0)
-    ]
+    assert [naming.SEGMENTS[cluster].key for cluster in (1, 2)] == ["retain", "grow"]
+    assert only(rows, "cluster", "segment_key", "distance", "second_distance") == [(2, "grow", 1.0, 1.0)]
 
 
 def told_normal(*customers: tuple[str, int, int, float | str]) -> list[Row]:
@@ -797,7 +889,7 @@ def test_customer_segments_hold_normal_outlier_and_inactive_customers_once(wareh
     given(warehouse, "outlier_segments", {"customer_id": "vip", "segment_key": "delight"})
     given(warehouse, "inactive_customers", {"customer_id": "gone", "segment_key": "dormant"})
     given(warehouse, "kmeans_model", {"model_id": "m1"})
-    rows = derived(warehouse, "customer_segments")
+    rows = derived(warehouse, "customer_segments", slipping_factor=2.0)
     names = ("customer_id", "segment", "segment_key", "nearest_segment", "customer_group", "rfm_segment", "model_id")
     assert only(rows, *names) == [
         ("gone", "DORMANT", "dormant", "DORMANT", "inactive", "Lost", "m1"),
@@ -811,6 +903,33 @@ def test_customer_segments_hold_normal_outlier_and_inactive_customers_once(wareh
     ]
     actions = {item.key: item.action for item in naming.SEGMENTS}
     assert [row["action"] for row in rows] == [actions[row["segment_key"]] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("recency", "expected_gap", "factor", "is_slipping"),
+    [
+        (20, 10.0, 2.0, False),
+        (21, 10.0, 2.0, True),
+        (21, 10.0, 2.5, False),
+        (21, 10.4, 2.0, True),
+        (300, None, 2.0, None),
+        (0, 1.0, 1.0, False),
+    ],
+)
+def test_customer_segments_say_who_is_away_for_longer_than_its_own_rhythm_lets_expect(
+    warehouse: Warehouse, recency: int, expected_gap: float | None, factor: float, is_slipping: bool | None
+) -> None:
+    """Against the customer's own rhythm: three weeks are nothing for one, and long for another."""
+    given_catalogue(warehouse)
+    given(warehouse, "rfm_features", {"customer_id": "a", "recency": recency, "expected_gap": expected_gap})
+    scores = dict.fromkeys(SCORES, 3)
+    given(warehouse, "rfm_scores", {"customer_id": "a", "rfm_segment": "Need Attention", **scores})
+    given(warehouse, "kmeans_segments", {"customer_id": "a", "segment_key": "retain"})
+    for table in ("outlier_segments", "inactive_customers"):
+        given(warehouse, table)
+    given(warehouse, "kmeans_model", {"model_id": "m1"})
+    [row] = derived(warehouse, "customer_segments", slipping_factor=factor)
+    assert row["is_slipping"] is is_slipping
 
 
 def given_members(warehouse: Warehouse, *members: tuple[str, str, int, int, float | str]) -> None:
@@ -851,3 +970,74 @@ def test_segment_profiles_tell_size_revenue_and_typical_customer(warehouse: Ware
 def test_segment_profiles_have_no_revenue_share_where_there_is_no_revenue(warehouse: Warehouse) -> None:
     given_members(warehouse, ("a", "dormant", 9, 0, -5), ("b", "retain", 9, 1, 5))
     assert [row["revenue_share"] for row in derived(warehouse, "segment_profiles")] == [None, None]
+
+
+# outlier_profiles
+
+
+def given_outliers(warehouse: Warehouse, *customers: tuple[str, str, float | str, int, bool | None]) -> None:
+    """Customers from (name, segment key, money, recency, is slipping)."""
+    catalogue = {item.key: item for item in naming.SEGMENTS}
+    names = ("customer_id", "segment_key", "monetary", "recency", "is_slipping")
+    rows: list[Row] = [dict(zip(names, customer, strict=True)) for customer in customers]
+    for row in rows:
+        item = catalogue[row["segment_key"]]
+        row |= {"segment": item.name, "customer_group": item.customer_group, "monetary": Decimal(str(row["monetary"]))}
+    given(warehouse, "customer_segments", *rows)
+
+
+def test_outlier_profiles_tell_size_revenue_and_revenue_at_risk(warehouse: Warehouse) -> None:
+    given_outliers(
+        warehouse,
+        ("a", "delight", "1000.0001", 10, False),
+        ("b", "delight", "3000", 50, True),
+        ("c", "delight", "5999.9999", 3, None),
+        ("d", "pamper", 2000, 400, None),
+        ("e", "retain", 7000, 3, True),
+        ("f", "dormant", 1000, 3, None),
+    )
+    delight, pamper = derived(warehouse, "outlier_profiles")
+    names = ("segment_key", "segment", "customers", "customer_share", "revenue", "revenue_share", "as_of")
+    assert only([delight, pamper], *names) == [
+        ("delight", "DELIGHT", 3, 0.5, 10_000, 0.5, AS_OF),
+        ("pamper", "PAMPER", 1, 1 / 6, 2000, 0.1, AS_OF),
+    ]
+    risk = ("slipping_customers", "revenue_at_risk", "revenue_at_risk_share", "mean_recency", "top_10_share")
+    assert only([delight, pamper], *risk) == [(1, 3000, 0.3, 21.0, 1.0), (0, 0, 0.0, 400.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("spend", "gini"),
+    [([5], 0), ([7, 7, 7], 0), ([1, 3], 0.25), ([3, 1], 0.25), ([1, 2, 3, 4], 0.25), (["0.0001", 9999], 0.49999999)],
+)
+def test_outlier_profiles_measure_concentration_by_gini(
+    warehouse: Warehouse, spend: Sequence[float | str], gini: float
+) -> None:
+    given_outliers(warehouse, *((f"c{n}", "pamper", money, 1, None) for n, money in enumerate(spend)))
+    assert derived(warehouse, "outlier_profiles")[0]["gini"] == pytest.approx(gini, abs=1e-12)
+
+
+def test_outlier_profiles_measure_gini_by_the_mean_difference_and_the_top_ten_by_their_money(
+    warehouse: Warehouse,
+) -> None:
+    """Gini is half the mean difference of two customers, by the mean; the order of the rows is nothing to it."""
+    spend = np.random.default_rng(2).lognormal(8, 1, 200).round(2)
+    spend[:30] = spend[30]
+    given_outliers(warehouse, *((f"c{n}", "upsell", money, 1, None) for n, money in enumerate(spend.tolist())))
+    [row] = derived(warehouse, "outlier_profiles")
+    gini = np.abs(spend[:, None] - spend[None, :]).mean() / (2 * spend.mean())
+    assert row["gini"] == pytest.approx(gini, rel=1e-12)
+    assert row["top_10_share"] == pytest.approx(np.sort(spend)[-10:].sum() / spend.sum(), rel=1e-12)
+
+
+def test_outlier_profiles_have_no_revenue_share_where_the_refunds_of_others_leave_no_revenue(
+    warehouse: Warehouse,
+) -> None:
+    given_outliers(warehouse, ("a", "pamper", 10, 1, None), ("b", "refunded", -10, 1, None))
+    [row] = derived(warehouse, "outlier_profiles")
+    assert (row["revenue_share"], row["customer_share"], row["top_10_share"]) == (None, 0.5, 1.0)
+
+
+def test_outlier_profiles_are_empty_where_nobody_is_beyond_a_fence(warehouse: Warehouse) -> None:
+    given_outliers(warehouse, ("a", "retain", 10, 1, True))
+    assert derived(warehouse, "outlier_profiles") == []

@@ -12,6 +12,7 @@ from segmentation_pipeline.cleaning import loss
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.scoring import score_macro
 from segmentation_pipeline.tables import FEATURES
 from segmentation_pipeline.warehouse import select_of
 
@@ -45,6 +46,25 @@ def lines_and_money_reconcile(retailer: RetailerResource) -> dg.AssetCheckResult
     """Lines in = clean + rejected, in rows and in money."""
     said = "clean_transactions and rejected_transactions do not make up raw_transactions."
     return _selected(retailer, "lines_and_money_reconcile", said)
+
+
+@dg.asset_check(asset="clean_transactions", additional_deps=["rejected_transactions"])
+def feed_is_fresh(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """At a schedule's tick, the newest transaction is no older than the settings allow: no dead feed, but a quiet shop.
+
+    A person may well run over old data, so a run by hand is not asked.
+    """
+    tick, days = retailer.tick, retailer.settings.checks.max_feed_age_days
+    faults = retailer.warehouse.rows(select_of("checks/feed_is_fresh"), tick=tick, max_feed_age_days=days)
+    newest = faults[0]["newest_transaction_at"] if faults else None
+    said = (
+        f"The newest transaction is of {newest}, the tick of {tick}; checks.max_feed_age_days allows {days} days."
+        " Is the feed dead? If the shop was closed, nothing is wrong."
+        if newest
+        else f"No transaction is dated before the tick of {tick}."
+    )
+    found = _found(faults if retailer.is_scheduled else [], said, scheduled=retailer.is_scheduled)
+    return found._replace(severity=dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset="cleaning_report")
@@ -185,3 +205,16 @@ def everybody_belongs(retailer: RetailerResource) -> dg.AssetCheckResult:
         "Some customers, some of their money, or their group are lost, counted twice or changed on the way to segments."
     )
     return _selected(retailer, "everybody_belongs", said)
+
+
+@dg.asset_check(
+    asset="customer_segments",
+    additional_deps=["outlier_fences", "kmeans_scaler", "kmeans_centroids", "segments"],
+    blocking=True,
+)
+def score_customer_agrees(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """The function that a release holds gives every customer the segment that the tables give."""
+    macro = score_macro(retailer.warehouse).replace("create or replace", "create or replace temp", 1)
+    retailer.warehouse.connection.execute(macro)
+    said = "The function score_customer gives some customers another segment than the tables."
+    return _selected(retailer, "score_customer_agrees", said)

@@ -20,6 +20,7 @@ def _money(retailer: RetailerResource) -> dict[str, Any]:
     return {name: str(value) if name == "as_of" else float(value) for name, value in row.items()}
 
 
+purchase_rhythm = derived_asset("purchase_rhythm", group="features")
 rfm_features = derived_asset("rfm_features", group="features", figures=_money)
 rfm_thresholds = derived_asset("rfm_thresholds", group="features")
 rfm_segment_map = derived_asset("rfm_segment_map", group="features")

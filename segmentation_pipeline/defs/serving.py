@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from segmentation_pipeline import __version__
+from segmentation_pipeline import __version__, scoring
 from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.gate import Figures, faults
 from segmentation_pipeline.releases import Releases
@@ -53,6 +53,7 @@ def release(context: dg.AssetExecutionContext, config: Publish, retailer: Retail
         published = releases.publish(
             warehouse.connection,
             _facts(settings, warehouse, figures),
+            macros=[scoring.score_macro(warehouse), scoring.comment()],
             as_of=figures.as_of,
             run_id=context.run.run_id,
             keep=settings.release.keep,

@@ -44,6 +44,7 @@ select
     features.recency,
     features.frequency,
     features.monetary,
+    features.recency > cast($slipping_factor as double) * features.expected_gap as is_slipping,
     scores.recency_score,
     scores.frequency_score,
     scores.monetary_score,

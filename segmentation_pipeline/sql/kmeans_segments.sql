@@ -65,8 +65,8 @@ distances as (
 ranked as (
     select
         *,
-        row_number() over (partition by customer_id order by distance, cluster) as place,
-        lead(distance) over (partition by customer_id order by distance, cluster) as second_distance
+        row_number() over (partition by customer_id order by distance, segment_key) as place,
+        lead(distance) over (partition by customer_id order by distance, segment_key) as second_distance
     from distances
 )
 

@@ -3,19 +3,25 @@ with clean as (
     select * from clean_transactions
 ),
 
+rhythm as (
+    select * from purchase_rhythm
+),
+
 moment as (
     select
-        coalesce(cast($as_of as timestamp), max(transaction_at)) as as_of,
-        coalesce(cast($as_of as timestamp), max(transaction_at)) - $look_back_days * interval '1' day as since
+        case
+            when $as_of is not null then cast($as_of as timestamp)
+            when $to_end_of_day then cast(cast(max(transaction_at) as date) as timestamp) + interval '1' day
+            else max(transaction_at)
+        end as as_of
     from clean
 ),
 
 lines as (
     select
         clean.*,
-        -- Negative money on an ordinary invoice gives back as a cancellation does; a free line is part of a purchase.
         not clean.is_cancellation and clean.amount >= 0 as is_purchase,
-        coalesce(clean.transaction_at >= moment.since, true) as is_within
+        coalesce(clean.transaction_at >= moment.as_of - $look_back_days * interval '1' day, true) as is_within
     from clean
     cross join moment
 ),
@@ -35,22 +41,16 @@ customers as (
     group by customer_id
 ),
 
-spend_by_country as (
-    select
-        customer_id,
-        country,
-        sum(case when is_purchase then amount else 0 end) as spend
-    from lines
-    where country is not null
-    group by customer_id, country
-),
-
 countries as (
     select
         customer_id,
         country,
-        row_number() over (partition by customer_id order by spend desc, country) as place
-    from spend_by_country
+        row_number() over (
+            partition by customer_id order by sum(case when is_purchase then amount else 0 end) desc, country
+        ) as place
+    from lines
+    where country is not null
+    group by customer_id, country
 )
 
 select
@@ -71,8 +71,10 @@ select
     customers.first_purchase_at,
     customers.last_purchase_at,
     cast(floor((epoch(moment.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
+    coalesce(rhythm.purchase_days, 0) as purchase_days, rhythm.expected_gap,
     countries.country,
     moment.as_of
 from customers
 cross join moment
+left join rhythm on customers.customer_id = rhythm.customer_id
 left join countries on customers.customer_id = countries.customer_id and countries.place = 1

@@ -1,0 +1,182 @@
+"""As of a day, only what was sold until then is known: lines of later days change nothing that is computed for it."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segmentation_pipeline import cleaning
+from segmentation_pipeline.assets import dependencies
+from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.sources import source_files
+from segmentation_pipeline.tables import CONTRACTS, PUBLISHED
+from segmentation_pipeline.warehouse import SQL, Filling, Warehouse, select_of
+from segmentation_pipeline_tests.scenarios import (
+    Line,
+    line,
+    regular_customers,
+    retailer_file,
+    retailer_settings,
+    run_job,
+    write_csv,
+)
+
+DAY = "2024-09-30"
+DEAR = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
+KNOWN = [*(sold for sold in regular_customers() if sold[4] <= f"{DAY} 23:59:59"), DEAR]
+LATER = [sold for sold in regular_customers() if sold not in KNOWN]
+# These tell of lines, whenever sold, and not of customers as of a day: what came, what was refused, and how many.
+OF_LINES = ("raw_transactions", "rejected_transactions", "cleaning_report")
+# What is fitted is a function of the tables before it, and of what stood before: the run below holds it to that.
+DERIVED = {path.stem: set(dependencies(select_of(path.stem))) for path in SQL.glob("*.sql")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def callbacks() -> Iterator[None]:
+    """Hypothesis leaves one in the collector, with which DuckDB outlives the interpreter and says so in forty lines."""
+    before = gc.callbacks.copy()
+    yield
+    gc.callbacks[:] = before
+
+
+def told(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of tables, of those that tell of lines only what they tell of lines until as_of."""
+    counted = {
+        "raw_transactions": "select * from raw_transactions where source_file <> 'later.csv'",
+        "rejected_transactions": "select * from rejected_transactions where rule <> 'after_as_of'",
+        # A share is one of all lines that were read.
+        "cleaning_report": "select * exclude (share) from cleaning_report where rule not in ('read', 'after_as_of')",
+    }
+    return {
+        table: connection.execute(
+            f"{counted.get(table, f'select * from {quoted(table)}')} order by {CONTRACTS[table].key_order}"
+        ).fetchall()
+        for table in tables
+    }
+
+
+def before_the_model() -> list[str]:
+    """The tables that no fit comes before, in the order in which they are derived."""
+    fitted = {*CONTRACTS} - {*DERIVED}
+    while more := {table for table, read in DERIVED.items() if read & fitted} - fitted:
+        fitted |= more
+    ordered = TopologicalSorter({table: DERIVED[table] for table in DERIVED if table not in fitted}).static_order()
+    return [table for table in ordered if table != "raw_transactions"]
+
+
+def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table before the model, over the lines that were known and some of later days."""
+    with TemporaryDirectory() as folder:
+        base = Path(folder)
+        retailer = Retailer.model_validate(retailer_settings(Path("in"), **sections))
+        write_csv(base / "in" / "known.csv", [*KNOWN, line(customer=""), line(price="?"), line(invoice="A1"), line()])
+        if later:
+            write_csv(base / "in" / "later.csv", later)
+        warehouse = Warehouse(duckdb.connect())
+        with read_lines(warehouse.connection, retailer, source_files(retailer, base), base / "spill") as lines:
+            warehouse.replace([Filling("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
+        for table in before_the_model():
+            filling, relations = Filling(table, select_of(table)), cleaning.given(retailer)
+            [outcome] = warehouse.replace([filling], retailer.sql_values, relations)
+            assert outcome.violations == ()
+        after = warehouse.row("select count(*) as lines from rejected_transactions where rule = 'after_as_of'")
+        assert after["lines"] == len(later)
+        return told(warehouse.connection, ["raw_transactions", *before_the_model()])
+
+
+@cache
+def unspoilt(as_of: str, look_back_days: int | None, overlap: bool) -> Mapping[str, list[tuple[Any, ...]]]:
+    return derived([], **sections_of(as_of, look_back_days, overlap))
+
+
+def sections_of(as_of: str, look_back_days: int | None, overlap: bool) -> dict[str, Any]:
+    window = {} if look_back_days is None else {"look_back_days": look_back_days}
+    return {"rfm": {"as_of": as_of, **window}, "cleaning": {**of_the_shop(), "sources_overlap": overlap}}
+
+
+def of_the_shop() -> dict[str, Any]:
+    cleaned: dict[str, Any] = retailer_settings(Path("in"))["cleaning"]
+    return cleaned
+
+
+LATER_LINES = st.lists(
+    st.builds(
+        line,
+        invoice=st.sampled_from([KNOWN[0][0], KNOWN[7][0], "900001", "900002", "C900003", "A1", ""]),
+        stock_code=st.sampled_from(["85123A", "84029", "POST", ""]),
+        quantity=st.sampled_from(["2", "-1", "1000000", "two"]),
+        # The first moment that is after the day, or after its last second.
+        at=st.sampled_from(["2024-10-01 00:00:00", "2024-10-01 00:00:00.000001", "2024-10-28 10:00:00", "2099-01-01"]),
+        price=st.sampled_from(["2.50", "9999", "0", "-3", ""]),
+        customer=st.sampled_from([KNOWN[0][6], KNOWN[7][6], "99999", ""]),
+        country=st.sampled_from(["EIRE", "United Kingdom", ""]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    later=LATER_LINES,
+    as_of=st.sampled_from([DAY, f"{DAY} 23:59:59.999999"]),
+    look_back_days=st.sampled_from([None, 120]),
+    overlap=st.booleans(),
+)
+def test_no_line_of_a_later_day_changes_what_is_derived_for_a_day(
+    later: list[Line], as_of: str, look_back_days: int | None, overlap: bool
+) -> None:
+    """Junk of later days too is refused as later, whatever else is wrong with it: no other rule may count it."""
+    spoilt = derived(later, **sections_of(as_of, look_back_days, overlap))
+    for table, rows in unspoilt(as_of, look_back_days, overlap).items():
+        assert spoilt[table] == rows, table
+
+
+def test_the_tables_held_to_that_are_all_that_no_fit_comes_before() -> None:
+    assert {*OF_LINES, "clean_transactions", "purchase_rhythm", "rfm_features", "rfm_scores"} <= {
+        "raw_transactions",
+        *before_the_model(),
+    }
+
+
+def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way, the model and what hangs on it included: once as of the day, and once in hindsight."""
+    odd = [
+        line(invoice=KNOWN[0][0], at="2024-10-01 00:00:00", customer=KNOWN[0][6], quantity="1000000"),
+        line(invoice="C90000", at="2024-10-05 10:00:00", customer=KNOWN[7][6], quantity="-500"),
+        *(line(invoice=f"91{n:04d}", at="2024-10-09 10:00:00", customer=f"9{n:04d}", price="77777") for n in range(40)),
+        line(at="2024-10-10 10:00:00", customer=""),
+        line(at="2024-10-10 10:00:00", quantity="two"),
+        line(at="2099-01-01 00:00:00"),
+    ]
+    tables, files, lines_later = [], [], [*LATER, *odd]
+    for name, later in (("then", []), ("hindsight", lines_later)):
+        source = write_csv(tmp_path / name / "source" / "known.csv", KNOWN).parent
+        if later:
+            write_csv(source / "later.csv", later)
+        monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path / name, source, rfm={"as_of": DAY})))
+        monkeypatch.setenv("SEGMENTATION_DATA", str(tmp_path / name / "data"))
+        assert run_job(instance).success
+        shop = tmp_path / name / "data" / "corner_shop"
+        with duckdb.connect(str(shop / "work.duckdb"), read_only=True) as work:
+            tables.append(told(work, sorted(CONTRACTS)))
+            after = work.execute("select count(*) from rejected_transactions where rule = 'after_as_of'").fetchone()
+            assert after == (len(later),)
+        published = [contract.table for contract in PUBLISHED if contract.table not in OF_LINES]
+        files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in published})
+    assert tables[0]["outlier_profiles"], "somebody is beyond a fence"
+    assert {table for table in CONTRACTS if tables[0][table] != tables[1][table]} == set()
+    assert {table for table in files[0] if files[0][table] != files[1][table]} == set()
