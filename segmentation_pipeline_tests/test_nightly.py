@@ -232,7 +232,7 @@ def test_a_run_by_hand_is_as_of_the_midnight_before_it_was_asked_for_and_so_is_i
     shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Materialize all, half an hour before midnight; long after that, Re-execute."""
-    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 10**5})
+    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 36_500})
     current = data_folder / "corner_shop" / "releases" / "current"
     find, asked = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=NIGHT)
     runs: list[str] = []

@@ -19,7 +19,7 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline.contracts import Contract, quoted
+from segmentation_pipeline.contracts import Contract, literal, quoted
 from segmentation_pipeline.releases import OLDEST_CLIENT, Release, ReleaseError, Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
@@ -145,10 +145,10 @@ def test_its_database_holds_the_published_tables_and_nothing_else(database: duck
 
 def test_its_function_gives_every_customer_its_segment_also_where_it_is_attached_under_another_name(ran: Ran) -> None:
     with duckdb.connect() as consumer:
-        consumer.execute(f"attach '{ran.release.database}' as shop (read_only)")
+        consumer.execute(f"attach {literal(str(ran.release.database))} as shop (read_only)")
         counted = consumer.execute(
-            "select count(*), count(*) filter (where nearest_segment = shop.score_customer(monetary, frequency, recency))"
-            " from shop.customer_segments"
+            "select count(*), count(*) filter (where nearest_segment = scored) from (select nearest_segment,"
+            " shop.score_customer(monetary, frequency, recency) as scored from shop.customer_segments)"
         ).fetchone()
     assert counted is not None
     assert counted[0] == counted[1] > 0
@@ -360,7 +360,7 @@ folder, work = sys.argv[1:]
 with duckdb.connect(work, read_only=True) as connection:
     for number in range(10_000):
         run_id = f"{number:08d}-of-one-to-be-killed"
-        Releases(Path(folder)).publish(connection, {}, as_of=datetime(2024, 11, 1), run_id=run_id, keep=1)
+        Releases(Path(folder)).publish(connection, {}, macros=[], as_of=datetime(2024, 11, 1), run_id=run_id, keep=1)
 """
 
 
