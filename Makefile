@@ -5,6 +5,8 @@ BIN := .venv/bin
 # What an old consumer has: the tests read a release with it.
 OLDEST_CLIENT := 1.1.3
 INSTALLED := .venv/.installed
+# A file of tests stays together, since its tests share what took long to make.
+ON_ALL_CORES := --numprocesses auto --dist loadfile
 # What the tests open the web interface with: the system's, at this path.
 CHROMIUM := /usr/bin/chromium
 
@@ -20,7 +22,7 @@ dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
 test: $(INSTALLED) .venv/oldest-client $(CHROMIUM)
-	$(BIN)/pytest
+	$(BIN)/pytest $(ON_ALL_CORES)
 
 check: $(INSTALLED)  ## lint, types, definitions
 	$(BIN)/ruff format --check .
@@ -30,6 +32,9 @@ check: $(INSTALLED)  ## lint, types, definitions
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/against_notebook.py
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/choice_of_k.py
+	$(BIN)/python benchmarks/pictures.py
 
 docs: $(INSTALLED)  ## write the reference pages from the code
 	$(BIN)/python -m segmentation_pipeline.dictionary docs
@@ -54,7 +59,7 @@ $(CHROMIUM):
 test-oldest-duckdb: $(INSTALLED) .venv/oldest-client .venv/oldest-duckdb
 	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/python -c \
 		'import duckdb, sys; sys.exit(duckdb.__version__ != "$(OLDEST_DUCKDB)")'
-	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/pytest \
+	PYTHONPATH="$(CURDIR)/.venv/oldest-duckdb" $(BIN)/pytest $(ON_ALL_CORES) \
 		$(foreach slow,real_data nightly web_interface,--ignore=segmentation_pipeline_tests/test_$(slow).py)
 
 .venv/oldest-duckdb: $(INSTALLED)

@@ -6,7 +6,7 @@ Usage: python benchmarks/against_notebook.py [--data FOLDER] [--rival SCRIPT] [-
 
 Both read the same lines, make the same model (k = 4), and are timed as whole processes from outside. The pipeline
 refits (`--refit`), so that it fits as the script does; its first run, which creates Dagster's tables, is the warm-up.
-The figures are printed, and written to `docs/benchmarks.md`.
+At last `score_customer` of a release is timed. The figures are printed, and written to `docs/benchmarks.md`.
 """
 
 import argparse
@@ -42,6 +42,7 @@ them, holds SQL against scikit-learn, and publishes each release in two formats.
 Dagster's SQLite files; that, and the start of Dagster, is what the pipeline costs beyond the script at any size. The
 column "Dagster alone" is the same job, every asset and check of it, with nothing inside.
 """
+MADE_UP = 10_000_000  # Customers for score_customer.
 sys.path.insert(0, str(ROOT))
 
 
@@ -160,6 +161,39 @@ def tenfold(folder: Path, by_day: Path) -> Path:
     return folder
 
 
+def scored(source: Path, runs: int) -> list[float]:
+    """Seconds that `score_customer` of a run's release takes over the made-up customers, each time it is asked."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as data:
+        pipeline(source, data)
+        release = f"{data}/online_retail/releases/current/segments.duckdb"
+        with duckdb.connect(release, read_only=True) as connection:
+            connection.execute(
+                "create temp table made_up as select hash(n, 1) % 500_000 / 100 as monetary,"
+                " hash(n, 2) % 15 as frequency, hash(n, 3) % 365 as recency from range($customers) as numbers(n)",
+                {"customers": MADE_UP},
+            )
+            seconds = []
+            for _ in range(runs):
+                started = time.perf_counter()
+                connection.execute(
+                    "select score_customer(monetary, frequency, recency) as segment, count(*) from made_up group by all"
+                ).fetchall()
+                seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def scoring(seconds: Sequence[float]) -> str:
+    """The figures of `scored` as Markdown."""
+    middle = statistics.median(seconds)
+    said = (
+        f"The function of a release over {MADE_UP:,} made-up customers, counted by segment, median of {len(seconds)}:"
+        f" {middle:.2f} s, or {middle / MADE_UP * 1e9:.0f} ns a customer."
+    )
+    return f"## score_customer\n\n{said}\n"
+
+
 def main() -> None:
     """Compare on the daily CSVs, on a workbook of the same lines, and on ten times as many."""
     shared = ROOT.parent / "shared"
@@ -181,6 +215,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as aside:
             rows = compare(aside.submit(make, Path(folder), by_day).result(), given.rival, 1)
         pages.append(report(title, rows, console))
+    with ProcessPoolExecutor(1, get_context("spawn")) as aside:
+        pages.append(scoring(aside.submit(scored, by_day, given.runs).result()))
+    print(pages[-1])
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(pages), "utf-8")
 
 

@@ -6,15 +6,19 @@ Belongs here: what all assets have in common. Does not: any asset (`defs`).
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import format_exc
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
 import duckdb
 
 from segmentation_pipeline.contracts import Contract
+from segmentation_pipeline.fitting import FitError
 from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.locks import LockTimeoutError
+from segmentation_pipeline.registry import RegistryError
 from segmentation_pipeline.releases import ReleaseError
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.retailer import RetailerError
@@ -27,6 +31,10 @@ OWNERS = ["team:segmentation"]
 # What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.
 _STANDS_FOR = {"judged_transactions": "raw_transactions"}
 CONTRACT_CHECK = "contract"
+# What a person can mend: the message is a sentence.
+_MENDABLE = (
+    RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError, FitError, RegistryError,
+)  # fmt: skip
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 Figures = Callable[[RetailerResource], dict[str, Any]]
@@ -64,6 +72,11 @@ def asset_spec(
     )
 
 
+def code_of(*modules: ModuleType) -> str:
+    """The text of modules, for the version of an asset that is made by them."""
+    return "".join(Path(str(module.__file__)).read_text("utf-8") for module in modules)
+
+
 def contract_check(table: str) -> dg.AssetCheckSpec:
     """The structural check of a table: evaluated inside the transaction that replaces it."""
     return dg.AssetCheckSpec(
@@ -82,6 +95,7 @@ def derived_asset(
     figures: Figures | None = None,
     explained: Callable[[RetailerResource], str] | None = None,
     freshness: dg.FreshnessPolicy | None = None,
+    state: Sequence[str] = (),
 ) -> dg.AssetsDefinition:
     """The asset of a table that is the SELECT in `sql/<table>.sql`; what it depends on is read off the SELECT.
 
@@ -92,12 +106,14 @@ def derived_asset(
         figures: Metadata beside the row count.
         explained: What to say beside the rules where its contract is broken.
         freshness: How old its last materialisation may be.
+        state: Tables that it reads as the runs before left them: as dependencies they would close a circle.
     """
     select = select_of(table)
+    deps = [name for name in dependencies(select) if name not in state]
 
     @dg.multi_asset(
         name=table,
-        specs=[asset_spec(table, group, select, deps=dependencies(select), freshness=freshness)],
+        specs=[asset_spec(table, group, select, deps=deps, freshness=freshness)],
         check_specs=[contract_check(table)],
     )
     def derived(retailer: RetailerResource) -> Results:
@@ -163,7 +179,7 @@ def sentences() -> Iterator[None]:
     """Let what a person can mend end the run as a sentence."""
     try:
         yield
-    except (RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError) as error:
+    except _MENDABLE as error:
         said = str(error)
     except (OSError, duckdb.Error) as error:
         dg.get_dagster_logger().debug(format_exc())

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.rules import Rule
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Given, Warehouse
 
 _DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}

@@ -5,25 +5,31 @@ Exit codes: 0 done, 1 the run failed, 2 the input is bad.
 
 import os
 import shlex
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from traceback import print_exc
 from typing import Annotated
 
 import duckdb
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from segmentation_pipeline import home as dagster_home
-from segmentation_pipeline.folders import Folders, data_folder, expanded
+from segmentation_pipeline.cli_model import model_app
+from segmentation_pipeline.execution import execute
+from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.releases import Release, ReleaseError, Releases
-from segmentation_pipeline.retailer import find, load_settings, shipped_names, source_base
+from segmentation_pipeline.retailer import source_base
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError, source_files
+from segmentation_pipeline.sources import source_files
+from segmentation_pipeline.terminal import (
+    RetailerOption,
+    SourceOption,
+    TracebackOption,
+    chosen,
+    err,
+    out,
+    say,
+    sentences,
+)
 
 app = typer.Typer(
     no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False
@@ -32,16 +38,7 @@ releases_app = typer.Typer(invoke_without_command=True, help="The published rele
 retailer_app = typer.Typer(no_args_is_help=True, help="Retailer files.")
 app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
-out = Console()
-err = Console(stderr=True)
-
-RetailerOption = Annotated[
-    str, typer.Option("--retailer", "-r", envvar="SEGMENTATION_RETAILER", help="A shipped retailer or a TOML file.")
-]
-SourceOption = Annotated[
-    str, typer.Option(envvar="SEGMENTATION_SOURCE", help="File, folder or pattern instead of the file's source.path.")
-]
-TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show tracebacks instead of sentences.")]
+app.add_typer(model_app, name="model")
 
 
 @app.command()
@@ -60,11 +57,11 @@ def run(
 ) -> None:
     """Run the pipeline: read the source, derive every table, publish a release."""
     with sentences(traceback):
-        settings = _chosen(retailer, source, as_of)
+        settings = chosen(retailer, source, as_of)
         _source_is_there(settings)
         home = dagster_home.prepare()
         (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
-    if not _execute(refit, accept_change, as_of, traceback):
+    if not execute(refit=refit, accept_change=accept_change, as_of=as_of, traceback=traceback):
         err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
         raise typer.Exit(1)
     releases = Releases(Folders(data_folder(), settings.name).releases)
@@ -78,7 +75,7 @@ def run(
 def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Show the segments of the current release."""
     with sentences(traceback):
-        settings = _chosen(retailer)
+        settings = chosen(retailer)
         releases = Releases(Folders(data_folder(), settings.name).releases)
         if releases.current is None:
             raise ReleaseError(f"no release of {settings.name} in {releases.folder} yet; `segments run` publishes one")
@@ -139,86 +136,26 @@ def check(
 ) -> None:
     """Validate a retailer file: every error at once, with its line and key."""
     with sentences(traceback):
-        settings = _chosen(retailer or os.environ.get("SEGMENTATION_RETAILER", "sample"), source)
+        settings = chosen(retailer or os.environ.get("SEGMENTATION_RETAILER", "sample"), source)
         files = _source_is_there(settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
 
 
-@contextmanager
-def sentences(traceback: bool) -> Iterator[None]:
-    """Errors that a person can mend end the command with a sentence and exit code 2."""
-    try:
-        yield
-    except (SourceError, ReleaseError, ValueError, OSError, duckdb.Error) as error:
-        if traceback:
-            print_exc()
-        _say(err, "red", "error:", str(error))
-        raise typer.Exit(2) from None
-
-
-def _say(console: Console, style: str, label: str, text: str) -> None:
-    """Text that comes from elsewhere: brackets in it are brackets."""
-    console.print(Text.assemble((label, style), " ", text))
-
-
 def _tell_hold(releases: Releases) -> None:
     if releases.held_since:
-        _say(out, "yellow", "Publishing is held", f"at {releases.held_since} until `segments releases resume`")
-
-
-def _chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
-    """The settings; and the environment says the same to everything that the command starts."""
-    os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(find(retailer))
-    if source:
-        os.environ["SEGMENTATION_SOURCE"] = str(expanded(source).absolute())
-    return load_settings(retailer, os.environ.get("SEGMENTATION_SOURCE", ""), as_of)
+        say(out, "yellow", "Publishing is held", f"at {releases.held_since} until `segments releases resume`")
 
 
 def _releases(retailer: str) -> Releases:
-    return Releases(Folders(data_folder(), _chosen(retailer).name).releases)
+    return Releases(Folders(data_folder(), chosen(retailer).name).releases)
 
 
 def _source_is_there(settings: Retailer) -> int:
     if settings.source.sample:
         return 0
     return len(source_files(settings, source_base()))
-
-
-def _execute(refit: bool, accept_change: bool, as_of: str, traceback: bool) -> bool:
-    """Run the nightly (or the refitting) job in this process, and print its steps."""
-    import dagster as dg
-
-    from segmentation_pipeline import locks
-    from segmentation_pipeline.definitions import defs
-    from segmentation_pipeline.progress import watching
-
-    run_id = str(uuid.uuid4())
-    job = defs().resolve_job_def("refit_segmentation" if refit else "nightly_segmentation")
-    config = {
-        "loggers": {"console": {"config": {"log_level": "ERROR" if traceback else "CRITICAL"}}},
-        "resources": {"retailer": {"config": {"as_of": as_of}}},
-        "ops": {
-            "release": {"config": {"accept_change": accept_change}},
-            **{
-                op: {"config": {"refit": refit, "accept_change": accept_change}}
-                for op in ("outlier_fences", "kmeans_model")
-            },
-        },
-    }
-    with (
-        dg.DagsterInstance.get() as instance,
-        locks.alive(data_folder() / "runs", run_id),
-        watching(instance, run_id, out) as watch,
-    ):
-        result = job.execute_in_process(instance=instance, run_config=config, run_id=run_id, raise_on_error=False)
-    out.print(f"  {'all steps':<44} {'':17} {watch.seconds:6.2f} s", highlight=False)
-    for warning in watch.warnings:
-        _say(err, "yellow", "warning:", warning)
-    for failure in watch.failures:
-        _say(err, "red", "failed:", failure)
-    return result.success
 
 
 def _show(release: Release, settings: Retailer) -> None:

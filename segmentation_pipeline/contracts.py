@@ -43,7 +43,10 @@ class Violation:
 
 @dataclass(frozen=True)
 class Contract:
-    """A table's name, grain (what one row is), key and columns; `published` tables are in every release."""
+    """A table's name, grain (what one row is), key and columns.
+
+    `published` tables are in every release. What an `is_state` table holds cannot be derived from the sources.
+    """
 
     table: str
     grain: str
@@ -52,6 +55,7 @@ class Contract:
     columns: tuple[Column, ...]
     published: bool = False
     may_be_empty: bool = False
+    is_state: bool = False
     if_empty: str = ""
 
     @property

@@ -52,7 +52,11 @@ def _table(contract: Contract) -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield from ("# The retailer file", "", _WRITTEN.format("segmentation_pipeline/sections.py` and `rules.py"))
+    yield from (
+        "# The retailer file",
+        "",
+        _WRITTEN.format("segmentation_pipeline/sections.py`, `rules.py` and `parameters.py"),
+    )
     yield "`segments retailer check FILE` tells every error of a file at once; the shipped files are examples."
     yield from _section("(top)", Retailer)
 

@@ -1,149 +1,205 @@
-"""What the fitted assets share: whether to fit, how the standing model is handed on, and the model as rows.
+"""A fit: a model of today's customers, each cluster of it matched to the segments that stand or named anew.
 
-Belongs here: between `core`, which knows arrays, and the tables of the model.
+Belongs here: between `core`, which knows arrays, and the `registry`, which knows rows.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-from pydantic import Field
-
-from segmentation_pipeline.assets import CONTRACT_CHECK, Results
 from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.gate import Figures, faults
-from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.registry import Entry
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.tables import CONTRACTS, FEATURES
+from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse
 
 if TYPE_CHECKING:
-    from segmentation_pipeline.core.kmeans import Array, KMeansFit, Scaler
+    from segmentation_pipeline.core.choice import Choice
+    from segmentation_pipeline.core.kmeans import Array, KMeansFit
+    from segmentation_pipeline.core.model import SegmentationModel
 
 
-MODEL_TABLES = ("kmeans_model", "kmeans_scaler", "kmeans_centroids")
+class FitError(RuntimeError):
+    """The customers cannot be clustered; the message says why and what to do."""
 
 
-class Fit(dg.Config):
-    """Whether a fitted asset is fitted again although its model stands."""
+@dataclass(frozen=True)
+class Candidate:
+    """A model that was just fitted: its entry for the registry, and the search that it comes from, if there was one."""
 
-    refit: bool = Field(False, description="Fit again; the weekly job sets it. Otherwise the standing model is kept.")
-    accept_change: bool = Field(False, description="Fit although figures fell or as_of jumped since the last release.")
+    entry: Entry
+    model: "SegmentationModel"
+    fit: "KMeansFit"
+    choice: "Choice | None"
 
-
-def refuse_bad_data(retailer: RetailerResource, accept_change: bool) -> None:
-    """Fit nothing on data that the gate will not publish: a model outlives its night, the source may be whole the next.
-
-    Raises:
-        dagster.Failure: Figures fell or as_of jumped since the standing release, and nobody has accepted that.
-    """
-    figures = Figures.of(retailer.warehouse, "rfm_features")
-    standing = Releases(retailer.folders.releases).current
-    found = " ".join(
-        filter(None, faults(standing, figures, retailer.latest_moment, retailer.settings.release).values())
-    )
-    if found and not accept_change:
-        raise dg.Failure(
-            f"{found} Nothing was fitted or published; the standing model and release go on. If the change is right,"
-            " fit with accept_change (segments run --refit --accept-change).",
-            allow_retries=False,
-        )
+    @property
+    def candidates(self) -> list[Filling]:
+        """The rows of the search."""
+        if self.choice is None:
+            return []
+        names = [column.name for column in CONTRACTS["kmeans_candidates"].columns]
+        rows = [tuple(getattr(one, name) for name in names) for one in self.choice.candidates]
+        return [Filling("kmeans_candidates", rows=rows)]
 
 
-def stands(retailer: RetailerResource, table: str, digest: str) -> bool:
-    """Whether a model that was fitted with the same settings stands in the table, and in those that go with it."""
-    warehouse = retailer.warehouse
-    # The warehouse drops a table of another version; two thirds of a model are none.
-    if not all(warehouse.has(needed) for needed in (MODEL_TABLES if table in MODEL_TABLES else [table])):
-        return False
-    digests = warehouse.rows(f"select distinct settings_digest as digest from {quoted(table)}")
-    return [row["digest"] for row in digests] == [digest]
-
-
-def handed_on(retailer: RetailerResource, tables: Sequence[str]) -> Results:
-    """Report standing tables as they are: their contracts are checked, nothing is written."""
-    for table in tables:
-        violations = CONTRACTS[table].violations(retailer.warehouse.connection)
-        yield dg.AssetCheckResult(check_name=CONTRACT_CHECK, asset_key=table, passed=not violations)
-        rows = retailer.warehouse.count(table)
-        yield dg.MaterializeResult(asset_key=table, metadata={"dagster/row_count": rows, "refitted": False})
-
-
-def fit_model(warehouse: Warehouse, settings: Retailer) -> list[Filling]:
-    """Fit k-means on `normal_customers` and give the rows of the model's three tables.
-
-    Raises:
-        dagster.Failure: There are too few different customers.
-    """
+def features_of(warehouse: Warehouse, relation: str = "rfm_features") -> "Array":
+    """Every customer's features: shape (n, 3), in the order of the customers."""
     import numpy as np
 
-    from segmentation_pipeline.core import kmeans, naming
+    columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
+    found = warehouse.connection.execute(f"select {columns} from {quoted(relation)} order by customer_id").fetchnumpy()
+    return np.column_stack([found[name] for name in FEATURES])
 
-    customers = warehouse.connection.execute(
-        f"select {', '.join(f'cast({quoted(name)} as double) as {quoted(name)}' for name in FEATURES)}"
-        " from normal_customers order by customer_id"
-    ).fetchnumpy()
-    features = np.column_stack([customers[name] for name in FEATURES])
-    as_of = warehouse.row("select max(as_of) as as_of from rfm_features")["as_of"]
+
+def fit(
+    features: "Array",
+    settings: Retailer,
+    as_of: datetime,
+    *,
+    standing: Entry | None,
+    number: int,
+    search: bool = False,
+    fence_step: float = 1,
+) -> Candidate:
+    """Fit fences, scaler and centroids, and give each cluster its segment.
+
+    Args:
+        features: Shape (n, 3), every customer in the order of their ids.
+        settings: What the model hangs on.
+        as_of: The as-of moment of the features.
+        standing: The model that stands: the fit starts from its centroids, and its segments go on where they match.
+        number: The model's place in the registry.
+        search: Whether to choose the number of clusters although a model stands.
+        fence_step: How far the fences go from the standing ones to today's.
+
+    Raises:
+        FitError: There are too few different customers.
+    """
+    from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey_fences
+
     try:
-        fitted = kmeans.fit(features, **settings.model.model_dump())
+        fences = tukey_fences(features, list(settings.outliers.features), settings.outliers.factor)
+        if standing is not None and fence_step < 1:
+            before = standing.model.fences
+            fences = {name: before[name].towards(fence, fence_step) for name, fence in fences.items()}
+        normal = features[is_normal(fences, features)]
+        fitted, choice = _clusters(normal, settings, standing, search)
     except ValueError as error:
-        raise dg.Failure(
-            f"normal_customers cannot be clustered: {error}. Look at normal_customers, or lower model.n_clusters.",
-            allow_retries=False,
+        raise FitError(
+            f"the customers cannot be clustered: {error}. Look at rfm_features, or lower model.n_clusters."
         ) from None
-    names = [segment.key for segment in naming.name_clusters(fitted.standardised_)]
-    return model_rows(fitted, names, as_of, settings)
+    model = SegmentationModel(fences, fitted.scaler, fitted.centroids_, ("",) * len(fitted.centroids_))
+    model = model.named(_keys(features, model, fitted, standing))
+    entry = _entry(model, fitted, normal, settings, as_of, number).but(fence_step=float(fence_step))
+    return Candidate(entry, model, fitted, choice)
 
 
-def model_rows(fitted: "KMeansFit", keys: Sequence[str], as_of: datetime, settings: Retailer) -> list[Filling]:
-    """The fitted model as rows of `kmeans_model`, `kmeans_scaler` and `kmeans_centroids`."""
-    exponents = [None] * len(FEATURES) if fitted.scaler.exponents_ is None else fitted.scaler.exponents_.tolist()
-    scaler = [
-        (name, fitted.scaler.transform, exponent, center, scale)
-        for name, exponent, center, scale in zip(
-            FEATURES, exponents, fitted.scaler.center_.tolist(), fitted.scaler.scale_.tolist(), strict=True
-        )
-    ]
-    centroids = [
-        (cluster, key, size, *scaled, *means)
-        for cluster, (key, size, scaled, means) in enumerate(
-            zip(keys, fitted.sizes_.tolist(), fitted.centroids_.tolist(), fitted.means_.tolist(), strict=True)
-        )
-    ]
-    content = hashlib.sha256(json.dumps([scaler, centroids]).encode()).hexdigest()[:8]
-    model = (
-        f"{as_of:%Y%m%d}-{content}",
-        as_of,
-        settings.model_digest,
-        fitted.scaler.transform,
-        len(centroids),
-        settings.model.random_state,
-        int(fitted.sizes_.sum()),
-        fitted.inertia_,
-        fitted.silhouette_,
-    )
-    return [
-        Filling("kmeans_model", rows=[model]),
-        Filling("kmeans_scaler", rows=scaler),
-        Filling("kmeans_centroids", rows=centroids),
-    ]
+def _clusters(
+    normal: "Array", settings: Retailer, standing: Entry | None, search: bool
+) -> "tuple[KMeansFit, Choice | None]":
+    """K-means on the normal customers: a search where it is asked for or nothing stands, else from what stands."""
+    from segmentation_pipeline.core.choice import choose
+    from segmentation_pipeline.core.kmeans import fit as fit_kmeans
+
+    asked = settings.model
+    method: dict[str, Any] = {
+        "transform": asked.transform, "random_state": asked.random_state, "n_init": asked.n_init,
+    }  # fmt: skip
+    if search or (asked.n_clusters == "auto" and standing is None):
+        guards: dict[str, Any] = {
+            "tolerance": asked.tolerance, "min_share": asked.min_share, "min_stability": asked.min_stability,
+            "resamples": asked.resamples,
+        }  # fmt: skip
+        choice = choose(normal, k_range=(asked.k_range[0], asked.k_range[1]), **guards, **method)
+        return choice.fit, choice
+    stands = 0 if standing is None else len(standing.centroids)
+    # Under the settings of the standing model its number stays: a person may have promoted what a search had found.
+    unchanged = standing is not None and standing.facts["settings_digest"] == settings.model_digest
+    k = stands if unchanged or asked.n_clusters == "auto" else asked.n_clusters
+    start = standing.model.centroids_in_natural_units() if standing is not None and k == stands else None
+    return fit_kmeans(normal, n_clusters=k, start=start, **method), None
 
 
-def standing_model(warehouse: Warehouse) -> "tuple[Scaler, Array]":
-    """The standing model's scaler and centroids (clusters x features, scaled), read from its tables."""
+def _keys(
+    features: "Array", model: "SegmentationModel", fitted: "KMeansFit", standing: Entry | None
+) -> tuple[str, ...]:
+    """The segment of each cluster: the standing one that it goes on as, or a new name by where it lies."""
     import numpy as np
 
-    from segmentation_pipeline.core.kmeans import Scaler
+    from segmentation_pipeline.core.kmeans import nearest
+    from segmentation_pipeline.core.matching import match
+    from segmentation_pipeline.core.model import is_normal
+    from segmentation_pipeline.core.naming import name_clusters
 
-    rows = {row["feature"]: row for row in warehouse.rows("select * from kmeans_scaler")}
-    ordered = [rows[name] for name in FEATURES]
-    exponents = None if ordered[0]["exponent"] is None else np.array([row["exponent"] for row in ordered])
-    center, scale = (np.array([row[name] for row in ordered]) for name in ("center", "scale"))
-    centroids = warehouse.rows("select * from kmeans_centroids order by cluster")
-    scaled = np.array([[row[f"scaled_{name}"] for name in FEATURES] for row in centroids])
-    return Scaler(ordered[0]["transform"], exponents, center, scale), scaled
+    if standing is None:
+        return tuple(name_clusters(fitted.standardised_))
+    clusters = np.full(len(features), -1)
+    normal = is_normal(model.fences, features)
+    clusters[normal] = nearest(fitted.scaler.apply(features[normal]), fitted.centroids_)
+    stands = standing.model
+    there = fitted.scaler.apply(stands.centroids_in_natural_units())
+    matched = match(clusters, stands.assign(features), stands.keys, fitted.centroids_, there)
+    return tuple(name_clusters(fitted.standardised_, matched, stands.keys))
+
+
+def _entry(
+    model: "SegmentationModel",
+    fitted: "KMeansFit",
+    normal: "Array",
+    settings: Retailer,
+    as_of: datetime,
+    number: int,
+) -> Entry:
+    """The rows of a model, and a name that tells when and what it is."""
+    from segmentation_pipeline.core.figures import bin_shares, quantile_edges
+    from segmentation_pipeline.core.kmeans import rounded
+
+    features, centroids = [], []
+    for place, name in enumerate(FEATURES):
+        exponents, fence = fitted.scaler.exponents_, model.fences.get(name)
+        edges = quantile_edges(normal[:, place])
+        features.append({
+            "feature": name,
+            "exponent": None if exponents is None else float(exponents[place]),
+            "center": float(fitted.scaler.center_[place]),
+            "scale": float(fitted.scaler.scale_[place]),
+            "q1": fence and fence.q1,
+            "q3": fence and fence.q3,
+            "factor": fence and fence.factor,
+            "lower_fence": fence and fence.lower,
+            "upper_fence": fence and fence.upper,
+            "bin_edges": edges.tolist(),
+            "bin_shares": bin_shares(normal[:, place], edges).tolist(),
+        })  # fmt: skip
+    for cluster, key in enumerate(model.keys):
+        scaled = {f"scaled_{name}": float(fitted.centroids_[cluster, at]) for at, name in enumerate(FEATURES)}
+        means = {f"mean_{name}": float(fitted.means_[cluster, at]) for at, name in enumerate(FEATURES)}
+        size = int(fitted.sizes_[cluster])
+        centroids.append({"cluster": cluster, "segment_key": key, "customers": size, **scaled, **means})
+    content = hashlib.sha256(json.dumps([str(as_of), features, centroids]).encode()).hexdigest()[:8]
+    model_id = {"model_id": f"{as_of:%Y%m%d}-{content}"}
+    facts = model_id | {
+        "number": number,
+        "status": "held",
+        "promoted_by": None,
+        "fitted_as_of": as_of,
+        "standing_from": None,
+        "standing_to": None,
+        "settings_digest": settings.model_digest,
+        "transform": fitted.scaler.transform,
+        "n_clusters": len(centroids),
+        "random_state": settings.model.random_state,
+        "customers": len(normal),
+        "inertia": fitted.inertia_,
+        "silhouette": fitted.silhouette_,
+        "smallest_share": float(rounded(fitted.sizes_.min() / len(normal))),
+        "fence_step": 1.0,
+        "moved_share": None,
+        "kept_share": None,
+        "agreement": None,
+        "reasons": None,
+    }
+    return Entry(facts, tuple(model_id | row for row in features), tuple(model_id | row for row in centroids))

@@ -14,6 +14,16 @@ from segmentation_pipeline.releases import Release
 from segmentation_pipeline.sections import Release as Bounds
 from segmentation_pipeline.warehouse import Warehouse
 
+GATE = {
+    "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",
+    "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and is not ahead of the run's time;"
+    " one that is set as a day, which counts whole, may end with the day of the run.",
+}
+STOPPED = (
+    "Nothing was fitted or published; the standing model and release go on. If the change is right, accept it"
+    " (segments run --accept-change; accept_change of the resource `retailer`)."
+)
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -14,10 +14,10 @@ from typing import Any
 
 import duckdb
 
+from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import Part, SourceError, first_line, numbered_csv, parts_of
-from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))

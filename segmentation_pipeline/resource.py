@@ -33,6 +33,10 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         description="last_transaction, end_of_day, schedule, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS instead of rfm.as_of. A"
         " schedule whose retailer says `schedule` sets the day here, so that the run can be repeated as it was.",
     )
+    accept_change: bool = Field(
+        default=False,
+        description="Publish although figures fell or as_of jumped; let a model stand that the gate holds.",
+    )
     lock_patience: float = Field(default=3600, ge=0, description="Seconds to wait while another run writes.")
 
     _stack: ExitStack | None = PrivateAttr(None)

@@ -71,11 +71,12 @@ class Cleaning(Section):
     rules: list[Rule] = Field([])
     """Applied in order; the first that a line fails names its reason."""
     refunds: Literal["net", "ignore"] = "net"
-    """`net`: cancellations and other negative money reduce monetary on their own date; `ignore`: they are refused."""
+    """`net`: cancellations and other negative money reduce monetary on their own date, because what was given back
+    was not earned; `ignore`: they are refused."""
     cancellation: Pattern | None = None
-    """Pattern of the invoice numbers of cancellations; unset: lines of negative money."""
+    """Pattern of the invoice numbers of cancellations; unset: lines of negative money, which every source shows."""
     sources_overlap: bool = False
-    """The same line in two files or sheets counts once."""
+    """The same line in two files or sheets counts once; not by default, since two equal lines may be two sales."""
 
     @classmethod
     def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:

@@ -1,16 +1,16 @@
 """The standing model as one SQL function, `score_customer`: a consumer of a release needs no Python to apply it.
 
 Belongs here: the macro's text. Every constant of the model stands in it, because a macro that reads a table fails where
-the release is attached under another name. The rules are those of `inactive_customers`, `outlier_customers`,
-`outlier_segments` and `kmeans_segments` in `sql/`; what differs is that a tie goes to the lowest segment key.
+the release is attached under another name. The rules are those of `inactive_customers`, `fence_sides`,
+`nearest_centroids` and `nearest_segments` in `sql/`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmentation_pipeline.contracts import literal, quoted
+from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
-from segmentation_pipeline.tables import FEATURES
 from segmentation_pipeline.warehouse import Warehouse
 
 Row = Mapping[str, Any]
@@ -70,7 +70,7 @@ def _nearest(scaler: Sequence[Row], centroids: Sequence[Row]) -> str:
 
 
 def _distance(centroid: Row) -> str:
-    """As in `kmeans_segments` to the last bit, so that both see the same ties; those of `list_distance` differ."""
+    """As in `nearest_centroids` to the last bit, so that both see the same ties; those of `list_distance` differ."""
     squares = [
         f"pow(struct_extract(scaled, {literal(name)}) - {_number(centroid[f'scaled_{name}'])}, 2)" for name in FEATURES
     ]

@@ -13,13 +13,13 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
+from segmentation_pipeline.parameters import Backtest, Drift, Membership, Model, Promotion
 from segmentation_pipeline.rules import Cleaning
 from segmentation_pipeline.sections import (
     Checks,
     ColumnName,
     Columns,
     Fault,
-    Model,
     Outliers,
     Release,
     Rfm,
@@ -28,6 +28,9 @@ from segmentation_pipeline.sections import (
     Text,
     tables,
 )
+
+# What is said of the run and of its customers, not of the fit: a value of each that stands for all.
+_OF_NO_FIT = {"as_of": "last_transaction", "slipping_factor": 1.0}
 
 
 class Retailer(Section):
@@ -47,6 +50,10 @@ class Retailer(Section):
     rfm: Rfm = Rfm()
     outliers: Outliers = Outliers()
     model: Model = Model()
+    promotion: Promotion = Promotion()
+    membership: Membership = Membership()
+    drift: Drift = Drift()
+    backtest: Backtest = Backtest()
     release: Release = Release()
     checks: Checks = Checks()
 
@@ -91,16 +98,23 @@ class Retailer(Section):
         return _digits(self.model_dump_json(include=set(sections) or None, by_alias=True))
 
     @property
-    def fences_digest(self) -> str:
-        """Changes when standing fences no longer suit the settings; as_of and slipping_factor are none of the fit."""
-        seen = self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": "last_transaction"})})
-        sections = {"columns", "cleaning", "rfm", "outliers"}
-        return _digits(seen.model_dump_json(include=sections, exclude={"rfm": {"slipping_factor"}}, by_alias=True))
+    def model_digest(self) -> str:
+        """Changes when a standing model no longer suits the settings; the as-of date is no setting of the fit."""
+        return self._of_any_run.digest("columns", "cleaning", "rfm", "outliers", "model")
 
     @property
-    def model_digest(self) -> str:
-        """Changes when the standing model no longer suits the settings."""
-        return _digits(self.fences_digest + self.digest("model"))
+    def history_digest(self) -> str:
+        """Changes when past month ends would look different; the lines themselves are looked at apart."""
+        return self._of_any_run.digest("rfm")
+
+    @property
+    def backtest_digest(self) -> str:
+        """Changes when the back-test would come out differently on the same lines."""
+        return self._of_any_run.digest("rfm", "outliers", "model", "backtest")
+
+    @property
+    def _of_any_run(self) -> "Retailer":
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update=_OF_NO_FIT)})
 
     @property
     def as_of(self) -> datetime | None:
@@ -141,10 +155,12 @@ class Retailer(Section):
             "as_of": self.as_of,
             "to_end_of_day": self.rfm.as_of == "end_of_day",
             "look_back_days": self.rfm.look_back_days,
+            "margin": self.membership.margin,
+            "fence_margin": self.membership.fence_margin,
+            "max_held_days": self.membership.max_held_days,
+            "history_digest": self.history_digest,
+            "control_below": f"{round(self.membership.control_share * 16**8):08x}",
             "slipping_factor": self.rfm.slipping_factor,
-            "factor": self.outliers.factor,
-            "outlier_features": self.outliers.features,
-            "fences_digest": self.fences_digest,
         }
 
 

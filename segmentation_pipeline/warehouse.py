@@ -36,7 +36,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Filling:
-    """What shall stand in a table: the rows of a SELECT, or rows made in Python."""
+    """What shall stand in a table: the rows of a SELECT, or rows made in Python, or both."""
 
     table: str
     select: str = ""
@@ -74,6 +74,36 @@ def tables_read_by(select: str) -> frozenset[str]:
     return frozenset(named) - set(re.findall(r"(\w+) as (?:not )?(?:materialized )?\(", select))
 
 
+def composed(select: str, given: dict[str, str]) -> str:
+    """A SELECT in which other relations stand in for some of the tables that it reads, however far away.
+
+    Each table on the way is derived within the SELECT; every other is read as it stands.
+
+    Args:
+        select: The SELECT.
+        given: The SELECT of each relation that stands in. A table that one of them reads by its own name is named
+            `main.<table>` there.
+    """
+    ctes = dict(given)
+
+    def is_other(table: str) -> bool:
+        if table in ctes:
+            return True
+        # What runs left behind is read as it stands: through it the ledger would derive from itself.
+        if not (SQL / f"{table}.sql").exists() or CONTRACTS[table].is_state:
+            return False
+        # Each table that it reads is looked at, so that all that are other stand before it.
+        others = [read for read in sorted(tables_read_by(select_of(table))) if read != table and is_other(read)]
+        if others:
+            ctes[table] = select_of(table)
+        return bool(others)
+
+    for table in sorted(tables_read_by(select)):
+        is_other(table)
+    relations = ", ".join(f"{quoted(name)} as (\n{text}\n)" for name, text in ctes.items())
+    return f"with {relations} {select}"
+
+
 @cache
 def _parser() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
@@ -92,6 +122,9 @@ class Warehouse:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
         self._drop_tables_of_other_versions()
+        for contract in CONTRACTS.values():
+            if contract.is_state and not self.has(contract.table):
+                self.connection.execute(contract.ddl(constraints=False))
 
     def replace(self, fillings: Sequence[Filling], values: dict[str, Any], given: Given | None = None) -> list[Outcome]:
         """Replace tables in one transaction, in which the contract of each is checked.
@@ -115,15 +148,14 @@ class Warehouse:
             ctes = [f"{quoted(name)} as ({text})" for name, text in given.relations.items() if name in reads]
             prefix = f"with {', '.join(ctes)} " if ctes else ""
             text = f"create or replace table {table} as {prefix}select * from (\n{filling.select}\n)"
-            self.connection.execute(text, _bound_in(text, values | given.values))
+            self.connection.execute(text, bound_in(text, values | given.values))
         else:
             # Without constraints, which would raise at the first bad row: the contract tells of every one.
             self.connection.execute(f"drop table if exists {table}; {contract.ddl(constraints=False)}")
+        if filling.rows:
             places = ", ".join("?" * len(contract.columns))
-            if filling.rows:
-                self.connection.executemany(
-                    f"insert into {table} values ({places})", [list(row) for row in filling.rows]
-                )
+            rows = [list(row) for row in filling.rows]
+            self.connection.executemany(f"insert into {table} values ({places})", rows)
         violations = contract.violations(self.connection)
         return Outcome(filling.table, self.count(filling.table), tuple(violations))
 
@@ -132,6 +164,14 @@ class Warehouse:
         cursor = self.connection.execute(select, values)
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def execute(self, statement: str, values: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+        """A statement with those of the values that it names."""
+        return self.connection.execute(statement, bound_in(statement, values))
+
+    def fetch(self, select: str, values: dict[str, Any]) -> dict[str, Any]:
+        """The columns of a query as arrays; values that it does not name are left out."""
+        return self.execute(select, values).fetchnumpy()
 
     def row(self, select: str, **values: Any) -> dict[str, Any]:
         """The only row of a query."""
@@ -168,6 +208,11 @@ class Warehouse:
                 described = self.rows(f"select column_name, column_type from (describe {quoted(table)})")
                 stands = [(row["column_name"], row["column_type"]) for row in described]
                 if stands != [(column.name, column.type) for column in contract.columns]:
+                    if contract.is_state:
+                        raise WarehouseError(
+                            f"{table} in the working database has the columns of another version of this package, and"
+                            " holds what no source has: go back to that version, or delete the file to begin anew."
+                        )
                     self.connection.execute(f"drop table {quoted(table)}")
 
 
@@ -178,7 +223,8 @@ class _Transaction:
     commits: bool = False
 
 
-def _bound_in(text: str, values: dict[str, Any]) -> dict[str, Any]:
+def bound_in(text: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that a text names; DuckDB refuses others."""
     return {name: values[name] for name in set(re.findall(r"\$([a-z]\w*)", text))}
 
 
@@ -217,7 +263,8 @@ def _wait_until_free(database: Path, patience: float) -> None:
             if "Could not set lock" not in str(error):
                 raise WarehouseError(
                     f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
-                    "version of DuckDB wrote it, or it is damaged, delete the file: the next run builds it again."
+                    "version of DuckDB wrote it, use that one; if it is damaged, put a copy of it back: it holds the "
+                    "registry of models and the ledger of memberships. Without them the next run starts anew."
                 ) from None
             if time.monotonic() > deadline:
                 raise WarehouseError(

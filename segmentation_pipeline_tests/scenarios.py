@@ -1,14 +1,25 @@
 """Tiny named data sets and retailers as plain functions; nothing else is shared between the tests."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
+import duckdb
 import tomli_w
 
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.defs import customers, features, history, membership, model, segments
+from segmentation_pipeline.registry import Registry
+from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.warehouse import Warehouse
 
 SHARED = Path(__file__).parents[2] / "shared"
 REAL_DATA = SHARED / "data"
@@ -83,6 +94,8 @@ def retailer_settings(source: Path, **sections: Any) -> dict[str, Any]:
                 {"name": "price_not_positive", "reason": "no price", "column": "price", "above": 0},
             ],
         },
+        # A search for the number of clusters takes its time; the tests of it ask for it.
+        "model": {"n_clusters": 4},
         "checks": {"min_customers": 2, "min_days": 0, "min_silhouette": -1.0},
     }
     for name, section in sections.items():
@@ -114,3 +127,190 @@ def run_job(
             instance=instance, run_config={**quiet, **(config or {})}, tags=dict(tags or {}), raise_on_error=False
         )
     )
+
+
+# Behaviours of a shop: purchases a month, the money of one, and the days of the fourteen months in which they happen.
+BEHAVIOURS = {
+    "regular": (1.6, 60.0, 0, 425),
+    "seldom": (0.5, 35.0, 0, 425),
+    "lapsed": (0.8, 40.0, 0, 190),
+    "lately": (1.2, 30.0, 330, 425),
+}
+FIRST_DAY = datetime.fromisoformat("2023-01-01")
+
+
+def four_behaviours(number: int = 400, seed: int = 7) -> list[Line]:
+    """Fourteen months of customers who buy in four ways, some more eagerly than others, and a few far more."""
+    random, lines = Random(seed), list[Line]()  # noqa: S311 (nothing secret)
+    for customer in range(number):
+        rate, money, start, end = list(BEHAVIOURS.values())[customer % 4]
+        eager = random.lognormvariate(0, 0.25) * (6 if customer % 23 == 0 else 1)
+        dear = random.lognormvariate(0, 0.35) * (5 if customer % 29 == 0 else 1)
+        day = start + random.expovariate(rate * eager / 30)
+        # Whoever is to be seen at all has bought once.
+        day = min(day, end - 1)
+        while day < end:
+            lines.append(
+                line(
+                    invoice=f"{100000 + len(lines)}",
+                    at=f"{FIRST_DAY + timedelta(days=int(day), hours=9, minutes=customer % 60)}",
+                    quantity="1",
+                    price=f"{money * dear * random.lognormvariate(0, 0.3):.2f}",
+                    customer=f"{10000 + customer}",
+                )
+            )
+            day += random.expovariate(rate * eager / 30) + 0.5
+    return lines
+
+
+NIGHTLY_ASSETS = {
+    name: asset
+    for module in (features, customers, model, segments, membership, history)
+    for name, asset in vars(module).items()
+    if isinstance(asset, dg.AssetsDefinition)
+}
+# In an order in which each finds what it reads; who wants the rest asks for it by name.
+NIGHT = (
+    "purchase_rhythm", "rfm_features", "inactive_customers", "previous_segments", "segmentation_model", "fence_sides",
+    "outlier_customers", "normal_customers", "outlier_segments", "scaled_customers", "nearest_centroids",
+    "nearest_segments", "kmeans_segments", "assigned_segments", "rfm_thresholds", "rfm_segment_map", "rfm_scores",
+    "customer_segments", "segment_membership", "segment_changes",
+)  # fmt: skip
+
+
+class Nights:
+    """The assets of a retailer, run one after the other on a small working database, night after night.
+
+    The assets are the project's own; what Dagster adds to them, order and events, takes seconds a night.
+    """
+
+    def __init__(self, lines: Sequence[Line] = (), database: str | Path = ":memory:", **sections: Any) -> None:
+        fast = {"n_clusters": 4, **sections.pop("model", {})}
+        self.settings = Retailer.model_validate(retailer_settings(Path("in"), model=fast, **sections))
+        self.connection = duckdb.connect(str(database), config={"threads": 1})
+        self.warehouse = Warehouse(self.connection)
+        if not self.warehouse.has("every_line"):
+            ddl = CONTRACTS["clean_transactions"].ddl(constraints=False)
+            self.connection.execute(ddl.replace("clean_transactions", "every_line", 1))
+        if lines:
+            self.sell(lines)
+        self.told: dict[str, Mapping[str, Any]] = {}
+
+    def save(self, path: Path) -> Path:
+        """Write the database into a file, of which copies can be opened."""
+        self.connection.execute(f"attach '{path}' as saved")
+        self.connection.execute("copy from database memory to saved")
+        self.connection.execute("detach saved")
+        return path
+
+    @classmethod
+    def opened(cls, saved: Path, copy: Path, **sections: Any) -> "Nights":
+        """Go on, in a copy, from where another was saved."""
+        copyfile(saved, copy)
+        return cls(database=copy, **sections)
+
+    def sell(self, lines: Sequence[Line]) -> None:
+        """More lines in the source."""
+        start = self.warehouse.count("every_line")
+        with TemporaryDirectory() as folder:
+            path = write_csv(
+                Path(folder) / "lines.csv", [(*sold, str(n)) for n, sold in enumerate(lines, start + 2)], (*HEADER, "n")
+            )
+            self.connection.execute(
+                "insert into every_line select 'a.csv', '', cast(n as bigint), InvoiceNo, StockCode, Description,"
+                " cast(Quantity as decimal(18, 3)), cast(InvoiceDate as timestamp), cast(UnitPrice as decimal(18, 4)),"
+                " cast(cast(Quantity as decimal(9, 3)) * cast(UnitPrice as decimal(9, 4)) as decimal(18, 4)),"
+                " CustomerID, Country, InvoiceNo like 'C%' from read_csv(?, all_varchar = true)",
+                [str(path)],
+            )
+
+    def set(self, section: str, **values: Any) -> None:
+        """Change settings of the retailer file."""
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.settings = self.settings.model_copy(update={section: changed})
+
+    def run(
+        self,
+        as_of: datetime,
+        *,
+        features: str = "select * from rfm_features",
+        until: str = "segment_changes",
+        accept_change: bool = False,
+        **fit: bool,
+    ) -> None:
+        """One run as of a moment.
+
+        Args:
+            as_of: Lines before it count.
+            features: A SELECT that spoils the customers' features.
+            until: The table after which the run ends.
+            accept_change: Whether a person has accepted what the gate holds.
+            fit: `refit` or `search`.
+        """
+        self.set("rfm", as_of=as_of)
+        self.connection.execute(
+            "create or replace table clean_transactions as select * from every_line where transaction_at < ?", [as_of]
+        )
+        for name in NIGHT[: NIGHT.index(until) + 1]:
+            self.materialize(name, accept_change=accept_change, **fit)
+            if name == "rfm_features":
+                self.connection.execute(f"create or replace table rfm_features as {features}")
+
+    def materialize(self, name: str, *, accept_change: bool = False, **fit: bool) -> Mapping[str, Any]:
+        """Run one asset; what it tells of itself."""
+        retailer = self._retailer(accept_change)
+        given: dict[str, Callable[[], Any]] = {
+            "segment_membership": dg.build_asset_context,
+            "segmentation_model": lambda: model.Fit(**fit),
+        }
+        before = [given[name]()] if name in given else []
+        results = list(_function_of(NIGHTLY_ASSETS[name])(*before, retailer=retailer))
+        assert all(result.passed for result in results if isinstance(result, dg.AssetCheckResult)), name
+        [*_, self.told[name]] = [one.metadata or {} for one in results if isinstance(one, dg.MaterializeResult)]
+        return self.told[name]
+
+    def rows(self, select: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        return self.connection.execute(select, list(values)).fetchall()
+
+    def table(self, table: str) -> list[tuple[Any, ...]]:
+        """Every row of a table, in the order of its key."""
+        return self.rows(f"select * from {table} order by {CONTRACTS[table].key_order}")
+
+    def check(self, check: dg.AssetChecksDefinition) -> dg.AssetCheckResult:
+        """What a check says of the tables as they stand."""
+        result: dg.AssetCheckResult = _function_of(check)(retailer=self._retailer())
+        return result
+
+    @property
+    def segments(self) -> dict[str, str]:
+        """The key of each customer's segment."""
+        return dict(self.rows("select customer_id, segment_key from assigned_segments order by customer_id"))
+
+    @property
+    def registry(self) -> Registry:
+        """Every model."""
+        return Registry.of(self.warehouse)
+
+    @property
+    def standing(self) -> str:
+        """The name of the model that stands."""
+        found = self.registry.standing
+        assert found is not None
+        return found.model_id
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """What is known of the model that was fitted last."""
+        return self.registry.entries[-1].facts
+
+    def _retailer(self, accept_change: bool = False) -> RetailerResource:
+        retailer = RetailerResource(accept_change=accept_change)
+        retailer._settings, retailer._warehouse = self.settings, self.warehouse
+        return retailer
+
+
+def _function_of(definition: dg.AssetsDefinition | dg.AssetChecksDefinition) -> Any:
+    """What was decorated: called by way of Dagster, it would open the working database of the data folder."""
+    compute: Any = definition.op.compute_fn
+    return compute.decorated_fn

@@ -16,6 +16,7 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
+from segmentation_pipeline.defs.model import TABLES as FITTED
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
@@ -101,14 +102,25 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
+def warnings(ran: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The checks that a run warned of, if it complained of nothing else."""
+    said = unwrapped(ran.stderr)
+    found = re.findall(r"warning: \w+: check (\w+) failed\.", said)
+    assert said.startswith("warning: ") == bool(found)
+    assert "failed: " not in said
+    return found
+
+
 def test_a_run_ends_with_0_and_nothing_to_complain_about(ran: "subprocess.CompletedProcess[str]") -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_run_shows_every_asset_with_its_time(ran: "subprocess.CompletedProcess[str]") -> None:
     steps = dict(re.findall(r"^✓ (\w+) .* (\d+\.\d\d) s$", ran.stdout, re.MULTILINE))
-    # The three tables of the model are one step.
-    assert steps.keys() >= (CONTRACTS.keys() - {"kmeans_scaler", "kmeans_centroids"}) | {"release"}
+    # Tables that are made together are one step.
+    together = {*FITTED, "history_months", "segment_history", "segment_backtest", "backtest_figures"}
+    one_step = {"segmentation_model", "segment_history", "segment_backtest"}
+    assert steps.keys() >= (CONTRACTS.keys() - together) | one_step | {"release"}
     total = re.search(r"^ +\D+ (\d+\.\d\d) s$", ran.stdout, re.MULTILINE)
     assert total is not None
     assert float(total[1]) == pytest.approx(sum(map(float, steps.values())), abs=0.2)
@@ -217,7 +229,8 @@ def test_another_source_of_the_sample_is_read_alone_and_nothing_is_written_into_
     shop = Shop.with_lines(tmp_path, regular_customers(120))
     before = {path: path.read_bytes() for path in (tmp_path / "source").iterdir()}
     ran = shop.segments("run", "--source", str(tmp_path / "source"), SEGMENTATION_RETAILER="")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    # So few customers, made without segments in mind, have no clear number of them.
+    assert (ran.returncode, warnings(ran)) == (0, ["number_of_clusters_is_clear"])
     assert {path: path.read_bytes() for path in (tmp_path / "source").iterdir()} == before
     assert re.search(r"^✓ customer_segments +120 rows", ran.stdout, re.MULTILINE)
     assert not (shop.data / "sample" / "source").exists()
@@ -229,7 +242,7 @@ def test_another_source_of_the_sample_is_read_alone_and_nothing_is_written_into_
 def test_another_source_of_the_sample_may_be_a_file(tmp_path: Path) -> None:
     shop = Shop.with_lines(tmp_path, regular_customers(120))
     ran = shop.segments("run", SEGMENTATION_RETAILER="", SEGMENTATION_SOURCE=str(tmp_path / "source" / "a.csv"))
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, warnings(ran)) == (0, ["number_of_clusters_is_clear"])
     assert re.search(rf"^✓ raw_transactions +{len(regular_customers(120)):,} rows", ran.stdout, re.MULTILINE)
 
 
@@ -237,7 +250,8 @@ def test_a_run_without_a_single_setting_publishes_the_sample(tmp_path: Path) -> 
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environment |= {"SEGMENTATION_DATA": str(tmp_path), "HOME": str(tmp_path / "home")}
     ran = subprocess.run([SEGMENTS, "run"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    # Its customers spend by a rule that rules find again better than clusters do: that is said, and is true.
+    assert (ran.returncode, warnings(ran)) == (0, ["segments_foretell_no_worse_than_rules"])
     assert re.search(r"^✓ customer_segments +5,0\d\d rows", ran.stdout, re.MULTILINE)
     assert len(list((tmp_path / "sample" / "source").glob("*.csv"))) == 24
     [release] = Releases(tmp_path / "sample" / "releases").all()
@@ -273,6 +287,111 @@ def test_too_little_data_because_most_lines_are_refused_says_by_which_rules(tmp_
         "([checks]). 4 of 5 lines were refused: unparseable_value 2, invalid_invoice 1, not_a_product 1. price could"
         " not be read in 2, first in a.csv, line 2: '2,50'. If numbers are written so, see source.decimal;"
     ) in unwrapped(refused.stderr)
+
+
+# The models.
+
+CLUSTERS = {"n_clusters": "auto", "resamples": 2, "min_stability": -1, "min_share": 0}
+
+
+@pytest.fixture(scope="module")
+def modelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, "subprocess.CompletedProcess[str]"]:
+    """A shop whose first model has four segments; a week later a search for three; its output."""
+    shop = Shop.with_lines(tmp_path_factory.mktemp("modelled"), regular_customers())
+    retailer_file(shop.folder, shop.folder / "source", model={**CLUSTERS, "k_range": [4, 4]})
+    first = shop.segments("run", "--as-of", "2024-10-20")
+    assert first.returncode == 0, first.stderr
+    retailer_file(shop.folder, shop.folder / "source", model={**CLUSTERS, "k_range": [3, 3]})
+    return shop, shop.segments("model", "search")
+
+
+def listed(shop: Shop) -> list[list[str]]:
+    """The rows of `segments model list`: name, status, clusters."""
+    printed = shop.segments("model", "list")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert not [text for text in printed.stdout.splitlines() if len(text) >= TOO_WIDE]
+    return [row.split()[:3] for row in printed.stdout.splitlines() if re.match(r" *\d{8}-\w{8} +\w+ +\d", row)]
+
+
+def test_a_search_that_finds_another_number_of_segments_holds_it_for_a_person(
+    modelled: tuple[Shop, "subprocess.CompletedProcess[str]"],
+) -> None:
+    shop, searched = modelled
+    assert (searched.returncode, "last_model_was_promoted" in warnings(searched)) == (0, True)
+    assert [row[1:] for row in listed(shop)] == [["standing", "4"], ["held", "3"]]
+    [_, [held, *_]] = listed(shop)
+    said = unwrapped(searched.stdout)
+    assert re.search(rf"{held} is held: 3 clusters for 4: new .+; retiring ", said)
+    assert unwrapped(shop.segments("model", "list").stdout) in said, "it ends on the list"
+    assert shop.releases.current is not None
+    assert shop.releases.current.manifest["model_id"] == listed(shop)[0][0], "the standing one goes on"
+
+
+def test_a_model_is_promoted_by_how_its_name_begins_and_counts_from_the_next_run(
+    modelled: tuple[Shop, "subprocess.CompletedProcess[str]"],
+) -> None:
+    shop, _ = modelled
+    [[first, *_], [second, *_]] = listed(shop)
+    with duckdb.connect(str(shop.releases.all()[-1].database), read_only=True) as connection:
+        before = connection.execute("select count(distinct segment_key) from kmeans_centroids").fetchall()
+    promoted = shop.segments("model", "promote", second[:10])
+    said = f"{second} stands from the next run on; `segments run` publishes its segments."
+    assert (promoted.returncode, promoted.stderr, unwrapped(promoted.stdout)) == (0, "", said)
+    assert [row[1] for row in listed(shop)] == ["standing", "promoted"]
+    assert len(shop.releases.all()) == 2, "nothing is published by a decision"
+    ran = shop.segments("run")
+    assert ran.returncode == 0, ran.stderr
+    release = shop.releases.all()[-1]
+    assert release.manifest["model_id"] == second
+    with duckdb.connect(str(release.database), read_only=True) as connection:
+        after = connection.execute("select count(distinct segment_key) from kmeans_centroids").fetchall()
+        why = connection.execute("select distinct reason from segment_changes where model_id = ?", [second]).fetchall()
+    assert (before, after) == ([(4,)], [(3,)])
+    assert ("model",) in why
+
+    assert [row[1] for row in listed(shop)] == ["retired", "standing"]
+    again = shop.segments("model", "promote", second)
+    assert (again.returncode, unwrapped(again.stderr)) == (2, f"error: {second} stands already")
+    for said, status in (
+        (f"{first} stands from the next run on; `segments run` publishes its segments.", "promoted"),
+        (f"{second} goes on to stand; the promotion is taken back.", "retired"),
+    ):
+        back = shop.segments("model", "rollback")
+        assert (back.returncode, back.stderr, unwrapped(back.stdout)) == (0, "", said)
+        assert [row[1] for row in listed(shop)] == [status, "standing"]
+
+
+def test_a_model_that_is_not_there_is_bad_input(modelled: tuple[Shop, "subprocess.CompletedProcess[str]"]) -> None:
+    shop, _ = modelled
+    known = ", ".join(name for name, *_ in listed(shop))
+    for asked, said in (("19990101", "no model begins"), ("2024", "several models begin")):
+        refused = shop.segments("model", "promote", asked)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert unwrapped(refused.stderr) == f"error: {said} with '{asked}': {known}"
+
+
+@pytest.mark.parametrize("command", [["list"], ["promote", "2024"], ["rollback"]], ids=" ".join)
+def test_there_is_no_model_before_the_first_run(before: Shop, command: list[str]) -> None:
+    refused = before.segments("model", *command)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert unwrapped(refused.stderr).startswith("error: no model in ")
+    assert unwrapped(refused.stderr).endswith("yet; `segments run` fits the first")
+    assert not before.data.exists(), "looking leaves nothing behind"
+
+
+def test_there_is_nothing_to_roll_back_to_where_one_model_stood(
+    shop: Shop, ran: "subprocess.CompletedProcess[str]"
+) -> None:
+    refused = shop.segments("model", "rollback")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert unwrapped(refused.stderr) == "error: no model has stood before this one"
+
+
+def test_a_search_that_fails_ends_with_1_and_a_sentence(tmp_path: Path) -> None:
+    few = Shop.with_lines(tmp_path, [line(invoice="none")]).segments("model", "search")
+    assert few.returncode == 1
+    assert "every line was refused" in unwrapped(few.stderr)
+    assert "Traceback" not in few.stdout + few.stderr
 
 
 NOBODY = "~nobody-has-this-name/x"

@@ -13,7 +13,7 @@ import pytest
 from segmentation_pipeline.assets import fill
 from segmentation_pipeline.contracts import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.tables import CONTRACTS
-from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, connection_to
+from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, WarehouseError, connection_to
 
 SHELF = Contract(
     "shelf",
@@ -132,7 +132,7 @@ def test_another_shape_than_the_contracts_is_caught(
 
 
 OUTLIERS = "select 'c' || x as customer_id, 'pamper' as segment_key from range(3) as made(x)"
-NAMED = ("pamper", "PAMPER", "outlier", "A description", "An action")
+NAMED = ("pamper", "PAMPER", "outlier", "A description", "An action", "#c51b8a", None, True)
 STANDS = [("c0", "pamper"), ("c1", "pamper"), ("c2", "pamper")]
 
 
@@ -226,8 +226,18 @@ def test_several_tables_are_replaced_together_or_not_at_all(warehouse: Warehouse
 
 
 def test_a_table_that_did_not_stand_does_not_stand_after_a_violation(warehouse: Warehouse) -> None:
+    warehouse.replace([Filling("outlier_segments", "select 'x' as customer_id, 'VIP' as segment_key")], {})
+    assert not warehouse.has("outlier_segments")
+
+
+def test_what_runs_leave_behind_stands_empty_from_the_first_opening_on_and_outlives_a_violation(
+    warehouse: Warehouse,
+) -> None:
+    state = {table for table, contract in CONTRACTS.items() if contract.is_state}
+    assert state >= {"segmentation_models", "model_features", "model_centroids", "segments", "segment_membership"}
+    assert {table: warehouse.count(table) for table in CONTRACTS if warehouse.has(table)} == dict.fromkeys(state, 0)
     warehouse.replace([Filling("segments", rows=[("vip", *NAMED[1:])])], {})
-    assert not warehouse.has("segments")
+    assert warehouse.count("segments") == 0
 
 
 def test_an_error_of_the_select_rolls_back_and_the_warehouse_goes_on(warehouse: Warehouse) -> None:
@@ -236,9 +246,9 @@ def test_an_error_of_the_select_rolls_back_and_the_warehouse_goes_on(warehouse: 
     with pytest.raises(duckdb.ConversionException):
         warehouse.replace([good, Filling("outlier_segments", "select cast('x' as integer) as customer_id")], {})
     assert outliers(warehouse) == STANDS
-    assert not warehouse.has("segments")
+    assert warehouse.count("segments") == 0
     warehouse.replace([good], {})
-    assert warehouse.has("segments")
+    assert warehouse.count("segments") == 1
 
 
 def test_what_was_rolled_back_is_not_in_the_file_either(tmp_path: Path) -> None:
@@ -257,7 +267,17 @@ def test_a_table_of_another_version_is_dropped_when_the_database_is_opened(
     Warehouse(connection).replace([Filling("outlier_segments", OUTLIERS), Filling("segments", rows=[NAMED])], {})
     connection.execute("alter table outlier_segments rename segment_key to label")
     opened = Warehouse(connection)
-    assert (opened.has("outlier_segments"), opened.has("segments")) == (False, True)
+    assert (opened.has("outlier_segments"), opened.count("segments")) == (False, 1)
+
+
+def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    Warehouse(connection).replace([Filling("segments", rows=[NAMED])], {})
+    connection.execute("alter table segments rename colour to color")
+    with pytest.raises(WarehouseError, match="segments in the working database has the columns of another version"):
+        Warehouse(connection)
+    assert connection.execute("select count(*) from segments").fetchone() == (1,)
 
 
 def test_values_are_bound_and_those_that_the_select_does_not_name_left_out(warehouse: Warehouse) -> None:
@@ -358,7 +378,12 @@ def good_value(column: Column) -> Any:
     """A value that keeps every rule of its column."""
     if column.allowed:
         return column.allowed[0]
-    stand_ins = {"VARCHAR": "x", "TIMESTAMP": datetime.fromisoformat("2024-03-31 12:00:00"), "BOOLEAN": False}
+    stand_ins = {
+        "VARCHAR": "x",
+        "TIMESTAMP": datetime.fromisoformat("2024-03-31 12:00:00"),
+        "BOOLEAN": False,
+        "DOUBLE[]": [0.5],
+    }
     return stand_ins.get(column.type, 1 if column.minimum is None else column.minimum)
 
 

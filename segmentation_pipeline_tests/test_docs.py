@@ -4,12 +4,17 @@ import re
 import tomllib
 from pathlib import Path
 
-from segmentation_pipeline import __version__
-from segmentation_pipeline.dictionary import retailer_file, tables
+import dagster as dg
+import duckdb
+import pytest
+
+from segmentation_pipeline import __version__, dictionary
 from segmentation_pipeline.releases import OLDEST_CLIENT
 from segmentation_pipeline.tables import CONTRACT_VERSION, PUBLISHED
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 ROOT = Path(__file__).parents[1]
+_MONTH_END = "timestamp '2024-11-01'"
 
 
 def _page(name: str) -> str:
@@ -17,8 +22,8 @@ def _page(name: str) -> str:
 
 
 def test_the_reference_pages_are_those_that_the_code_writes() -> None:
-    assert _page("docs/tables.md") == tables(), "run `make docs`"
-    assert _page("docs/retailer_file.md") == retailer_file(), "run `make docs`"
+    assert _page("docs/tables.md") == dictionary.tables(), "run `make docs`"
+    assert _page("docs/retailer_file.md") == dictionary.retailer_file(), "run `make docs`"
 
 
 def test_the_plan_names_every_room_of_the_house() -> None:
@@ -62,3 +67,22 @@ def test_the_constraints_pin_every_dependency_without_address_or_hash() -> None:
     project = tomllib.loads(_page("pyproject.toml"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {re.split(r"[<>=!~ ]", name)[0].lower() for name in wanted} <= pinned
+
+
+def test_every_query_of_the_pages_gives_rows_of_a_release(
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    dear = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
+    source = write_csv(tmp_path / "source" / "a.csv", [*regular_customers(), dear]).parent
+    # A month end, so that one moment stands in the ledger as well as in the history.
+    retailer = retailer_file(tmp_path, source, rfm={"as_of": "2024-10-31"})
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer))
+    assert run_job(instance).success
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```sql\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+    queries = [query for block in blocks for query in re.findall(r"([^;]+);([^\n]*)", block)]
+    with duckdb.connect(str(data_folder / "corner_shop/releases/current/segments.duckdb"), read_only=True) as release:
+        found = [release.execute(re.sub(r"timestamp '.*?'", _MONTH_END, query)).fetchall() for query, _ in queries]
+    assert [query for (query, _), rows in zip(queries, found, strict=True) if not rows] == []
+    # What a comment promises of any retailer.
+    assert [rows for (_, said), rows in zip(queries, found, strict=True) if said.strip() == "-- 0"] == [[(0,)]]

@@ -139,8 +139,11 @@ def test_a_tick_that_is_made_up_for_is_judged_by_its_own_time(shop: Path, instan
         raise_on_error=False,
     )
     assert not result.success
-    said = sentence_of(result, "outlier_fences")
+    [gate] = [e for e in result.get_asset_check_evaluations() if e.check_name == "as_of_plausible"]
+    said = gate.description or ""
     assert "as_of 2024-10-28 09:39:00 lies ahead of the run's time 2024-10-01 02:00" in said
+    made = {str(event.asset_key) for event in result.get_asset_materialization_events()}
+    assert not made & {str(dg.AssetKey(name)) for name in ("segmentation_models", "segment_membership", "release")}
 
 
 def of_the_tick(schedule: str, at: str) -> Any:
@@ -295,7 +298,7 @@ def test_both_jobs_run_everything_and_only_the_weekly_one_refits() -> None:
         assert job.executor_def.name == dg.in_process_executor.name
     assert nightly.run_config is None
     assert refit.run_config is not None
-    assert refit.run_config["ops"] == {name: {"config": {"refit": True}} for name in ("outlier_fences", "kmeans_model")}
+    assert refit.run_config["ops"] == {"segmentation_model": {"config": {"refit": True}}}
 
 
 def test_the_dead_runs_sensor_is_on() -> None:

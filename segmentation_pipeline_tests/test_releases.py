@@ -19,7 +19,7 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline.contracts import Contract, literal, quoted
+from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.releases import OLDEST_CLIENT, Release, ReleaseError, Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
@@ -27,6 +27,8 @@ from segmentation_pipeline_tests.scenarios import line, regular_customers, retai
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 OLD_CLIENT = PROJECT / ".venv" / "oldest-client"
+# Quick, and so that one number of clusters passes among so few customers.
+SEARCHED = {"n_clusters": "auto", "k_range": [4, 5], "resamples": 2, "min_stability": -1, "min_share": 0}
 NOVEMBER = datetime.fromisoformat("2024-11-01")
 EACH_PUBLISHED = pytest.mark.parametrize("contract", PUBLISHED, ids=lambda contract: contract.table)
 
@@ -58,10 +60,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A run whose data folder's name is all that a pattern or a quotation could trip over."""
     folder = tmp_path_factory.mktemp("ran")
     data = folder / "shop's [1] data * {x}"
-    # Somebody beyond a fence, so that no published table is empty.
+    # Somebody beyond a fence, so that there are outliers.
     dear = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
     source = write_csv(folder / "source" / "a.csv", [*regular_customers(), dear]).parent
-    retailer = retailer_file(folder, source)
+    # A look-back shorter than the data: month ends can be compared, so that no published table is empty.
+    retailer = retailer_file(folder, source, rfm={"look_back_days": 200}, model=SEARCHED)
     with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
         environment.setenv("SEGMENTATION_DATA", str(data))
         environment.setenv("SEGMENTATION_RETAILER", str(retailer))
@@ -139,19 +142,10 @@ def test_its_database_holds_the_published_tables_and_nothing_else(database: duck
     tables = database.execute("select schema_name, table_name from duckdb_tables() order by all").fetchall()
     assert tables == sorted(("main", contract.table) for contract in PUBLISHED)
     assert database.execute("select view_name from duckdb_views() where not internal").fetchall() == []
-    functions = database.execute("select function_name from duckdb_functions() where not internal").fetchall()
-    assert functions == [("score_customer",)]
-
-
-def test_its_function_gives_every_customer_its_segment_also_where_it_is_attached_under_another_name(ran: Ran) -> None:
-    with duckdb.connect() as consumer:
-        consumer.execute(f"attach {literal(str(ran.release.database))} as shop (read_only)")
-        counted = consumer.execute(
-            "select count(*), count(*) filter (where nearest_segment = scored) from (select nearest_segment,"
-            " shop.score_customer(monetary, frequency, recency) as scored from shop.customer_segments)"
-        ).fetchone()
-    assert counted is not None
-    assert counted[0] == counted[1] > 0
+    functions = database.execute(
+        "select schema_name, function_name, parameters from duckdb_functions() where not internal"
+    )
+    assert functions.fetchall() == [("main", "score_customer", ["monetary", "frequency", "recency"])]
 
 
 @EACH_PUBLISHED
@@ -241,7 +235,10 @@ count = lambda connection, prefix: {
     table: connection.execute("select count(*) from " + prefix + '"' + table + '"').fetchone()[0]
     for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall()
 }
+score = "select customer_id, {}score_customer(monetary, frequency, recency) from {}rfm_features order by customer_id"
 print(json.dumps({
+    "scored": opened.execute(score.format("", "")).fetchall(),
+    "scored_attached": attached.execute(score.format("shop.", "shop.")).fetchall(),
     "version": duckdb.__version__,
     "opened": count(opened, ""),
     "attached": count(attached, "shop.main."),
@@ -260,6 +257,18 @@ def test_the_oldest_client_reads_all_of_a_release(ran: Ran, database: duckdb.Duc
     assert seen["commented"] == sum(len(contract.columns) for contract in PUBLISHED)
     rows = database.execute("select * from customer_segments order by customer_id").fetchall()
     assert seen["customers"] == seen["parquet"] == json.loads(json.dumps(rows, default=str))
+
+
+def test_any_client_scores_customers_with_the_releases_function_under_any_name(
+    ran: Ran, database: duckdb.DuckDBPyConnection
+) -> None:
+    """What the release says is the nearest segment of each customer: outliers and normal customers, all of them."""
+    nearest = database.execute("select customer_id, nearest_segment from customer_segments order by customer_id")
+    wanted = [list(row) for row in nearest.fetchall()]
+    assert len({segment for _, segment in wanted}) > 4
+    for path in (None, old_client()):
+        seen = json.loads(ended(run_python(READ_ALL, ran.releases.folder / "current", path=path)))
+        assert seen["scored"] == seen["scored_attached"] == wanted
 
 
 def test_the_oldest_client_that_is_tested_is_the_one_that_make_installs() -> None:
@@ -441,19 +450,32 @@ def test_a_working_database_of_an_older_version_is_rebuilt_by_itself(
     work, instance = again
     with duckdb.connect(str(work)) as connection:
         for contract in CONTRACTS.values():
-            connection.execute(f"drop table {quoted(contract.table)}")
-            connection.execute(f"create table {quoted(contract.table)} (customer_id integer, recency_days bigint)")
+            if not contract.is_state:
+                connection.execute(f"drop table {quoted(contract.table)}")
+                connection.execute(f"create table {quoted(contract.table)} (customer_id integer, recency_days bigint)")
     assert run_job(instance).success
     [first, second] = Releases(work.parent / "releases").all()
     assert first.manifest["tables"] == second.manifest["tables"] == ran.release.manifest["tables"]
 
 
-def test_a_model_of_which_one_table_is_of_an_older_version_is_fitted_again(
-    again: tuple[Path, dg.DagsterInstance],
+@pytest.mark.parametrize("table", [contract.table for contract in CONTRACTS.values() if contract.is_state])
+def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
+    again: tuple[Path, dg.DagsterInstance], table: str
 ) -> None:
+    """The registry and the ledger: the run ends with a sentence, and what they hold is there for who goes back."""
     work, instance = again
     with duckdb.connect(str(work)) as connection:
-        connection.execute("alter table kmeans_centroids add column of_an_older_version integer")
+        connection.execute(f"alter table {table} add column of_another_version integer")
+        before = connection.execute(f"select * from {table} order by all").fetchall()
+    result = run_job(instance, config={"resources": {"retailer": {"config": {"lock_patience": 5}}}})
+    assert not result.success
+    for event in result.get_step_failure_events():
+        failure = event.step_failure_data.user_failure_data
+        assert failure is not None
+        assert f"{table} in the working database has the columns of another version" in (failure.description or "")
+    with duckdb.connect(str(work)) as connection:
+        assert connection.execute(f"select * from {table} order by all").fetchall() == before
+        connection.execute(f"alter table {table} drop column of_another_version")
     assert run_job(instance).success
 
 
@@ -470,11 +492,12 @@ def test_a_working_database_that_cannot_be_opened_fails_the_run_with_what_to_do(
     config = {"resources": {"retailer": {"config": {"lock_patience": 5}}}}
     result = run_job(instance, config=config)
     said = {event.step_key: event.step_failure_data.user_failure_data for event in result.get_step_failure_events()}
-    assert said.keys() >= {"raw_transactions", "segments"}
+    assert said.keys() == {"raw_transactions", "rfm_segment_map"}
     for failure in said.values():
         assert failure is not None
         assert failure.description is not None
         assert failure.description.startswith(f"{work}: DuckDB")
-        assert "delete the file: the next run builds it again" in failure.description
+        assert "put a copy of it back" in failure.description
+        assert "Without them the next run starts anew" in failure.description
     work.unlink()
     assert run_job(instance, config=config).success

@@ -108,7 +108,8 @@ features = []
         'shop.toml:3: time_zone: allowed: a name of the IANA time zone database; Europe/London?; found "Europe/Londn"',
         "shop.toml:4: currency: allowed: text of pattern '^[A-Z]{3}$'; found \"pounds\"",
         "shop.toml:5: titel: unknown key (title?); allowed: name, title, time_zone, currency, source, columns, "
-        'cleaning, rfm, outliers, model, release, checks; found "twice"',
+        "cleaning, rfm, outliers, model, promotion, membership, drift, backtest, release, checks; "
+        'found "twice"',
         "shop.toml:6: release: allowed: a table; found 3",
         "shop.toml:9: source.path: allowed: a file, a folder, a pattern, or a list of these, as text; found 3",
         'shop.toml:10: source.delimiter: allowed: text of pattern \'^[^"\\r\\n]$\'; found "ab"',
@@ -133,7 +134,7 @@ features = []
         'shop.toml:35: cleaning.rules.1.matches: does not go with price; allowed: required, above; found "x"',
         "shop.toml:39: rfm.as_of: allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS;"
         ' found "yesterday"',
-        "shop.toml:42: model.n_clusters: allowed: greater than or equal to 2; found 1",
+        "shop.toml:42: model.n_clusters: allowed: auto, or a whole number from 2 to 12; found 1",
         "shop.toml:45: outliers.features: allowed: at least 1 item; found []",
     ]
 
@@ -413,7 +414,7 @@ def test_what_is_no_moment_is_refused(tmp_path: Path, toml: str) -> None:
     assert "rfm.as_of: allowed: " in only_error(tmp_path, f"{GOOD}\n[rfm]\nas_of = {toml}\n")
 
 
-OF_THE_FENCES: list[dict[str, Any]] = [
+OF_THE_MODEL: list[dict[str, Any]] = [
     {"columns": {"country": "Land"}},
     {"cleaning": {"refunds": "ignore"}},
     {"cleaning": {"rules": []}},
@@ -421,18 +422,28 @@ OF_THE_FENCES: list[dict[str, Any]] = [
     {"rfm": {"look_back_days": 90}},
     {"outliers": {"factor": 3.0}},
     {"outliers": {"features": ["monetary"]}},
+    {"model": {"n_clusters": 5}},
+    {"model": {"random_state": 1}},
 ]
-OF_THE_MODEL: list[dict[str, Any]] = [{"model": {"n_clusters": 5}}, {"model": {"random_state": 1}}]
-OF_NEITHER: list[dict[str, Any]] = [
+OF_NO_FIT: list[dict[str, Any]] = [
     {"rfm": {"as_of": "2024-03-01"}},
     {"rfm": {"as_of": "schedule"}},
     {"rfm": {"slipping_factor": 9}},
     {"source": {"path": "elsewhere"}},
     {"source": {"delimiter": ";"}},
+    {"promotion": {"min_kept": 0.5}},
+    {"membership": {"margin": 0.5, "fence_margin": 0.5, "max_held_days": 1, "control_share": 0.5}},
+    {"drift": {"max_psi": 0.5}},
+    {"backtest": {"resamples": 20}},
     {"release": {"keep": 3}},
     {"checks": {"min_customers": 7}},
+    {"promotion": {"min_kept": 0.9}},
+    {"membership": {"margin": 0.2}},
+    {"drift": {"max_psi": 0.1}},
+    {"backtest": {"horizon_days": 30}},
     {"title": "Other"},
 ]
+EVERY_CHANGE = [*OF_THE_MODEL, *OF_NO_FIT]
 
 
 def with_sections(sections: dict[str, Any]) -> Retailer:
@@ -442,32 +453,55 @@ def with_sections(sections: dict[str, Any]) -> Retailer:
     return Retailer.model_validate(settings)
 
 
-def digests(sections: dict[str, Any]) -> tuple[str, str]:
-    settings = with_sections(sections)
-    return settings.fences_digest, settings.model_digest
+@pytest.mark.parametrize("sections", OF_THE_MODEL, ids=str)
+def test_what_matters_to_the_fit_changes_the_models_digest(sections: dict[str, Any]) -> None:
+    assert with_sections(sections).model_digest != with_sections({}).model_digest
 
 
-@pytest.mark.parametrize("sections", OF_THE_FENCES)
-def test_what_matters_to_the_fences_changes_both_digests(sections: dict[str, Any]) -> None:
-    assert not {*digests({})} & {*digests(sections)}
+@pytest.mark.parametrize("sections", OF_NO_FIT, ids=str)
+def test_what_does_not_matter_to_the_fit_asks_for_no_refit(sections: dict[str, Any]) -> None:
+    assert with_sections(sections).model_digest == with_sections({}).model_digest
 
 
-@pytest.mark.parametrize("sections", OF_THE_MODEL)
-def test_what_matters_to_the_model_alone_changes_its_digest_alone(sections: dict[str, Any]) -> None:
-    fences, model = digests({})
-    assert digests(sections)[0] == fences
-    assert digests(sections)[1] != model
+@pytest.mark.parametrize("sections", EVERY_CHANGE, ids=str)
+def test_past_month_ends_are_computed_again_where_the_look_back_is_another(sections: dict[str, Any]) -> None:
+    """The model and the lines are looked at apart: see `history_months`."""
+    changed = with_sections(sections).history_digest != with_sections({}).history_digest
+    assert changed == (sections == {"rfm": {"look_back_days": 90}})
 
 
-@pytest.mark.parametrize("sections", OF_NEITHER)
-def test_what_does_not_matter_to_the_fit_changes_no_digest(sections: dict[str, Any]) -> None:
-    assert digests(sections) == digests({})
+@pytest.mark.parametrize("sections", EVERY_CHANGE, ids=str)
+def test_past_months_are_tried_again_where_their_segments_or_their_bounds_are_others(sections: dict[str, Any]) -> None:
+    changed = with_sections(sections).backtest_digest != with_sections({}).backtest_digest
+    matters = {"look_back_days", "features", "factor", "n_clusters", "random_state", "resamples", "horizon_days"}
+    [section] = sections.values()
+    assert changed == bool(matters & {*section} if isinstance(section, dict) else False)
 
 
 def test_a_whole_digest_changes_with_every_setting() -> None:
     plain = with_sections({}).digest()
-    for sections in [*OF_THE_FENCES, *OF_THE_MODEL, *OF_NEITHER]:
+    for sections in EVERY_CHANGE:
         assert with_sections(sections).digest() != plain
+
+
+@pytest.mark.parametrize(
+    ("share", "below"),
+    [(0, "00000000"), (0.1, "1999999a"), (0.5, "80000000"), (0.25, "40000000")],
+)
+def test_the_share_of_the_control_group_is_a_share_of_all_hashes(share: float, below: str) -> None:
+    """A tenth of 16^8 is 429,496,729.6: in hex 1999999a, rounded."""
+    assert with_sections({"membership": {"control_share": share}}).sql_values["control_below"] == below
+
+
+@pytest.mark.parametrize("k_range", ["[5, 3]", "[3]", "[3, 5, 7]", "[1, 8]", "[3, 13]"])
+def test_the_range_of_the_search_is_the_least_and_the_most_number_of_clusters(tmp_path: Path, k_range: str) -> None:
+    assert "model.k_range" in only_error(tmp_path, f"{GOOD}\n[model]\nk_range = {k_range}\n")
+
+
+@pytest.mark.parametrize("n_clusters", ["1", "13", '"many"', "2.5", "true"])
+def test_a_number_of_clusters_that_is_none_is_told_once(tmp_path: Path, n_clusters: str) -> None:
+    error = only_error(tmp_path, f"{GOOD}\n[model]\nn_clusters = {n_clusters}\n")
+    assert error.endswith(f": model.n_clusters: allowed: auto, or a whole number from 2 to 12; found {n_clusters}")
 
 
 def test_a_file_written_by_the_scenarios_validates(tmp_path: Path) -> None:

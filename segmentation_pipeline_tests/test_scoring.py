@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 
 from segmentation_pipeline import scoring
+from segmentation_pipeline.columns import TRANSFORMS
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
 from segmentation_pipeline.releases import OLDEST_CLIENT, STORAGE_VERSION
-from segmentation_pipeline.tables import CONTRACTS, FEATURES, TRANSFORMS
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline_tests.scenarios import retailer_settings
 
 Row = dict[str, Any]
 Customer = tuple[Any, Any, Any]
@@ -184,14 +188,19 @@ def test_the_macro_the_pipelines_tables_and_python_give_every_customer_the_same(
         "rfm_features": rows, "outlier_fences": fences, "kmeans_scaler": scaler, "kmeans_centroids": centroids
     }.items():  # fmt: skip
         filled(warehouse, table, given)
-    for table in ("inactive_customers", "outlier_customers", "outlier_segments", "normal_customers", "kmeans_segments"):
-        [outcome] = warehouse.replace([Filling(table, select_of(table))], {})
+    settings = Retailer.model_validate(retailer_settings(Path("nowhere"))).sql_values
+    # The ledger is empty: nobody was anywhere before, so where customers are is where today's features put them.
+    derive = (
+        "previous_segments", "inactive_customers", "fence_sides", "outlier_customers", "outlier_segments",
+        "normal_customers", "scaled_customers", "nearest_centroids", "nearest_segments", "kmeans_segments",
+        "assigned_segments",
+    )  # fmt: skip
+    for table in derive:
+        [outcome] = warehouse.replace([Filling(table, select_of(table))], settings)
         assert outcome.violations == ()
-    keys = warehouse.rows(
-        "select segment_key from (select customer_id, segment_key from kmeans_segments union all"
-        " select customer_id, segment_key from outlier_segments union all"
-        " select customer_id, segment_key from inactive_customers) order by customer_id"
-    )
+    keys = warehouse.rows("select segment_key from nearest_segments order by customer_id")
+    assert warehouse.rows("select segment_key from assigned_segments order by customer_id") == keys
+    assert warehouse.rows("select count(*) as held from assigned_segments where is_held") == [{"held": 0}]
     by_pipeline = [scoring.NAMES[row["segment_key"]] for row in keys]
     # As a release has them: read from the tables.
     warehouse.connection.execute(
@@ -321,7 +330,7 @@ def test_a_tie_goes_to_the_lowest_segment_key(centroids: list[Row]) -> None:
     assert scored(customers, [], UNSCALED, renamed) == ["ZEAL", "ABLE", "ZEAL"]
 
 
-def test_distances_are_those_of_kmeans_segments_to_the_last_bit() -> None:
+def test_distances_are_those_of_nearest_centroids_to_the_last_bit() -> None:
     """Of squares that differ in the last bit the roots may be equal: both must see that tie, or neither."""
     chance = seeded(5)
     differing = 0

@@ -16,11 +16,11 @@ import duckdb
 import openpyxl
 import pytest
 
+from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.lines import read_lines
 from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError, source_files
-from segmentation_pipeline.tables import LINE
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 

@@ -29,8 +29,8 @@ ELSEWHERE = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
 # The system's, which `make test` installs where it is absent. Playwright itself switches off all of it that calls home.
 CHROMIUM = "/usr/bin/chromium"
 # The lineage is taller than wide, and only what is within the window is drawn.
-WINDOW = ViewportSize(width=1600, height=2000)
-SECONDS = 120
+WINDOW = ViewportSize(width=2400, height=6400)
+SECONDS = 30
 
 
 class Visit(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_pipeline.core.kmeans import Array, KMeansFit, Transform, _rounded, fit, nearest
+from segmentation_pipeline.core.kmeans import Array, KMeansFit, Transform, fit, nearest, rounded
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def choose(
             models[k].inertia_,
             models[k].silhouette_,
             _smallest_share(models[k]),
-            float(_rounded(aris[k].mean())) if k in aris else None,
+            float(rounded(aris[k].mean())) if k in aris else None,
             float(aris[k].min()) if k in aris else None,
             k == chosen,
             k == passing,
@@ -192,9 +192,9 @@ def bootstrap_ari(scaled: Array, centroids: Array, random_state: int, n_init: in
             clusters = min(len(centroids), len(drawn))
             model = KMeans(clusters, random_state=random_state, n_init=n_init, max_iter=1000, tol=0)
             found.append(adjusted_rand_score(labels, model.fit(scaled[drawn], sample_weight=times).predict(scaled)))
-    aris: Array = _rounded(np.array(found))
+    aris: Array = rounded(np.array(found))
     return aris
 
 
 def _smallest_share(model: KMeansFit) -> float:
-    return float(_rounded(model.sizes_.min() / model.sizes_.sum()))
+    return float(rounded(model.sizes_.min() / model.sizes_.sum()))

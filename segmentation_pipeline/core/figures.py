@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core.kmeans import Array, _rounded
+from segmentation_pipeline.core.kmeans import Array, rounded
 
 Groups = NDArray[np.integer[Any]]
 Groupings = Mapping[str, Groups]
@@ -170,7 +170,7 @@ class _Customers:
 def _figures(groups: NDArray[np.int64], columns: tuple[Array, ...], spread: float) -> tuple[float, float, float]:
     sums = np.array([np.bincount(groups, column) for column in columns])
     sums = sums[:, sums[0] > 0]
-    best_first = np.unique(_rounded(-sums[1] / sums[0]), return_inverse=True)[1]
+    best_first = np.unique(rounded(-sums[1] / sums[0]), return_inverse=True)[1]
     size, _, spend, ranks = (np.bincount(best_first, row) for row in sums)
     places = -_ranks(size)
     both = (size * places**2).sum() * spread

@@ -83,10 +83,10 @@ def fit(
 ) -> KMeansFit:
     """Fit the scaler and k-means on features of shape (n, d) that are sorted by customer.
 
-    A start ends when no customer moves any more (tol = 0): at scikit-learn's usual tolerance, 2 of 60 seeds ended a
-    dozen customers away on Online Retail. It fits on one thread and rounds to 12 significant digits, because the last
-    bits of the sums hang on the number of threads. `start` holds centroids of shape (n_clusters, d) in natural units to
-    start from, once, instead of from chance.
+    A start ends when no customer moves any more (tol = 0), and the best one is settled: otherwise the seed decides
+    where up to 16 of Online Retail's 4,362 customers are, near a border. It fits on one thread and rounds to 12
+    significant digits, because the last bits of the sums hang on the number of threads. `start` holds centroids of
+    shape (n_clusters, d) in natural units to start from, once, instead of from chance.
 
     Raises:
         ValueError: Too few distinct customers, a feature that never varies, or a `start` of another shape.
@@ -101,9 +101,8 @@ def fit(
     started: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
     with threadpool_limits(1):
         model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **started)
-        model.fit(scaled)
-        centroids = model.cluster_centers_[np.lexsort(model.cluster_centers_.T[::-1])]
-        centroids = _rounded(centroids)
+        centroids = _settled(scaled, model.fit(scaled).labels_)
+        centroids = rounded(centroids[np.lexsort(centroids.T[::-1])])
         labels = nearest(scaled, centroids)
     means = np.array([features[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
     transformed = _transformed(features, transform, scaler.exponents_)
@@ -111,14 +110,43 @@ def fit(
     return KMeansFit(
         scaler,
         centroids,
-        _rounded(means),
-        _rounded(
+        rounded(means),
+        rounded(
             (places - transformed.mean(axis=0)) / np.where(np.ptp(transformed, axis=0), transformed.std(axis=0), 1)
         ),
         np.bincount(labels, minlength=n_clusters),
-        float(_rounded(np.float64(model.inertia_))),
+        float(rounded(((scaled - centroids[labels]) ** 2).sum())),
         silhouette(scaled, labels, random_state),
     )
+
+
+def _settled(scaled: Array, labels: NDArray[Any]) -> Array:
+    """The centroids after every move of one customer to another cluster that lessens the inertia, the best one first.
+
+    Hartigan (1975), "Clustering Algorithms": a customer's own centroid would be elsewhere without it, which k-means as
+    scikit-learn has it does not see. Telgarsky & Vattani (2010), "Hartigan's Method: k-means Clustering without
+    Voronoi": what is settled is at rest there, but not the other way round.
+    """
+    from scipy.spatial.distance import cdist
+
+    clusters, everybody = labels.copy(), np.arange(len(labels))
+    sizes = np.bincount(clusters).astype(np.float64)
+    sums = np.array([scaled[clusters == cluster].sum(axis=0) for cluster in range(len(sizes))])
+    while True:
+        distances = cdist(scaled, sums / sizes[:, None], "sqeuclidean")
+        own = distances[everybody, clusters] * sizes[clusters] / np.maximum(sizes[clusters] - 1, TIE)
+        # One that is alone in its cluster lies on its centroid: it gains nothing elsewhere.
+        others = distances * sizes / (sizes + 1)
+        others[everybody, clusters] = np.inf
+        gains = own - others.min(axis=1)
+        mover = int(gains.argmax())
+        if gains[mover] <= TIE:
+            return np.array([scaled[clusters == cluster].mean(axis=0) for cluster in range(len(sizes))])
+        before, after = clusters[mover], others[mover].argmin()
+        clusters[mover] = after
+        sizes[[before, after]] += (-1, 1)
+        sums[before] -= scaled[mover]
+        sums[after] += scaled[mover]
 
 
 def fit_scaler(features: Array, transform: Transform) -> Scaler:
@@ -138,7 +166,7 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
     exponents = None
     if transform == "yeo-johnson":
         fitted = PowerTransformer(method="yeo-johnson", standardize=False).fit(features).lambdas_
-        exponents = _rounded(np.where(np.ptp(features, axis=0) == 0, 1.0, fitted))
+        exponents = rounded(np.where(np.ptp(features, axis=0) == 0, 1.0, fitted))
     transformed = _transformed(features, transform, exponents)
     # Not the standard deviation, which rounding keeps above zero: that of 57 times 3.3 is 4e-16.
     varies = np.ptp(transformed, axis=0) > 0
@@ -146,7 +174,7 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
         raise ValueError("every feature has the same value for every normal customer")
     scaler: Any = (RobustScaler() if transform == "robust" else StandardScaler()).fit(transformed)
     center = scaler.center_ if transform == "robust" else scaler.mean_
-    return Scaler(transform, exponents, _rounded(center), _rounded(np.where(varies, scaler.scale_, 1.0)))
+    return Scaler(transform, exponents, rounded(center), rounded(np.where(varies, scaler.scale_, 1.0)))
 
 
 def nearest(scaled: Array, centroids: Array) -> NDArray[np.int64]:
@@ -181,7 +209,7 @@ def silhouette(scaled: Array, labels: NDArray[np.int64], random_state: int) -> f
         rows = np.sort(np.concatenate(drawn))
         scaled, labels = scaled[rows], labels[rows]
     with threadpool_limits(1), config_context(working_memory=_WORKING_MEMORY):
-        return float(_rounded(np.float64(silhouette_score(scaled, labels))))
+        return float(rounded(np.float64(silhouette_score(scaled, labels))))
 
 
 def agree(labels: NDArray[Any], predicted: NDArray[np.int64], scaled: Array, centroids: Array) -> NDArray[np.bool_]:
@@ -208,6 +236,6 @@ def _transformed(features: Array, transform: Transform, exponents: Array | None)
     return features
 
 
-def _rounded(values: Any) -> Any:
+def rounded(values: Any) -> Any:
     """To 12 significant digits, so that the last bits of a sum, which hang on the machine, do not reach a table."""
     return np.vectorize(lambda value: float(f"{value:.12g}"), otypes=[float])(values)

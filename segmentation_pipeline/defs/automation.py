@@ -8,7 +8,7 @@ from segmentation_pipeline import locks
 from segmentation_pipeline.folders import data_folder
 from segmentation_pipeline.retailer import RetailerError, load_settings
 
-REFIT = {"ops": {name: {"config": {"refit": True}} for name in ("outlier_fences", "kmeans_model")}}
+REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
 
 
 def _time_zone() -> str:

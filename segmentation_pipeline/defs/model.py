@@ -1,38 +1,89 @@
-"""The segmentation model: fitted on the normal customers, kept as rows of tables."""
+"""The segmentation model: fitted when somebody decides to, and put before the gate; else the standing one goes on."""
 
-from pathlib import Path
+from datetime import datetime
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from segmentation_pipeline import core
-from segmentation_pipeline.assets import Results, asset_spec, contract_check, fill, sentences
-from segmentation_pipeline.fitting import MODEL_TABLES, Fit, fit_model, handed_on, refuse_bad_data, stands
+from segmentation_pipeline import fitting, promotion
+from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
+from segmentation_pipeline.core import choice, kmeans, matching, model, naming
+from segmentation_pipeline.fitting import FitError
+from segmentation_pipeline.ledger import is_late
+from segmentation_pipeline.promotion import refit
+from segmentation_pipeline.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.warehouse import Filling
 
-_METHOD = "".join(path.read_text("utf-8") for path in sorted(Path(core.__path__[0]).glob("*.py")))
+TABLES = ("segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates", *STANDING_TABLES)
+_METHOD = code_of(fitting, promotion, choice, kmeans, matching, model, naming)
+
+
+class Fit(dg.Config):
+    """Whether a model is fitted although one stands."""
+
+    refit: bool = Field(False, description="Fit again; the weekly job sets it. Otherwise the standing model is kept.")
+    search: bool = Field(False, description="Fit again, and search for the number of clusters again.")
 
 
 @dg.multi_asset(
+    name="segmentation_model",
     specs=[
         asset_spec(
             table,
             "model",
             _METHOD,
-            deps=["normal_customers", "rfm_features"],
+            deps=["rfm_features", "previous_segments", "inactive_customers"],
             kinds=frozenset({"duckdb", "python", "scikitlearn"}),
         )
-        for table in MODEL_TABLES
+        for table in TABLES
     ],
-    check_specs=[contract_check(table) for table in MODEL_TABLES],
+    check_specs=[contract_check(table) for table in TABLES],
 )
-def kmeans_model(config: Fit, retailer: RetailerResource) -> Results:
+def segmentation_model(config: Fit, retailer: RetailerResource) -> Results:
     """The standing model, unless a refit is asked for or the settings that it hangs on have changed."""
     with sentences():
-        if not config.refit and stands(retailer, "kmeans_model", retailer.settings.model_digest):
-            yield from handed_on(retailer, MODEL_TABLES)
+        warehouse, settings = retailer.warehouse, retailer.settings
+        as_of = warehouse.row("select max(as_of) as as_of from rfm_features")["as_of"]
+        registry, searched, asked = Registry.of(warehouse), list[Filling](), config.refit or config.search
+        if late := is_late(warehouse, as_of) and not retailer.accept_change:
+            _refuse_to_fit_the_past(asked, as_of)
         else:
-            refuse_bad_data(retailer, config.accept_change)
-            fillings = fit_model(retailer.warehouse, retailer.settings)
-            [model] = fillings[0].rows
-            figures = {"refitted": True, "model_id": model[0], "inertia": model[7], "silhouette": model[8]}
-            yield from fill(retailer, fillings, figures=lambda _: figures)
+            registry = registry.decided(as_of)
+        if fitted := not late and (asked or not _suits(registry, settings.model_digest)):
+            registry, searched = refit(
+                warehouse, settings, registry, as_of, search=config.search, accept_change=retailer.accept_change
+            )
+        kept = [Filling("kmeans_candidates", "select * from kmeans_candidates")]
+        fillings = [*registry.fillings(), *(searched or kept)]
+        yield from fill(retailer, fillings, figures=lambda _: _told(registry, fitted))
+
+
+def _refuse_to_fit_the_past(asked: bool, as_of: datetime) -> None:
+    if asked:
+        raise FitError(
+            f"This run is as of {as_of}, and the ledger of memberships goes beyond that. A model is fitted for what"
+            " comes, not for the past: ask for it in a run as of the ledger's last moment, or later. If that is a"
+            " fault, accept_change (--accept-change) takes back what the ledger tells beyond this run's."
+        )
+
+
+def _told(registry: Registry, fitted: bool) -> dict[str, Any]:
+    assert registry.standing is not None
+    facts, last = registry.standing.facts, registry.entries[-1].facts
+    figures = {name: last[name] for name in ("kept_share", "agreement") if fitted and last[name] is not None}
+    held = {"held": f"{last['model_id']}: {last['reasons']}"} if last["status"] == "held" else {}
+    return {
+        "refitted": fitted and last["status"] == "standing",
+        "model_id": facts["model_id"],
+        "inertia": facts["inertia"],
+        "silhouette": facts["silhouette"],
+        **figures,
+        **held,
+    }
+
+
+def _suits(registry: Registry, digest: str) -> bool:
+    """Whether the last model, standing or held, was fitted with these settings: a held one is not fitted each night."""
+    return registry.standing is not None and registry.entries[-1].facts["settings_digest"] == digest

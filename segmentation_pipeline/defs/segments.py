@@ -1,31 +1,15 @@
 """Every customer in one segment: nearest centroid, crossed fences, or inactive; and what each segment is."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.assets import Results, asset_spec, contract_check, derived_asset, fill, sentences
-from segmentation_pipeline.core import naming
+from segmentation_pipeline.assets import derived_asset
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.warehouse import Filling
 
-_CATALOGUE = Path(naming.__file__).read_text("utf-8")
 # A night may fail and be mended the next day before anybody is called.
 _NIGHTLY = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
-
-
-@dg.multi_asset(
-    name="segments",
-    specs=[asset_spec("segments", "segments", _CATALOGUE, kinds=frozenset({"duckdb", "python"}))],
-    check_specs=[contract_check("segments")],
-)
-def segments(retailer: RetailerResource) -> Results:
-    """The catalogue of `core.naming` as a table."""
-    rows = [(item.key, item.name, item.customer_group, item.description, item.action) for item in naming.SEGMENTS]
-    with sentences():
-        yield from fill(retailer, [Filling("segments", rows=rows)])
 
 
 def _sizes(retailer: RetailerResource) -> dict[str, Any]:
@@ -62,8 +46,12 @@ def _worth(retailer: RetailerResource) -> dict[str, Any]:
     return {"profiles": dg.MetadataValue.md("\n".join([head, "|---|" + "--:|" * 9, *body])), **sums}
 
 
+scaled_customers = derived_asset("scaled_customers", group="segments")
+nearest_centroids = derived_asset("nearest_centroids", group="segments")
+nearest_segments = derived_asset("nearest_segments", group="segments")
 kmeans_segments = derived_asset("kmeans_segments", group="segments")
 outlier_segments = derived_asset("outlier_segments", group="segments")
+assigned_segments = derived_asset("assigned_segments", group="segments")
 customer_segments = derived_asset("customer_segments", group="segments", freshness=_NIGHTLY)
 segment_profiles = derived_asset("segment_profiles", group="segments", figures=_sizes)
 outlier_profiles = derived_asset("outlier_profiles", group="segments", figures=_worth)

@@ -7,16 +7,12 @@ scores as (
     select * from rfm_scores
 ),
 
-normal as (
-    select * from kmeans_segments
+assigned as (
+    select * from assigned_segments
 ),
 
-outliers as (
-    select * from outlier_segments
-),
-
-inactive as (
-    select * from inactive_customers
+previous as (
+    select * from previous_segments
 ),
 
 catalogue as (
@@ -25,21 +21,18 @@ catalogue as (
 
 model as (
     select * from kmeans_model
-),
-
-assigned as (
-    select customer_id, segment_key from normal
-    union all
-    select customer_id, segment_key from outliers
-    union all
-    select customer_id, segment_key from inactive
 )
 
 select
     features.customer_id,
     catalogue.segment,
     catalogue.segment_key,
-    catalogue.segment as nearest_segment,
+    nearest.segment as nearest_segment,
+    assigned.is_held,
+    assigned.margin,
+    before.segment as previous_segment,
+    case when previous.segment_key = assigned.segment_key then previous.segment_since else features.as_of end as segment_since,
+    substr(md5(features.customer_id), 1, 8) < $control_below as is_control,
     catalogue.customer_group,
     features.recency,
     features.frequency,
@@ -56,4 +49,7 @@ from features
 inner join scores on features.customer_id = scores.customer_id
 inner join assigned on features.customer_id = assigned.customer_id
 inner join catalogue on assigned.segment_key = catalogue.segment_key
+inner join catalogue as nearest on assigned.nearest_key = nearest.segment_key
+left join previous on features.customer_id = previous.customer_id
+left join catalogue as before on previous.segment_key = before.segment_key
 cross join model

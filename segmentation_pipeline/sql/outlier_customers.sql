@@ -1,45 +1,36 @@
 -- one row is one active customer beyond a fence
-with active as (
-    select * from rfm_features where frequency > 0 and monetary > 0
+with features as (
+    select * from rfm_features
 ),
 
-fences as (
-    select * from outlier_fences
+sides as (
+    select * from fence_sides
 ),
 
-bounds as (
+crossed as (
     select
-        max(case when feature = 'monetary' then lower_fence end) as monetary_low,
-        max(case when feature = 'monetary' then upper_fence end) as monetary_high,
-        max(case when feature = 'frequency' then lower_fence end) as frequency_low,
-        max(case when feature = 'frequency' then upper_fence end) as frequency_high,
-        max(case when feature = 'recency' then lower_fence end) as recency_low,
-        max(case when feature = 'recency' then upper_fence end) as recency_high
-    from fences
-),
-
-sided as (
-    select
-        active.customer_id,
-        active.recency,
-        active.frequency,
-        active.monetary,
-        case
-            when cast(active.monetary as double) > bounds.monetary_high then 'high'
-            when cast(active.monetary as double) < bounds.monetary_low then 'low'
-        end as monetary_side,
-        case
-            when active.frequency > bounds.frequency_high then 'high'
-            when active.frequency < bounds.frequency_low then 'low'
-        end as frequency_side,
-        case
-            when active.recency > bounds.recency_high then 'high'
-            when active.recency < bounds.recency_low then 'low'
-        end as recency_side
-    from active
-    cross join bounds
+        customer_id,
+        max(case when feature = 'monetary' then side end) as monetary_side,
+        max(case when feature = 'frequency' then side end) as frequency_side,
+        max(case when feature = 'recency' then side end) as recency_side,
+        max(case when feature = 'monetary' then beyond end) as monetary_beyond,
+        max(case when feature = 'frequency' then beyond end) as frequency_beyond,
+        max(case when feature = 'recency' then beyond end) as recency_beyond
+    from sides
+    group by customer_id
+    having max(side) is not null
 )
 
-select *
-from sided
-where monetary_side is not null or frequency_side is not null or recency_side is not null
+select
+    features.customer_id,
+    features.recency,
+    features.frequency,
+    features.monetary,
+    crossed.monetary_side,
+    crossed.frequency_side,
+    crossed.recency_side,
+    crossed.monetary_beyond,
+    crossed.frequency_beyond,
+    crossed.recency_beyond
+from features
+inner join crossed on features.customer_id = crossed.customer_id

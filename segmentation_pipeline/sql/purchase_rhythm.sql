@@ -6,7 +6,7 @@ with clean as (
 purchase_days as (
     select distinct customer_id, cast(transaction_at as date) as purchase_day
     from clean
-    where not is_cancellation
+    where not is_cancellation and amount >= 0
 ),
 
 gaps as (

@@ -20,6 +20,7 @@ moment as (
 lines as (
     select
         clean.*,
+        -- Negative money on an ordinary invoice gives back as a cancellation does; a free line is part of a purchase.
         not clean.is_cancellation and clean.amount >= 0 as is_purchase,
         coalesce(clean.transaction_at >= moment.as_of - $look_back_days * interval '1' day, true) as is_within
     from clean
@@ -68,8 +69,7 @@ select
         then cast(floor(cast(customers.gross * 10000 as double) / customers.frequency + 0.5) / 10000 as decimal(18, 4))
     end as average_order_value,
     cast(customers.products as integer) as products,
-    customers.first_purchase_at,
-    customers.last_purchase_at,
+    customers.first_purchase_at, customers.last_purchase_at,
     cast(floor((epoch(moment.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
     coalesce(rhythm.purchase_days, 0) as purchase_days, rhythm.expected_gap,
     countries.country,

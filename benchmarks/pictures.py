@@ -1,0 +1,288 @@
+"""Draws the pictures of the docs from a run over Online Retail, and writes the page of what the run found.
+
+Usage: python benchmarks/pictures.py [--data FOLDER]
+
+The pictures, small SVG files that are the same on each run, are written to `docs/pictures/`, the page to
+`docs/online_retail.md`.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from replay import ROOT, WINDOWS, prepared, window
+
+from segmentation_pipeline.core.choice import bootstrap_ari
+from segmentation_pipeline.core.kmeans import fit
+from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.retailer import load_settings
+from segmentation_pipeline.settings import Retailer
+
+FOLDER = ROOT / "docs" / "pictures"
+INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#999999", "#08519c", "#d94801", "#33a02c"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "segmentation_pipeline",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "legend.frameon": False,
+}
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    print(FOLDER / f"{name}.svg")
+
+
+def choice_of_k(connection: duckdb.DuckDBPyConnection, settings: Retailer) -> Figure:
+    """Silhouette and the worst resample of each number of clusters, the ones that the search did not need as well."""
+    asked = settings.model
+    method: dict[str, Any] = {"random_state": asked.random_state, "n_init": asked.n_init}
+    found = connection.execute(
+        "select monetary::double as m, frequency::double as f, recency::double as r"
+        " from normal_customers order by customer_id"
+    ).fetchnumpy()
+    features = np.column_stack([found["m"], found["f"], found["r"]])
+    numbers = range(asked.k_range[0], asked.k_range[1] + 1)
+    models = [fit(features, transform=asked.transform, n_clusters=k, **method) for k in numbers]
+    silhouettes = [model.silhouette_ for model in models]
+    worst = [
+        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=asked.resamples, **method).min() for m in models
+    ]
+    [(chosen,)] = connection.execute("select n_clusters from kmeans_candidates where is_chosen").fetchall()
+    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+    for axes, title, values, floor in zip(
+        figure.subplots(1, 2),
+        ("Silhouette", f"Worst agreement of {asked.resamples} resamples (ARI)"),
+        (silhouettes, worst),
+        ((1 - asked.tolerance) * max(silhouettes), asked.min_stability),
+        strict=True,
+    ):
+        axes.plot(numbers, values, color=GREY, zorder=1)
+        colours = [
+            BLUE if k == chosen else INK if value >= floor else ORANGE for k, value in zip(numbers, values, strict=True)
+        ]
+        axes.scatter(numbers, values, c=colours, s=36, zorder=2)
+        axes.axhline(floor, color=ORANGE, linewidth=0.8, linestyle="--")
+        axes.text(numbers[0], floor - 0.01, f"at least {floor:.2f}", color=ORANGE, va="top")
+        axes.annotate("taken", (chosen, values[chosen - numbers[0]]), (6, 5), textcoords="offset points", color=BLUE)
+        axes.set(title=title, xlabel="clusters", ylim=(0, 1.04 * max(*values, floor)))
+    return figure
+
+
+def segments(connection: duckdb.DuckDBPyConnection) -> Figure:
+    """A third of the customers, chosen by hash, in the plane of spend and recency."""
+    rows = connection.execute(
+        "select segment_key, monetary::double, recency from customer_segments"
+        " where monetary > 1 and substr(md5(customer_id), 9, 1) < '5' order by customer_id"
+    ).fetchall()
+    counts = dict(connection.execute("select segment_key, customers from segment_profiles").fetchall())
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for segment in SEGMENTS:
+        if mine := [(money, recency) for key, money, recency in rows if key == segment.key]:
+            label = f"{segment.name} ({counts[segment.key]:,})"
+            axes.scatter(*zip(*mine, strict=True), s=9, color=segment.colour, linewidths=0, label=label)
+    axes.set(xscale="log", xlabel="money spent, net of refunds (GBP)", ylabel="days since the last purchase")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.invert_yaxis()
+    figure.legend(loc="outside right center", markerscale=2)
+    return figure
+
+
+def stability(database: Path, settings: Retailer) -> Figure:
+    """The share of customers that keep their segment, night by night."""
+    found = window(database, WINDOWS[0], 60, settings)
+    nights = [found.last - timedelta(days=len(found.promoted) - 1 - night) for night in range(len(found.promoted))]
+    lines = (
+        ("raw", "refit each night, as it comes", GREY, 0.8),
+        ("matched", "refit each night, matched", ORANGE, 1.0),
+        ("stateless", "nearest segment, same models", GREEN, 1.0),
+        ("ours", "the pipeline", BLUE, 1.8),
+    )
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    whole, close = figure.subplots(1, 2)
+    for axes, shown in ((whole, lines), (close, lines[1:])):
+        for name, label, colour, width in shown:
+            label = label if axes is whole else "_"
+            axes.plot(nights, found.strategies[name].kept, color=colour, linewidth=width, label=label)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_locator(mpl.dates.MonthLocator())
+        axes.xaxis.set_major_formatter(mpl.dates.DateFormatter("%d %b %Y"))
+    promotions = [
+        (night, share)
+        for night, share, promoted in zip(nights, found.strategies["ours"].kept, found.promoted, strict=True)
+        if promoted
+    ]
+    close.scatter(*zip(*promotions, strict=True), s=22, color=BLUE, zorder=3, label="a refit was promoted")
+    whole.set(title="Customers that keep their segment overnight", ylim=(0, 1.02))
+    close.set(title="The same, closer", ylim=(0.94, 1.002))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
+    """The Gini of the spend of the months after, of three segmentations, with its intervals."""
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    for axes, (population, title) in zip(
+        figure.subplots(1, 2, sharey=True),
+        (("all", "All customers"), ("normal", "Normal customers alone")),
+        strict=True,
+    ):
+        for place, (name, label, colour) in enumerate(
+            (
+                ("segments", "segments", BLUE),
+                ("spend", "spend alone, as many groups", ORANGE),
+                ("rfm_segments", "ten rule-based RFM segments", GREEN),
+            )
+        ):
+            rows = connection.execute(
+                "select month_end, value, low, high from backtest_figures where figure = 'gini'"
+                " and population = $population and segmentation = $name order by month_end",
+                {"population": population, "name": name},
+            ).fetchall()
+            values, low, high = (np.array([row[at] for row in rows], float) for at in (1, 2, 3))
+            axes.errorbar(
+                np.arange(len(rows)) + 0.2 * (place - 1), values, [values - low, high - values], fmt="o", color=colour,
+                markersize=4, linewidth=1.2, label=label if population == "all" else "_",
+            )  # fmt: skip
+        axes.set(title=title, xticks=range(len(rows)), ylim=(0, 0.75))
+        axes.set_xticklabels([f"{row[0] - timedelta(days=1):%d %b %Y}" for row in rows])
+    figure.axes[0].set_ylabel("Gini of the next 90 days' spend")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+PAGE = """# What a run finds on Online Retail
+
+Written by `benchmarks/pictures.py`, a part of `make bench`, from one run with the shipped settings (refunds netted):
+the lines to {as_of:%Y-%m-%d}, {customers:,} customers. What the tables mean: [segments.md](segments.md); each column:
+[tables.md](tables.md). How the number of clusters was chosen: [choice_of_k.md](choice_of_k.md).
+"""
+BACKTEST = """The figures of `backtest_figures`: segments as they would have been formed at a month end, with the number
+of clusters that stands, held against the spend of the next {days} days, beside spend alone in as many groups and the
+rule-based RFM segments. *Ahead* is the 95 % interval of the segments' figure less the other's; in bold where it does
+not hold 0, so that the difference is beyond the noise.
+"""
+FIGURES = {"gini": "Gini", "top_decile": "top decile", "spearman": "Spearman"}
+POPULATIONS = {"all": "all customers", "normal": "normal customers alone"}
+RIVALS = {"spend": "spend", "rfm_segments": "rules"}
+Connection = duckdb.DuckDBPyConnection
+
+
+def page(connection: Connection, settings: Retailer) -> Iterator[str]:
+    """The document, line by line."""
+    [(as_of, customers)] = connection.execute("select max(as_of), count(*) from customer_segments").fetchall()
+    yield PAGE.format(as_of=as_of, customers=customers)
+    yield from ("## The segments", "")
+    yield from table(
+        connection,
+        "select segment, customer_group, customers, customer_share, revenue, revenue_share, mean_monetary,"
+        " mean_frequency, mean_recency from segment_profiles order by revenue desc",
+        {
+            "segment": "", "group": "", "customers": ",", "of all": ".1%", "revenue": ",.0f", "of the revenue": ".1%",
+            "mean spend": ",.0f", "mean purchases": ".1f", "mean recency": ".0f",
+        },
+    )  # fmt: skip
+    yield from ("", "## The outliers", "")
+    [beyond] = connection.execute("select sum(customer_share), sum(revenue_share) from outlier_profiles").fetchall()
+    yield "{:.1%} of the customers are beyond a fence, and make {:.1%} of the revenue.".format(*beyond)
+    yield ""
+    yield from table(
+        connection,
+        "select segment, customers, revenue_share, gini, top_10_share, slipping_customers, revenue_at_risk_share"
+        " from outlier_profiles order by revenue desc",
+        {
+            "segment": "", "customers": ",", "of the revenue": ".1%", "Gini within": ".2f", "ten best make": ".0%",
+            "slipping": ",", "of its revenue at risk": ".1%",
+        },
+    )  # fmt: skip
+    yield ""
+    yield from table(
+        connection,
+        "select feature, q1, q3, lower_fence, upper_fence from outlier_fences order by feature desc",
+        {"fences of": "", "first quartile": ",g", "third quartile": ",g", "lower": ",g", "upper": ",g"},
+    )
+    yield from ("", "## The back-test", "", BACKTEST.format(days=settings.backtest.horizon_days))
+    yield from verdicts(connection)
+    for population, who in POPULATIONS.items():
+        for figure, name in FIGURES.items():
+            yield from ("", f"### {name[0].upper()}{name[1:]}, {who}", "")
+            yield from month_by_month(connection, population, figure)
+
+
+def table(connection: Connection, select: str, columns: Mapping[str, str]) -> Iterator[str]:
+    """The rows of a SELECT under these heads, each column in its format; the first one is text."""
+    yield f"| {' | '.join(columns)} |"
+    yield f"|---|{'--:|' * (len(columns) - 1)}"
+    for row in connection.execute(select).fetchall():
+        yield f"| {' | '.join(map(format, row, columns.values()))} |"
+
+
+def verdicts(connection: Connection) -> Iterator[str]:
+    """In how many months the segments are beyond the noise ahead of each rival, or behind it."""
+    yield "| | | months | ahead of spend | behind spend | ahead of the rules | behind the rules |"
+    yield f"|---|---|{'--:|' * 5}"
+    for population, who in POPULATIONS.items():
+        for figure, name in FIGURES.items():
+            counts: list[int] = []
+            for rival in RIVALS:
+                [found] = connection.execute(
+                    "select count(*), count_if(segments_ahead_low > 0), count_if(segments_ahead_high < 0)"
+                    " from backtest_figures where population = ? and figure = ? and segmentation = ?",
+                    [population, figure, rival],
+                ).fetchall()
+                counts += found[1:] if counts else found
+            yield f"| {who} | {name} | {' | '.join(map(str, counts))} |"
+
+
+def month_by_month(connection: Connection, population: str, figure: str) -> Iterator[str]:
+    """One figure of one population: a row a month."""
+    yield f"| to | segments | {' | '.join(f'{words} | ahead of {words}' for words in RIVALS.values())} |"
+    yield f"|---|--:|{'--:|--:|' * len(RIVALS)}"
+    found = connection.execute(
+        "select month_end, segmentation, value, segments_ahead_low, segments_ahead_high from backtest_figures"
+        " where population = ? and figure = ?",
+        [population, figure],
+    ).fetchall()
+    values = {(month, name): rest for month, name, *rest in found}
+    for month in sorted({month for month, _ in values}):
+        cells = [f"{values[month, 'segments'][0]:.3f}"]
+        for rival in RIVALS:
+            value, low, high = values[month, rival]
+            interval = f"{low:+.3f} to {high:+.3f}"
+            cells += [f"{value:.3f}", f"**{interval}**" if low > 0 or high < 0 else interval]
+        yield f"| {month - timedelta(days=1):%Y-%m-%d} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Draw them all, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data")
+    given = parser.parse_args()
+    settings = load_settings("online_retail")
+    FOLDER.mkdir(exist_ok=True)
+    with prepared(given.data) as database, mpl.rc_context(STYLE):
+        with duckdb.connect(str(database), read_only=True) as connection:
+            save(choice_of_k(connection, settings), "choice_of_k")
+            save(segments(connection), "segments")
+            save(worth(connection), "backtest")
+            text = "\n".join(page(connection, settings)) + "\n"
+            (ROOT / "docs" / "online_retail.md").write_text(text, "utf-8")
+        save(stability(database, settings), "stability")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What the commands share: the two consoles, the options, and errors as sentences.
+
+Belongs here: how a command speaks. Does not: what it does (`cli`, `cli_model`).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import print_exc
+from typing import Annotated
+
+import duckdb
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from segmentation_pipeline.folders import expanded
+from segmentation_pipeline.locks import LockTimeoutError
+from segmentation_pipeline.registry import RegistryError
+from segmentation_pipeline.releases import ReleaseError
+from segmentation_pipeline.retailer import find, load_settings, shipped_names
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.sources import SourceError
+from segmentation_pipeline.warehouse import WarehouseError
+
+_MENDABLE = (
+    SourceError, ReleaseError, RegistryError, WarehouseError, LockTimeoutError, ValueError, OSError, duckdb.Error,
+)  # fmt: skip
+out = Console()
+err = Console(stderr=True)
+
+RetailerOption = Annotated[
+    str, typer.Option("--retailer", "-r", envvar="SEGMENTATION_RETAILER", help="A shipped retailer or a TOML file.")
+]
+SourceOption = Annotated[
+    str, typer.Option(envvar="SEGMENTATION_SOURCE", help="File, folder or pattern instead of the file's source.path.")
+]
+TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show tracebacks instead of sentences.")]
+
+
+@contextmanager
+def sentences(traceback: bool) -> Iterator[None]:
+    """Errors that a person can mend end the command with a sentence and exit code 2."""
+    try:
+        yield
+    except _MENDABLE as error:
+        if traceback:
+            print_exc()
+        say(err, "red", "error:", str(error))
+        raise typer.Exit(2) from None
+
+
+def say(console: Console, style: str, label: str, text: str) -> None:
+    """Text that comes from elsewhere: brackets in it are brackets."""
+    console.print(Text.assemble((label, style), " ", text))
+
+
+def chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
+    """The settings; and the environment says the same to everything that the command starts."""
+    os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(find(retailer))
+    if source:
+        os.environ["SEGMENTATION_SOURCE"] = str(expanded(source).absolute())
+    return load_settings(retailer, os.environ.get("SEGMENTATION_SOURCE", ""), as_of)
