@@ -180,7 +180,7 @@ def test_rows_in_another_order_and_in_other_files_give_every_table_of_customers_
 ) -> None:
     ordered = [*regular_customers(), *ODD]
     tables, files = [], []
-    for seed in (None, 1, 2):
+    for seed in (None, 1):
         lines = ordered.copy()
         if seed is not None:
             lines = [lines[at] for at in np.random.default_rng(seed).permutation(len(lines))]
@@ -190,6 +190,4 @@ def test_rows_in_another_order_and_in_other_files_give_every_table_of_customers_
         tables.append(shop.tables)
         files.append(shop.files)
     assert different(tables[0], tables[1]) == OF_LINES, "the order was another"
-    for again in (1, 2):
-        assert different(tables[0], tables[again]) <= OF_LINES
-        assert different(files[0], files[again]) <= OF_LINES
+    assert different(files[0], files[1]) <= OF_LINES

@@ -77,6 +77,7 @@ def run_retailer(
     *,
     cleaning: dict[str, Any] | None = None,
     by_environment: bool = False,
+    searched: bool = False,
 ) -> Ran:
     """Run the nightly job once: a shipped retailer with other cleaning, in the data folder `folder / data`.
 
@@ -86,10 +87,13 @@ def run_retailer(
         source: Its files, named in the retailer file or in SEGMENTATION_SOURCE.
         cleaning: Settings of `[cleaning]` to replace.
         by_environment: Whether SEGMENTATION_SOURCE names the source.
+        searched: Whether the number of clusters is searched, which takes seconds; else it is the published 4.
     """
     settings = tomllib.loads((SHIPPED / f"{shipped}.toml").read_text("utf-8"))
     settings["source"]["path"] = "nowhere" if by_environment else str(source)
     settings["cleaning"] |= cleaning or {}
+    if not searched:
+        settings["model"] = {"n_clusters": 4}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "retailer.toml"
     file.write_text(tomli_w.dumps(settings), "utf-8")
@@ -114,7 +118,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def daily(scratch: Path) -> Ran:
-    return run_retailer(scratch / "daily", "online_retail", DAILY, cleaning={"refunds": "ignore"})
+    return run_retailer(scratch / "daily", "online_retail", DAILY, cleaning={"refunds": "ignore"}, searched=True)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,9 @@ def shuffled(scratch: Path) -> Ran:
     source = scratch / "shuffled.csv"
     source.write_text("".join([texts[0][0], *lines]), "utf-8")
     cleaning = {"refunds": "ignore"}
-    return run_retailer(scratch / "shuffled", "online_retail", source, cleaning=cleaning, by_environment=True)
+    return run_retailer(
+        scratch / "shuffled", "online_retail", source, cleaning=cleaning, by_environment=True, searched=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -729,7 +735,7 @@ def test_two_runs_on_the_same_files_make_every_table_equal_byte_for_byte(
     daily: Ran, daily_tables: dict[str, str], scratch: Path
 ) -> None:
     def again() -> Ran:
-        return run_retailer(scratch / "again", "online_retail", DAILY, cleaning={"refunds": "ignore"})
+        return run_retailer(scratch / "again", "online_retail", DAILY, cleaning={"refunds": "ignore"}, searched=True)
 
     assert daily_tables.keys() >= {"raw_transactions", "clean_transactions", "rfm_features", "customer_segments"}
     assert published(daily)
