@@ -13,7 +13,7 @@ CHROMIUM := /usr/bin/chromium
 # The oldest DuckDB that pyproject.toml allows.
 OLDEST_DUCKDB := 1.5.5
 
-.PHONY: run dev test check bench docs clean test-oldest-duckdb
+.PHONY: run dev test soak check bench docs clean test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the main job and show the segments
 	$(BIN)/segments run
@@ -23,6 +23,9 @@ dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 
 test: $(INSTALLED) .venv/oldest-client $(CHROMIUM)
 	$(BIN)/pytest $(ON_ALL_CORES)
+
+soak: $(INSTALLED)  ## the long part of the tests: kill nights, run a hundred; writes the figures of docs/reliability.md
+	$(BIN)/python -m segmentation_pipeline_tests.soak --page
 
 check: $(INSTALLED)  ## lint, types, definitions
 	$(BIN)/ruff format --check .

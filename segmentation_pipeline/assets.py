@@ -3,7 +3,9 @@
 Belongs here: what all assets have in common. Does not: any asset (`defs`).
 """
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +17,19 @@ import dagster as dg
 import duckdb
 
 from segmentation_pipeline.contracts import Contract
+from segmentation_pipeline.errors import first_line
 from segmentation_pipeline.fitting import FitError
 from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.locks import LockTimeoutError
+from segmentation_pipeline.opening import WarehouseError
 from segmentation_pipeline.registry import RegistryError
-from segmentation_pipeline.releases import ReleaseError
+from segmentation_pipeline.release_files import ReleaseError
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.retailer import RetailerError
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError, first_line
+from segmentation_pipeline.sources import SourceError
 from segmentation_pipeline.tables import CONTRACTS
-from segmentation_pipeline.warehouse import Filling, Given, Outcome, WarehouseError, select_of, tables_read_by
+from segmentation_pipeline.warehouse import Filling, Given, Outcome, select_of, tables_read_by
 
 OWNERS = ["team:segmentation"]
 # What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.
@@ -35,6 +39,17 @@ CONTRACT_CHECK = "contract"
 _MENDABLE = (
     RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError, FitError, RegistryError,
 )  # fmt: skip
+
+# What may pass by itself: a disk or a network path that answers again, a file that another program lets go.
+_MAY_PASS = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    )
+)  # fmt: skip
+# A share that is mounted anew is back within a minute; what lasts longer is for a person.
+RETRIES, _SECONDS_BETWEEN = 3, 20.0
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 Figures = Callable[[RetailerResource], dict[str, Any]]
@@ -176,7 +191,10 @@ def _sentence(outcome: Outcome) -> str:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Let what a person can mend end the run as a sentence."""
+    """Let what a person can mend end the run as a sentence, after trying again where it may pass by itself.
+
+    Bad data does not: no broken contract is tried again. Nor is a lock, which is waited for with a patience of its own.
+    """
     try:
         yield
     except _MENDABLE as error:
@@ -190,7 +208,13 @@ def sentences() -> Iterator[None]:
         )
     else:
         return
-    raise dg.Failure(description=said, allow_retries=False)
+    failure = dg.Failure(description=said, allow_retries=False)
+    if any(sign in said for sign in _MAY_PASS):
+        dg.get_dagster_logger().warning(
+            f"{said} It may pass: it is tried {RETRIES + 1} times, {_SECONDS_BETWEEN:g} s apart."
+        )
+        raise dg.RetryRequested(RETRIES, _SECONDS_BETWEEN) from failure
+    raise failure
 
 
 def column_schema(contract: Contract) -> dg.TableSchema:

@@ -14,9 +14,11 @@ from rich.table import Table
 
 from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.cli_model import model_app
+from segmentation_pipeline.cli_releases import releases_app, releases_of, restore_state, tell_hold
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.releases import Release, ReleaseError, Releases
+from segmentation_pipeline.folders import data_folder
+from segmentation_pipeline.release_files import ReleaseError
+from segmentation_pipeline.releases import Release, Releases
 from segmentation_pipeline.retailer import source_base
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import source_files
@@ -27,18 +29,17 @@ from segmentation_pipeline.terminal import (
     chosen,
     err,
     out,
-    say,
     sentences,
 )
 
 app = typer.Typer(
     no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False
 )
-releases_app = typer.Typer(invoke_without_command=True, help="The published releases: list, roll back, resume.")
 retailer_app = typer.Typer(no_args_is_help=True, help="Retailer files.")
 app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
 app.add_typer(model_app, name="model")
+app.command("restore")(restore_state)
 
 
 @app.command()
@@ -53,6 +54,9 @@ def run(
     ] = "",
     refit: Annotated[bool, typer.Option("--refit", help="Fit the fences and the model again.")] = False,
     accept_change: Annotated[bool, typer.Option("--accept-change", help="Publish what the gate would stop.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Read every file again; forget the lines of those that are gone.")
+    ] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Run the pipeline: read the source, derive every table, publish a release."""
@@ -61,13 +65,13 @@ def run(
         _source_is_there(settings)
         home = dagster_home.prepare()
         (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
-    if not execute(refit=refit, accept_change=accept_change, as_of=as_of, traceback=traceback):
+    if not execute(refit=refit, accept_change=accept_change, reload=reload, as_of=as_of, traceback=traceback):
         err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
         raise typer.Exit(1)
-    releases = Releases(Folders(data_folder(), settings.name).releases)
+    releases = releases_of(retailer)
     if (shown := releases.current) is not None:
         _show(shown, settings)
-        _tell_hold(releases)
+        tell_hold(releases)
         _paths(shown, releases)
 
 
@@ -76,11 +80,13 @@ def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False
     """Show the segments of the current release."""
     with sentences(traceback):
         settings = chosen(retailer)
-        releases = Releases(Folders(data_folder(), settings.name).releases)
-        if releases.current is None:
+        releases = releases_of(retailer)
+        if (current := releases.current) is None:
+            if fault := releases.fault_of_current:
+                raise ReleaseError(f"{fault}; `segments releases verify` says what to do")
             raise ReleaseError(f"no release of {settings.name} in {releases.folder} yet; `segments run` publishes one")
-        _show(releases.current, settings)
-        _paths(releases.current, releases)
+        _show(current, settings)
+        _paths(current, releases)
 
 
 @app.command()
@@ -88,44 +94,6 @@ def home(traceback: TracebackOption = False) -> None:
     """Make Dagster's folder ready and print it: export DAGSTER_HOME=$(segments home)."""
     with sentences(traceback):
         typer.echo(dagster_home.prepare())
-
-
-@releases_app.callback()
-def list_releases(
-    context: typer.Context, retailer: RetailerOption = "sample", traceback: TracebackOption = False
-) -> None:
-    """List the releases, oldest first."""
-    with sentences(traceback):
-        releases = _releases(retailer)
-        if context.invoked_subcommand:
-            return
-        current = releases.current
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("", "release", "customers", "revenue", "published (UTC)"):
-            table.add_column(name, no_wrap=True, justify="right" if name in ("customers", "revenue") else "left")
-        for release in releases.all():
-            figures, published = release.manifest["figures"], release.manifest["published_at"]
-            mark = "*" if current and release.name == current.name else ""
-            revenue = f"{float(figures['revenue']):,.0f}"
-            table.add_row(mark, release.name, f"{figures['customers']:,}", revenue, published[:16].replace("T", " "))
-        out.print(table)
-        typer.echo("* current" if current else f"no release in {releases.folder} yet; `segments run` publishes one")
-        _tell_hold(releases)
-
-
-@releases_app.command()
-def rollback(release: str, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
-    """Make an earlier release current, and hold publishing until `resume`."""
-    with sentences(traceback):
-        done = _releases(retailer).rollback(release)
-        typer.echo(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
-
-
-@releases_app.command()
-def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
-    """End a hold: the newest release becomes current."""
-    with sentences(traceback):
-        typer.echo(f"{_releases(retailer).resume().name} is current; runs publish again.")
 
 
 @retailer_app.command()
@@ -141,15 +109,6 @@ def check(
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
-
-
-def _tell_hold(releases: Releases) -> None:
-    if releases.held_since:
-        say(out, "yellow", "Publishing is held", f"at {releases.held_since} until `segments releases resume`")
-
-
-def _releases(retailer: str) -> Releases:
-    return Releases(Folders(data_folder(), chosen(retailer).name).releases)
 
 
 def _source_is_there(settings: Retailer) -> int:

@@ -14,9 +14,10 @@ from rich.table import Table
 from segmentation_pipeline import home, locks
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.folders import Folders, data_folder
+from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.registry import Entry, Registry, RegistryError
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences
-from segmentation_pipeline.warehouse import Warehouse, connection_to
+from segmentation_pipeline.warehouse import Warehouse
 
 model_app = typer.Typer(no_args_is_help=True, help="The segmentation models: list, promote, roll back, search.")
 ModelArgument = Annotated[str, typer.Argument(help="The model's name, or how it begins.")]
@@ -90,7 +91,7 @@ def _opened(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
         raise RegistryError(f"no model in {folders.working_database.parent} yet; `segments run` fits the first")
     with (
         locks.writer(folders.lock, "segments model", PATIENCE, typer.echo),
-        connection_to(folders.working_database, folders.spill) as connection,
+        connection_to(folders.working_database, folders.spill, PATIENCE, typer.echo) as connection,
     ):
         warehouse = Warehouse(connection)
         registry = Registry.of(warehouse)

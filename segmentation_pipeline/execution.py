@@ -4,18 +4,50 @@ Belongs here: what `segments run` and `segments model search` do alike. Does not
 """
 
 import uuid
+from collections.abc import Mapping
+from traceback import print_exc
 
-from segmentation_pipeline.folders import data_folder
+from sqlalchemy.exc import SQLAlchemyError
+
+from segmentation_pipeline.folders import dagster_home, data_folder
 from segmentation_pipeline.terminal import err, out, say
 
 
 def execute(
-    *, refit: bool = False, search: bool = False, accept_change: bool = False, as_of: str = "", traceback: bool = False
+    *,
+    refit: bool = False,
+    search: bool = False,
+    accept_change: bool = False,
+    reload: bool = False,
+    as_of: str = "",
+    traceback: bool = False,
 ) -> bool:
     """Run the nightly (or the refitting) job, print its steps, and tell whether it succeeded."""
+    try:
+        retailer = {"as_of": as_of, "accept_change": accept_change, "reload": reload}
+        return _executed(retailer, refit=refit, search=search, traceback=traceback)
+    except (OSError, SQLAlchemyError) as error:
+        # The assets say themselves what they cannot do; this is Dagster, which writes each step down.
+        from segmentation_pipeline import notices
+
+        if traceback:
+            print_exc()
+        said = (
+            f"{str(error).splitlines()[0]}. Dagster could not keep the books of the run: see that the disk of"
+            f" {dagster_home()} and of {data_folder()} has room and can be written, then run again. Tables and releases"
+            " are whole, those of before or new ones."
+        )
+        say(err, "red", "failed:", said)
+        notices.tell(
+            notices.shareable(f"A run of `segments` failed: {said}"), lambda why: say(err, "yellow", "warning:", why)
+        )
+        return False
+
+
+def _executed(retailer: Mapping[str, object], *, refit: bool, search: bool, traceback: bool) -> bool:
     import dagster as dg
 
-    from segmentation_pipeline import locks
+    from segmentation_pipeline import locks, notices
     from segmentation_pipeline.definitions import defs
     from segmentation_pipeline.progress import watching
 
@@ -23,7 +55,7 @@ def execute(
     job = defs().resolve_job_def("refit_segmentation" if refit or search else "nightly_segmentation")
     config = {
         "loggers": {"console": {"config": {"log_level": "ERROR" if traceback else "CRITICAL"}}},
-        "resources": {"retailer": {"config": {"as_of": as_of, "accept_change": accept_change}}},
+        "resources": {"retailer": {"config": retailer}},
         "ops": {"segmentation_model": {"config": {"refit": refit, "search": search}}},
     }
     with (
@@ -31,7 +63,15 @@ def execute(
         locks.alive(data_folder() / "runs", run_id),
         watching(instance, run_id, out) as watch,
     ):
-        result = job.execute_in_process(instance=instance, run_config=config, run_id=run_id, raise_on_error=False)
+        result = job.execute_in_process(
+            instance=instance,
+            run_config=config,
+            run_id=run_id,
+            tags=notices.of_command(run_id),
+            raise_on_error=False,
+        )
+        if not result.success:
+            notices.tell_failure(instance, run_id, watch.warnings.append)
     out.print(f"  {'all steps':<44} {'':17} {watch.seconds:6.2f} s", highlight=False)
     for warning in watch.warnings:
         say(err, "yellow", "warning:", warning)

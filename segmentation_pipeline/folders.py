@@ -35,6 +35,15 @@ def data_folder() -> Path:
     return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "segmentation_pipeline"
 
 
+def unused_name(path: Path) -> Path:
+    """The path, or one numbered after it: whatever was set aside before is kept."""
+    number, name = 1, path
+    while os.path.lexists(name):
+        number += 1
+        name = path.with_name(f"{path.name}-{number}")
+    return name
+
+
 def dagster_home() -> Path:
     """Dagster's own folder: DAGSTER_HOME, else `dagster/` in the data folder."""
     return expanded(os.environ.get("DAGSTER_HOME") or str(data_folder() / "dagster"))

@@ -8,6 +8,7 @@ import glob
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,22 +17,43 @@ import duckdb
 
 from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
+from segmentation_pipeline.errors import first_line, is_of_the_machine
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, SourceError, first_line, numbered_csv, parts_of
+from segmentation_pipeline.sources import Part, SourceError, numbered_csv, parts_of
 from segmentation_pipeline.warehouse import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
 _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 
 
+_NOTHING = f"""
+    select null::varchar as source_file, null::varchar as source_sheet, null::bigint as source_line,
+        {", ".join(f"null::varchar as {quoted(column.name)}" for column in LINE)}, null::varchar as broken
+    where false"""
+
+
+@dataclass(frozen=True)
+class Lines(Given):
+    """The relation `read_lines` over files, and what was found in each by its name.
+
+    Attributes:
+        columns: The columns of each file, of all its sheets, with their types where the format has any.
+        records: How many lines were read, and how many of them are broken; a file without a line is left out.
+        refused: Why a file cannot be read. Lines of its other sheets may still stand in the relation.
+    """
+
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    records: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
 @contextmanager
 def read_lines(
     connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: dict[str, Path], spill: Path
-) -> Iterator[Given]:
+) -> Iterator[Lines]:
     """Read files into temporary tables of text, and give the relation `read_lines` over them.
 
-    Raises:
-        SourceError: A file cannot be read, or lacks a column that the retailer file names.
+    A file that cannot be read, or lacks a column that the retailer file names, is refused whole.
     """
     spill.mkdir(parents=True, exist_ok=True)
     for left in spill.glob("read-*"):
@@ -41,20 +63,40 @@ def read_lines(
     # A database of its own, not temporary tables: those stay in memory, uncompressed.
     connection.execute(f"attach {literal(str(folder / 'staging.duckdb'))} as staging")
     try:
-        parts = [part for name, path in files.items() for part in parts_of(connection, retailer, name, path, folder)]
-        if not parts:
-            raise SourceError(f"source.path: nothing in it ({_counted(files)}, all empty)")
-        staged = _stage_all(connection, retailer, parts, folder)
-        if not any(connection.execute(f"select 1 from staging.lines_{number} limit 1").fetchall() for number in staged):
-            raise SourceError(f"source.path: no line in it ({_counted(files)} with a header and nothing below it)")
-        yield Given({"read_lines": " union all ".join(staged.values())}, _values(retailer))
+        columns, refused = dict[str, dict[str, str]](), dict[str, str]()
+        parts = list(_parts_of_all(connection, retailer, files, folder, columns, refused))
+        relation = " union all ".join(_stage_all(connection, retailer, parts, folder, refused)) or _NOTHING
+        counts = f"select source_file, count(*), count(broken) from ({relation}) group by source_file"
+        records = {name: (lines, broken) for name, lines, broken in connection.execute(counts).fetchall()}
+        yield Lines({"read_lines": relation}, _values(retailer), columns, records, refused)
     finally:
         connection.execute("detach staging")
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _counted(files: dict[str, Path]) -> str:
-    return "1 file" if len(files) == 1 else f"{len(files)} files"
+def _parts_of_all(
+    connection: duckdb.DuckDBPyConnection,
+    retailer: Retailer,
+    files: dict[str, Path],
+    folder: Path,
+    columns: dict[str, dict[str, str]],
+    refused: dict[str, str],
+) -> Iterator[Part]:
+    """The parts of the files that have the columns of the retailer file; notes columns, and why a file is refused."""
+    for name, path in files.items():
+        try:
+            parts = list(parts_of(connection, retailer, name, path, folder))
+            columns[name] = {
+                column: part.types[place] if part.types else ""
+                for part in parts
+                for place, column in enumerate(part.columns)
+            }
+            for part in parts:
+                _mapped(retailer, part)
+        except SourceError as error:
+            refused[name] = str(error)
+        else:
+            yield from parts
 
 
 def _values(retailer: Retailer) -> dict[str, Any]:
@@ -74,22 +116,44 @@ def _values(retailer: Retailer) -> dict[str, Any]:
 
 
 def _stage_all(
-    connection: duckdb.DuckDBPyConnection, retailer: Retailer, parts: list[Part], folder: Path
-) -> dict[int, str]:
-    """Read the parts, those of equal columns together; each table's number and the SELECT over it."""
+    connection: duckdb.DuckDBPyConnection, retailer: Retailer, parts: list[Part], folder: Path, refused: dict[str, str]
+) -> list[str]:
+    """Read the parts, those of equal columns together; the SELECT over each table, and why a file is refused."""
     batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
     for part in parts:
         batches.setdefault((part.kind, part.columns, part.types), []).append(part)
-    waiting, staged = list(batches.values()), dict[int, str]()
+    waiting = list(batches.values())
+    staged: list[str] = []
     for number, batch in enumerate(waiting):
-        if faulty := _load(connection, retailer, number, batch):
+        try:
+            faulty = _load(connection, retailer, number, batch)
+        except duckdb.Error as error:
+            if len(batch) > 1:
+                waiting += [[part] for part in batch]
+            else:
+                _refuse(refused, batch[0], error)
+            continue
+        if faulty:
             # Reading goes on over the batches that this one falls into.
-            waiting.append([numbered_csv(part, retailer.source.delimiter, folder) for part in faulty])
-            if good := [part for part in batch if part not in faulty]:
-                waiting.append(good)
+            again = list(_numbered_again(retailer, faulty, folder, refused))
+            waiting += [some for some in (again, [part for part in batch if part not in faulty]) if some]
         else:
-            staged[number] = _numbered_lines(connection, number, batch)
+            staged.append(_numbered_lines(connection, number, batch))
     return staged
+
+
+def _numbered_again(retailer: Retailer, parts: list[Part], folder: Path, refused: dict[str, str]) -> Iterator[Part]:
+    for part in parts:
+        try:
+            yield numbered_csv(part, retailer.source.delimiter, folder)
+        except OSError as error:
+            _refuse(refused, part, error)
+
+
+def _refuse(refused: dict[str, str], part: Part, error: Exception) -> None:
+    if is_of_the_machine(error):
+        raise error
+    refused[part.source_file] = f"{_where(part)}: cannot be read as {part.kind}: {first_line(error)}"
 
 
 def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
@@ -107,9 +171,8 @@ def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int
             paths = {path for (path,) in rejects.fetchall()}
             faulty = [part for part in parts if str(part.path) in paths]
     except duckdb.Error as error:
-        if first.kind != "csv":
-            others = f" and {len(parts) - 1} others" if len(parts) > 1 else ""
-            raise SourceError(f"{_where(first)}{others}: cannot be read as {first.kind}: {first_line(error)}") from None
+        if first.kind != "csv" or is_of_the_machine(error):
+            raise
         faulty = parts
     connection.execute(f"drop table if exists temp.broken_{number}; drop table if exists temp.scans_{number}")
     if faulty:
@@ -206,10 +269,6 @@ def _numbered_lines(connection: duckdb.DuckDBPyConnection, number: int, parts: l
 
 def _mapped(retailer: Retailer, part: Part) -> dict[str, int]:
     """Our name of each column to its place in the part; names are compared without case and blanks."""
-
-    def plain(name: str) -> str:
-        return "".join(name.split()).casefold()
-
     stand = [plain(name) for name in part.columns]
     wanted = {name: (theirs, stand.count(plain(theirs))) for name, theirs in retailer.columns.mapped().items()}
     if lacking := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if not times]:
@@ -224,6 +283,11 @@ def _mapped(retailer: Retailer, part: Part) -> dict[str, int]:
     if twice := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if times > 1]:
         raise SourceError(f"{_where(part)}: more than one column for {', '.join(twice)}; it has {_shown(part.columns)}")
     return {name: stand.index(plain(theirs)) for name, (theirs, _) in wanted.items()}
+
+
+def plain(name: str) -> str:
+    """A column's name as it is compared."""
+    return "".join(name.split()).casefold()
 
 
 def _where(part: Part) -> str:

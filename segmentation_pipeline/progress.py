@@ -6,12 +6,13 @@ Belongs here: reading Dagster's event log of one run. Does not: starting the run
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import dagster as dg
 from rich.console import Console
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
 # The longest name of a step; with rows and seconds its line stays below 80 columns.
 _NAME = 44
@@ -23,7 +24,7 @@ class Watch:
 
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -34,9 +35,9 @@ class Watch:
     def see(self, event: dg.DagsterEvent, console: Console) -> None:
         """Take in one event; print a line where a step ended."""
         if event.is_step_materialization:
-            metadata = event.step_materialization_data.materialization.metadata
-            if (count := metadata.get("dagster/row_count")) is not None and event.step_key:
-                self.rows[event.step_key] = self.rows.get(event.step_key, 0) + int(str(count.value))
+            made = event.step_materialization_data.materialization
+            if (count := made.metadata.get("dagster/row_count")) is not None and event.step_key:
+                self.rows.setdefault(event.step_key, {})[made.asset_key.to_user_string()] = int(str(count.value))
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             self._see_check(event)
         elif event.is_step_success:
@@ -63,7 +64,10 @@ class Watch:
 
     def _line(self, console: Console, mark: str, step: str, seconds: float | None) -> None:
         self.seconds += seconds or 0.0
-        rows = f"{self.rows[step]:>12,} rows" if step in self.rows else " " * 17
+        tables = self.rows.get(step, {})
+        # Of a step that is called like one of its tables, that table's.
+        count = tables.get(step, sum(tables.values()))
+        rows = f"{count:>12,} rows" if tables else " " * 17
         time = f"{seconds:6.2f} s" if seconds is not None else ""
         console.print(f"{mark} {step:<{_NAME}} {rows} {time}".rstrip(), highlight=False)
 
@@ -89,7 +93,12 @@ def watching(instance: dg.DagsterInstance, run_id: str, console: Console) -> Ite
                 return
             done.wait(0.25)
 
-    thread = threading.Thread(target=follow, daemon=True)
+    def follow_while_it_can() -> None:
+        # What keeps the log from being read ends the run itself, and is told there.
+        with suppress(OSError, SQLAlchemyError):
+            follow()
+
+    thread = threading.Thread(target=follow_while_it_can, daemon=True)
     thread.start()
     try:
         yield watch

@@ -14,11 +14,12 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from segmentation_pipeline import locks
+from segmentation_pipeline import locks, notices
 from segmentation_pipeline.folders import Folders, data_folder
+from segmentation_pipeline.opening import WarehouseError, connection_to
 from segmentation_pipeline.retailer import load_settings, source_base
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.warehouse import Warehouse, WarehouseError, connection_to
+from segmentation_pipeline.warehouse import Warehouse
 
 
 class RetailerResource(dg.ConfigurableResource[Any]):
@@ -37,7 +38,12 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         default=False,
         description="Publish although figures fell or as_of jumped; let a model stand that the gate holds.",
     )
-    lock_patience: float = Field(default=3600, ge=0, description="Seconds to wait while another run writes.")
+    reload: bool = Field(
+        default=False, description="Read every file of the source again, and forget the lines of those that are gone."
+    )
+    lock_patience: float = Field(
+        default=3600, ge=0, description="Seconds to wait while another run writes, or another program looks."
+    )
 
     _stack: ExitStack | None = PrivateAttr(None)
     _context: dg.InitResourceContext | None = PrivateAttr(None)
@@ -80,6 +86,11 @@ class RetailerResource(dg.ConfigurableResource[Any]):
     def folders(self) -> Folders:
         """The retailer's places."""
         return Folders(data_folder(), self.settings.name)
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self._context.run.run_id if self._context and self._context.run else ""
 
     @property
     def tick(self) -> datetime:
@@ -159,9 +170,10 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         with ExitStack() as opening:
             tell = log.warning if log else print
             opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
-            if self._context.instance is not None:
-                locks.fail_dead_runs(self._context.instance, self.runs)
-            connection = opening.enter_context(connection_to(self.folders.working_database, self.folders.spill))
+            if (instance := self._context.instance) is not None:
+                notices.tell_deaths(instance, locks.fail_dead_runs(instance, self.runs), tell)
+            database, spill = self.folders.working_database, self.folders.spill
+            connection = opening.enter_context(connection_to(database, spill, self.lock_patience, tell))
             warehouse = Warehouse(connection)
             # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
             self._stack.push(opening.pop_all())

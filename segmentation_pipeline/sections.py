@@ -86,6 +86,12 @@ class Source(Section):
     """The decimal mark of quantities and money, as most programs write it; the other one groups thousands."""
     date_format: str | None = None
     """As in strptime, such as %d/%m/%Y %H:%M; unset: ISO 8601, in which no day can be taken for a month."""
+    max_set_aside: int = Field(3, ge=0)
+    """So many files that cannot be read are set aside while the others load; with more, or where none can be read, the
+    run fails: three daily files are a long weekend's, more are another export or a wrong setting."""
+    settle_seconds: int = Field(60, ge=1)
+    """The sensor `new_files` starts a run when new files have stood still between two looks so far apart: a minute
+    outlasts the pauses of a copy over a network, and is soon enough for a run of a minute."""
     sample: Sample | None = None
     """Makes the files up; needs a folder in path."""
 
@@ -198,6 +204,9 @@ class Release(Section):
     keep: int = Field(14, ge=1)
     """How many releases stay on disk: two weeks of nights, so that one from before a fault is there when it is
     noticed."""
+    group: Text | None = None
+    """The group of this machine whose members may read the releases; unset: that of the user who publishes. Nobody else
+    may: releases tell of people."""
     max_drop: float = Field(0.2, gt=0, le=1)
     """A release is not published if lines, customers or revenue fell by more than this share: but for corrections
     the data only grow, so a fifth less is a source that was cut short."""
@@ -220,6 +229,9 @@ class Checks(Section):
     lines to all, so what moves the share by five points is another export."""
     max_feed_age_days: int = Field(5, ge=1)
     """At a schedule's tick, a newest transaction older than this is warned of; 5 days outlast Easter in a shop."""
+    columns_drift: Literal["warn", "fail"] = "warn"
+    """Files with other columns than those before are warned of, because columns are found by name and more of them do
+    no harm; or nothing is loaded, until the run has accept_change."""
 
 
 def tables(value: Any) -> list[dict[str, Any]]:

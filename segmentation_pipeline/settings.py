@@ -103,6 +103,12 @@ class Retailer(Section):
         return self._of_any_run.digest("columns", "cleaning", "rfm", "outliers", "model")
 
     @property
+    def reading_digest(self) -> str:
+        """Changes when the same files would give other lines; where they lie does not matter."""
+        anywhere = self.source.model_copy(update={"path": "", "sample": None, "max_set_aside": 0})
+        return self.model_copy(update={"source": anywhere}).digest("source", "columns", "time_zone")
+
+    @property
     def history_digest(self) -> str:
         """Changes when past month ends would look different; the lines themselves are looked at apart."""
         return self._of_any_run.digest("rfm")

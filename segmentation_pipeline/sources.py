@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import duckdb
 
+from segmentation_pipeline.errors import first_line, is_of_the_machine
 from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.settings import Retailer
 
@@ -129,6 +130,8 @@ def parts_of(
             part = Part(_plain(connection, retailer, path, folder), kind, name, "", ())
             yield from _csv(retailer, part, folder) if kind == "csv" else _jsonl(connection, part, folder)
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error, duckdb.Error) as error:
+        if is_of_the_machine(error):
+            raise
         raise SourceError(f"{name}: cannot be read as {kind}: {first_line(error)}") from None
 
 
@@ -293,8 +296,3 @@ def _cell(value: object, retailer: Retailer) -> str:
     if isinstance(value, date) and retailer.source.date_format is not None:
         return value.strftime(retailer.source.date_format)
     return str(value)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that follows."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

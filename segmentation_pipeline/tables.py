@@ -30,7 +30,7 @@ from segmentation_pipeline.columns import (
     UNPARSED,
     line,
 )
-from segmentation_pipeline.contracts import Column, Contract
+from segmentation_pipeline.contracts import Column, Contract, quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.model_tables import MODEL_CONTRACTS
 
@@ -41,6 +41,24 @@ _CONTRACTS = (
         "raw_transactions", "one row is one line of a source file, as it came",
         "A value that could not be typed is null in its column and kept as text in `unparsed`.",
         ("source_file", "source_sheet", "source_line"), (*LINE_KEY, *line(), UNPARSED),
+    ),
+    Contract(
+        "ingested_files", "one row is one source file, with what became of it",
+        "The ledger of the mouth: a run reads what is new or has changed. Lines of a file that is gone, or cannot be read any more, stay as they were loaded.",
+        ("source_file",),
+        (LINE_KEY[0], Column("status", "VARCHAR", "Loaded, gone since (its lines are kept), or set aside because it cannot be read", allowed=("loaded", "gone", "set_aside")),
+         Column("lines", "BIGINT", "Its lines in `raw_transactions`", "lines", minimum=0),
+         Column("broken", "BIGINT", "Of these, those that are no record, kept as text", "lines", minimum=0),
+         Column("columns", "VARCHAR[]", "Its columns, those of all its sheets, as it names them"),
+         Column("types", "VARCHAR[]", "Their types; empty but for Parquet"),
+         Column("size", "BIGINT", "Its size when it was looked at last", "bytes", minimum=0),
+         Column("modified_at", "TIMESTAMP", "When it was written, as the file system tells", "UTC"),
+         Column("content_hash", "VARCHAR", "SHA-256 of its content, unpacked where it is gzip; null where it could not be looked at", nullable=True),
+         Column("settings_digest", "VARCHAR", "Digest of the settings and of the code that read it"),
+         Column("source_path", "VARCHAR", "Where the source was when it was read"),
+         Column("run_id", "VARCHAR", "The run that loaded it, found it gone or set it aside"),
+         Column("reason", "VARCHAR", "Why it was set aside; null where it was not", nullable=True)),
+        is_state=True,
     ),
     Contract(
         "clean_transactions", "one row is one transaction that counts",
@@ -224,3 +242,16 @@ _CONTRACTS = (
 )  # fmt: skip
 CONTRACTS = {contract.table: contract for contract in (*_CONTRACTS, *MODEL_CONTRACTS)}
 PUBLISHED = tuple(contract for contract in CONTRACTS.values() if contract.published)
+# The files whose lines no run can read again.
+WITHOUT_SOURCE = "select * from ingested_files where status <> 'loaded' and lines > 0"
+# What no source gives back, each with the SELECT of it.
+STATE = {
+    **{
+        contract.table: f"select * from {quoted(contract.table)}"
+        for contract in CONTRACTS.values()
+        if contract.is_state
+    },
+    "ingested_files": WITHOUT_SOURCE,
+    "raw_transactions": "select * from raw_transactions where source_file in"
+    " (select source_file from ingested_files where status <> 'loaded' and lines > 0)",
+}

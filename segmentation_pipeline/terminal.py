@@ -16,15 +16,17 @@ from rich.text import Text
 
 from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.locks import LockTimeoutError
+from segmentation_pipeline.opening import WarehouseError
 from segmentation_pipeline.registry import RegistryError
-from segmentation_pipeline.releases import ReleaseError
+from segmentation_pipeline.release_files import ReleaseError
+from segmentation_pipeline.restoring import RestoreError
 from segmentation_pipeline.retailer import find, load_settings, shipped_names
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError
-from segmentation_pipeline.warehouse import WarehouseError
 
 _MENDABLE = (
-    SourceError, ReleaseError, RegistryError, WarehouseError, LockTimeoutError, ValueError, OSError, duckdb.Error,
+    SourceError, ReleaseError, RegistryError, RestoreError, WarehouseError, LockTimeoutError, ValueError, OSError,
+    duckdb.Error,
 )  # fmt: skip
 out = Console()
 err = Console(stderr=True)

@@ -6,7 +6,6 @@ consumers see (`releases`).
 
 import json
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +16,10 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.contracts import Contract, Violation, quoted
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.opening import WarehouseError
+from segmentation_pipeline.tables import CONTRACTS, WITHOUT_SOURCE
 
 SQL = Path(__file__).parent / "sql"
-
-
-class WarehouseError(RuntimeError):
-    """The working database cannot be used; the message says where it is and what to do."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +204,16 @@ class Warehouse:
                 described = self.rows(f"select column_name, column_type from (describe {quoted(table)})")
                 stands = [(row["column_name"], row["column_type"]) for row in described]
                 if stands != [(column.name, column.type) for column in contract.columns]:
-                    if contract.is_state:
+                    if contract.is_state or (table == "raw_transactions" and self._holds_what_is_gone()):
                         raise WarehouseError(
                             f"{table} in the working database has the columns of another version of this package, and"
                             " holds what no source has: go back to that version, or delete the file to begin anew."
                         )
                     self.connection.execute(f"drop table {quoted(table)}")
+
+    def _holds_what_is_gone(self) -> bool:
+        """Whether there are lines of files that no run can read again."""
+        return self.has("ingested_files") and bool(self.rows(f"{WITHOUT_SOURCE} limit 1"))
 
 
 @dataclass
@@ -226,49 +226,3 @@ class _Transaction:
 def bound_in(text: str, values: dict[str, Any]) -> dict[str, Any]:
     """Those of the values that a text names; DuckDB refuses others."""
     return {name: values[name] for name in set(re.findall(r"\$([a-z]\w*)", text))}
-
-
-@contextmanager
-def connection_to(database: Path, spill: Path, patience: float = 30) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the working database through Dagster's DuckDB resource, and close it whatever happens.
-
-    Args:
-        database: The file; created if absent.
-        spill: The folder for what does not fit into memory.
-        patience: Seconds to wait for somebody who looks into the database with another program.
-
-    Raises:
-        WarehouseError: DuckDB cannot open the file.
-    """
-    from dagster_duckdb import DuckDBResource
-
-    _wait_until_free(database, patience)
-    resource = DuckDBResource(database=str(database), connection_config={"temp_directory": str(spill)})
-    with resource.get_connection() as connection:
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-
-def _wait_until_free(database: Path, patience: float) -> None:
-    """The resource retries every error for 102 s, also that of a damaged file; so the file is tried here first."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            duckdb.connect(str(database)).close()
-            return
-        except duckdb.Error as error:
-            # Not just "lock": a damaged file is told of by its block.
-            if "Could not set lock" not in str(error):
-                raise WarehouseError(
-                    f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
-                    "version of DuckDB wrote it, use that one; if it is damaged, put a copy of it back: it holds the "
-                    "registry of models and the ledger of memberships. Without them the next run starts anew."
-                ) from None
-            if time.monotonic() > deadline:
-                raise WarehouseError(
-                    f"{database}: another program has held the working database open for {patience:g} s: {error}. "
-                    "Close it there; to look at results, open a release instead."
-                ) from None
-        time.sleep(0.25)

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 # At once, because fixtures of whole modules run before those of a test.
-for name in ("SEGMENTATION_RETAILER", "SEGMENTATION_SOURCE", "SEGMENTATION_DATA", "DAGSTER_HOME"):
-    os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"]:
+    del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,7 @@ def regular_customers(number: int = 60) -> list[Line]:
     return lines
 
 
-def retailer_settings(source: Path, **sections: Any) -> dict[str, Any]:
+def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
     """A retailer file of the Online Retail shape as a dictionary; sections given are merged into it."""
     settings: dict[str, Any] = {
         "name": "corner_shop",
@@ -103,7 +103,7 @@ def retailer_settings(source: Path, **sections: Any) -> dict[str, Any]:
     return settings
 
 
-def retailer_file(folder: Path, source: Path, **sections: Any) -> Path:
+def retailer_file(folder: Path, source: Path, /, **sections: Any) -> Path:
     """The same, written as TOML."""
     path = folder / "retailer.toml"
     path.parent.mkdir(parents=True, exist_ok=True)

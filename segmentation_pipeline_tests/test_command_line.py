@@ -118,7 +118,7 @@ def test_a_run_ends_with_0_and_nothing_to_complain_about(ran: "subprocess.Comple
 def test_a_run_shows_every_asset_with_its_time(ran: "subprocess.CompletedProcess[str]") -> None:
     steps = dict(re.findall(r"^✓ (\w+) .* (\d+\.\d\d) s$", ran.stdout, re.MULTILINE))
     # Tables that are made together are one step.
-    together = {*FITTED, "history_months", "segment_history", "segment_backtest", "backtest_figures"}
+    together = {*FITTED, "ingested_files", "history_months", "segment_history", "segment_backtest", "backtest_figures"}
     one_step = {"segmentation_model", "segment_history", "segment_backtest"}
     assert steps.keys() >= (CONTRACTS.keys() - together) | one_step | {"release"}
     total = re.search(r"^ +\D+ (\d+\.\d\d) s$", ran.stdout, re.MULTILINE)
@@ -245,6 +245,15 @@ def test_another_source_of_the_sample_may_be_a_file(tmp_path: Path) -> None:
     ran = shop.segments("run", SEGMENTATION_RETAILER="", SEGMENTATION_SOURCE=str(tmp_path / "source" / "a.csv"))
     assert re.search(rf"^✓ raw_transactions +{len(lines)} rows", ran.stdout, re.MULTILINE)
     assert (ran.returncode, "8 customers" in unwrapped(ran.stderr)) == (1, True), "it is read, and is too little"
+
+
+def test_another_source_takes_the_place_of_the_one_before_with_reload(tmp_path: Path) -> None:
+    shop = Shop.with_lines(tmp_path, regular_customers())
+    assert shop.segments("run").returncode == 0
+    other = write_csv(tmp_path / "other" / "b.csv", regular_customers()[:-1])
+    ran = shop.segments("run", "--source", str(other.parent), "--reload")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(rf"^✓ raw_transactions +{len(regular_customers()) - 1:,} rows", ran.stdout, re.MULTILINE)
 
 
 def test_a_run_without_a_single_setting_publishes_the_sample(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from segmentation_pipeline.assets import fill
 from segmentation_pipeline.contracts import Column, Contract, Violation, literal, quoted
+from segmentation_pipeline.opening import WarehouseError, connection_to
 from segmentation_pipeline.tables import CONTRACTS
-from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, WarehouseError, connection_to
+from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse
 
 SHELF = Contract(
     "shelf",
@@ -253,11 +254,11 @@ def test_an_error_of_the_select_rolls_back_and_the_warehouse_goes_on(warehouse: 
 
 def test_what_was_rolled_back_is_not_in_the_file_either(tmp_path: Path) -> None:
     file, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
-    with connection_to(file, spill) as connection:
+    with connection_to(file, spill, 0, pytest.fail) as connection:
         Warehouse(connection).replace([Filling("outlier_segments", OUTLIERS)], {})
-    with connection_to(file, spill) as connection:
+    with connection_to(file, spill, 0, pytest.fail) as connection:
         Warehouse(connection).replace([Filling("outlier_segments", "select 'x' as customer_id, '' as segment_key")], {})
-    with connection_to(file, spill) as connection:
+    with connection_to(file, spill, 0, pytest.fail) as connection:
         assert outliers(Warehouse(connection)) == STANDS
 
 
@@ -383,6 +384,7 @@ def good_value(column: Column) -> Any:
         "TIMESTAMP": datetime.fromisoformat("2024-03-31 12:00:00"),
         "BOOLEAN": False,
         "DOUBLE[]": [0.5],
+        "VARCHAR[]": ["x"],
     }
     return stand_ins.get(column.type, 1 if column.minimum is None else column.minimum)
 

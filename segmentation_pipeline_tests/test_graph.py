@@ -36,7 +36,8 @@ MODEL = {
     "outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids",
 }  # fmt: skip
 PYTHON = {
-    *MODEL, "history_months", "segment_history", "segment_backtest", "backtest_figures", "model_drift", "release",
+    *MODEL, "ingested_files", "history_months", "segment_history", "segment_backtest", "backtest_figures",
+    "model_drift", "release",
 }  # fmt: skip
 # Of these, Python says when the file is run: with the model whose rows it selects, with the history it tells of.
 SELECTED_IN_PYTHON = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids", "history_months"}
@@ -132,6 +133,7 @@ def test_a_derived_asset_depends_on_what_its_select_reads(name: str) -> None:
 STANDING = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids"}
 IN_HINDSIGHT = {"clean_transactions", "rfm_features", "previous_segments"}
 OF_PYTHON = {
+    "ingested_files": set[str](),
     **{name: {"rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
     **{name: {*IN_HINDSIGHT, *STANDING} for name in ("history_months", "segment_history")},
     **{
@@ -178,6 +180,7 @@ def test_every_check_says_what_it_asks(key: dg.AssetCheckKey) -> None:
 def test_only_the_warnings_do_not_block() -> None:
     mild = {key.name for key in CHECKS if not GRAPH.get(key).blocking}
     assert mild == {
+        "files_are_readable", "files_are_there",
         "feed_is_fresh", "refused_share_as_usual", "silhouette_above_floor", "number_of_clusters_is_clear",
         "last_model_was_promoted", "customers_are_those_of_the_model", "segments_foretell_no_worse_than_rules",
     }  # fmt: skip

@@ -21,8 +21,8 @@ from segmentation_pipeline_tests.scenarios import (
     write_csv,
 )
 
-# They number the lines of the source, and so tell of its order.
-OF_LINES = {"raw_transactions", "rejected_transactions", "clean_transactions"}
+# They tell of the files of the source, and number their lines.
+OF_LINES = {"raw_transactions", "ingested_files", "rejected_transactions", "clean_transactions"}
 
 
 def test_a_run_publishes_every_customer_in_one_segment(
@@ -99,7 +99,7 @@ def test_somebodys_edits_of_the_made_up_files_are_what_is_read(
     [left] = (tmp_path / "made").glob("*.csv")
     lines = left.read_text("utf-8").splitlines(keepends=True)[:11]
     left.write_text("".join(lines), "utf-8")
-    run_job(instance)
+    run_job(instance, config={"resources": {"retailer": {"config": {"reload": True}}}})
     assert left.read_text("utf-8") == "".join(lines)
     with duckdb.connect(str(data_folder / "corner_shop" / "work.duckdb"), read_only=True) as connection:
         assert connection.execute("select count(*) from raw_transactions").fetchone() == (10,)

@@ -87,13 +87,14 @@ def run_retailer(
         source: Its files, named in the retailer file or in SEGMENTATION_SOURCE.
         cleaning: Settings of `[cleaning]` to replace.
         by_environment: Whether SEGMENTATION_SOURCE names the source.
-        searched: Whether the number of clusters is searched, which takes seconds; else it is the published 4.
+        searched: Whether the number of clusters is searched, and the segments are tried on the past, which takes
+            seconds; else there are the published 4.
     """
     settings = tomllib.loads((SHIPPED / f"{shipped}.toml").read_text("utf-8"))
     settings["source"]["path"] = "nowhere" if by_environment else str(source)
     settings["cleaning"] |= cleaning or {}
     if not searched:
-        settings["model"] = {"n_clusters": 4}
+        settings |= {"model": {"n_clusters": 4}, "backtest": {"history_days": 36_500}}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "retailer.toml"
     file.write_text(tomli_w.dumps(settings), "utf-8")
@@ -702,7 +703,7 @@ def test_with_the_shipped_rules_the_first_of_two_sheets_counts(subset: Ran, subs
 
 
 # The order of the rows decides on the number of a line, and so on the key of these.
-OF_LINES = {"raw_transactions", "clean_transactions", "rejected_transactions"}
+OF_LINES = {"ingested_files", "raw_transactions", "clean_transactions", "rejected_transactions"}
 
 
 def exported(ran: Ran) -> dict[str, str]:

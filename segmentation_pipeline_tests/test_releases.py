@@ -20,7 +20,8 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.contracts import Contract, quoted
-from segmentation_pipeline.releases import OLDEST_CLIENT, Release, ReleaseError, Releases
+from segmentation_pipeline.release_files import OLDEST_CLIENT, ReleaseError
+from segmentation_pipeline.releases import Release, Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
@@ -135,7 +136,9 @@ def old_client() -> Path:
 
 def test_a_release_holds_a_database_each_table_as_parquet_and_a_manifest(ran: Ran) -> None:
     names = {path.name for path in ran.release.folder.iterdir()}
-    assert names == {"segments.duckdb", "manifest.json"} | {f"{contract.table}.parquet" for contract in PUBLISHED}
+    assert names == {"segments.duckdb", "state.duckdb", "manifest.json"} | {
+        f"{contract.table}.parquet" for contract in PUBLISHED
+    }
 
 
 def test_its_database_holds_the_published_tables_and_nothing_else(database: duckdb.DuckDBPyConnection) -> None:
@@ -222,7 +225,8 @@ def test_the_checksums_are_those_of_every_file(ran: Ran) -> None:
 
 def test_no_file_of_a_release_may_be_written(ran: Ran) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in ran.release.folder.iterdir()}
-    assert set(modes.values()) == {0o444}
+    assert modes.pop("state.duckdb") == 0o600
+    assert set(modes.values()) == {0o440}
 
 
 READ_ALL = """

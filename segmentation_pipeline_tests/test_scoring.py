@@ -20,7 +20,7 @@ from segmentation_pipeline.columns import TRANSFORMS
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
-from segmentation_pipeline.releases import OLDEST_CLIENT, STORAGE_VERSION
+from segmentation_pipeline.release_files import OLDEST_CLIENT, STORAGE_VERSION
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of

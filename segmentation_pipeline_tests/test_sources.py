@@ -17,14 +17,12 @@ import openpyxl
 import pytest
 
 from segmentation_pipeline.columns import LINE
-from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.intake import Asked, taken_in
 from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError, source_files
-from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse import Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
-
-SELECT = select_of("raw_transactions")
 
 
 def at(*parts: int) -> datetime:
@@ -52,11 +50,13 @@ def retailer(path: str | list[str], columns: dict[str, str] | None = None, **sou
 
 
 def read(settings: Retailer, base: Path) -> Warehouse:
-    """The working database with raw_transactions, filled as the asset fills it."""
+    """The working database with raw_transactions, filled as the asset fills it; no file may be set aside."""
     warehouse = Warehouse(duckdb.connect())
-    with read_lines(warehouse.connection, settings, source_files(settings, base), base / "spill") as given:
-        [outcome] = warehouse.replace([Filling("raw_transactions", SELECT)], settings.sql_values, given)
-    assert not outcome.violations
+    strict = settings.model_copy(update={"source": settings.source.model_copy(update={"max_set_aside": 0})})
+    with taken_in(warehouse, strict, source_files(strict, base), base / "spill", Asked("a run", "", "")) as taken:
+        outcomes = warehouse.replace(taken.fillings, settings.sql_values, taken.given)
+    assert not any(outcome.violations for outcome in outcomes)
+    assert warehouse.rows(select_of("checks/lines_of_each_file")) == []
     assert not list((base / "spill").iterdir())
     return warehouse
 

@@ -1,14 +1,23 @@
-"""When it runs: every night derived, every week refitted; and what frees the queue of a run that died."""
+"""When it runs: every night derived, every week refitted; what frees the queue of a run that died, and who hears."""
 
 from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import locks
-from segmentation_pipeline.folders import data_folder
+from segmentation_pipeline import locks, notices
+from segmentation_pipeline.arrivals import Looked, files_now
+from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.retailer import RetailerError, load_settings
+from segmentation_pipeline.sections import Source
+from segmentation_pipeline.sources import SourceError
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
+
+
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
+]  # fmt: skip
 
 
 def _time_zone() -> str:
@@ -17,6 +26,14 @@ def _time_zone() -> str:
         return load_settings().time_zone
     except RetailerError:
         return "UTC"
+
+
+def _settle_seconds() -> int:
+    """The retailer's, in the same way."""
+    try:
+        return load_settings().source.settle_seconds
+    except RetailerError:
+        return int(Source.model_fields["settle_seconds"].default)
 
 
 def _of_the_tick(context: dg.ScheduleEvaluationContext) -> dict[str, Any]:
@@ -59,14 +76,54 @@ SCHEDULED = (
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not fill the queue."""
     found = locks.fail_dead_runs(context.instance, data_folder() / "runs")
+    notices.tell_deaths(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 
 
-@dg.definitions
-def automation() -> dg.Definitions:
-    """Jobs, their schedules in the retailer's time zone, and the sensor."""
+@dg.run_failure_sensor(
+    monitor_all_code_locations=True, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING
+)
+def failed_runs(context: dg.RunFailureSensorContext) -> None:
+    """Post each failed run to the webhook of SEGMENTATION_WEBHOOK; the runs of a command are told of by the command.
+
+    Every run of the instance is looked at, because one that was started past the queue is of no code location.
+    """
+    if not notices.is_of_command(context.dagster_run):
+        notices.tell_failure(context.instance, context.dagster_run.run_id, context.log.warning)
+
+
+def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Start the nightly job when new or changed files of the source stand still, once for each set of them.
+
+    Off until it is switched on: the nightly schedule reads all that came by then, and with a run for each delivery the
+    releases that are kept reach less far back. A failed run is not asked for again before its files change.
+    """
+    looked = Looked.of(context.cursor)
+    try:
+        files = files_now()
+    except (RetailerError, FolderError, SourceError, OSError) as error:
+        return _nothing_yet(looked, str(error))
+    if files is None:
+        return _nothing_yet(looked, "the source's files are made up")
+    if not looked.new(files):
+        return _nothing_yet(looked.again(files), "no file is new")
+    if files != looked.seen:
+        return _nothing_yet(
+            looked.again(files), "new files; they are asked for when the next look finds them unchanged"
+        )
+    if runs := context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
+        return _nothing_yet(looked, f"new files stand still; they wait for run {runs[0].run_id}")
+    looked = looked.after_asking(files)
+    return dg.SensorResult([dg.RunRequest(run_key=looked.asked)], cursor=looked.cursor)
+
+
+def _nothing_yet(looked: Looked, why: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=why, cursor=looked.cursor)
+
+
+def _schedules() -> list[dg.ScheduleDefinition]:
     zone = _time_zone()
-    schedules = [
+    return [
         dg.ScheduleDefinition(
             name=name,
             job=job,
@@ -77,4 +134,17 @@ def automation() -> dg.Definitions:
         )
         for name, job, cron, config in SCHEDULED
     ]
-    return dg.Definitions(jobs=[nightly_segmentation, refit_segmentation], schedules=schedules, sensors=[dead_runs])
+
+
+@dg.definitions
+def automation() -> dg.Definitions:
+    """Jobs, their schedules in the retailer's time zone, and the sensors."""
+    arrivals = dg.SensorDefinition(
+        name="new_files",
+        evaluation_fn=new_files,
+        job=nightly_segmentation,
+        minimum_interval_seconds=_settle_seconds(),
+        description=new_files.__doc__,
+    )
+    jobs = [nightly_segmentation, refit_segmentation]
+    return dg.Definitions(jobs=jobs, schedules=_schedules(), sensors=[dead_runs, failed_runs, arrivals])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from segmentation_pipeline.checking import found, selected, warned
+from segmentation_pipeline.checking import SHOWN_FAULTS, found, selected, warned
 from segmentation_pipeline.cleaning import loss
 from segmentation_pipeline.gate import GATE, STOPPED, Figures, faults
 from segmentation_pipeline.releases import Releases
@@ -16,6 +16,37 @@ from segmentation_pipeline.warehouse import select_of
 
 USUAL_RELEASES = 5
 MOST = 0.5
+
+
+@dg.asset_check(asset="ingested_files", additional_deps=["raw_transactions"], blocking=True)
+def lines_of_each_file(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """Every record of every file is in raw_transactions, as a line or as a broken one, and none is there twice."""
+    said = "raw_transactions does not hold the records that were read of each file."
+    return selected(retailer, "lines_of_each_file", said)
+
+
+@dg.asset_check(asset="ingested_files")
+def files_are_readable(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """No file is set aside because it cannot be read."""
+    aside = retailer.warehouse.rows(
+        "select source_file, reason, lines as lines_of_before from ingested_files where status = 'set_aside' order by 1"
+    )
+    said = f"Set aside, and tried again by the next run: {' '.join(file['reason'] for file in aside[:SHOWN_FAULTS])}"
+    return warned(aside, said, files_set_aside=len(aside))
+
+
+@dg.asset_check(asset="ingested_files")
+def files_are_there(retailer: RetailerResource) -> dg.AssetCheckResult:
+    """No file that was there at the last run is gone; told once, by the run that misses it first."""
+    gone = retailer.warehouse.rows(
+        "select source_file, lines, run_id from ingested_files where status = 'gone' order by 1"
+    )
+    missed = [file for file in gone if file["run_id"] == retailer.run_id]
+    names = ", ".join(file["source_file"] for file in missed[:SHOWN_FAULTS])
+    said = (
+        f"Gone from the source: {names}. Their lines are kept; to forget them, run with reload (segments run --reload)."
+    )
+    return warned(missed, said, files_gone=len(gone))
 
 
 @dg.asset_check(
@@ -116,7 +147,7 @@ def minimum_data(retailer: RetailerResource) -> dg.AssetCheckResult:
 )
 def release_gate(retailer: RetailerResource) -> Iterator[dg.AssetCheckResult]:
     """What would be published is held against the standing release before a model, the ledger or a release see it."""
-    standing, settings = Releases(retailer.folders.releases).current, retailer.settings
+    standing, settings = Releases(retailer.folders.releases).standing, retailer.settings
     figures = Figures.of(retailer.warehouse, "rfm_features")
     for name, fault in faults(standing, figures, retailer.latest_moment, settings.release).items():
         yield dg.AssetCheckResult(

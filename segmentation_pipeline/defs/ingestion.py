@@ -1,35 +1,78 @@
-"""From source files to `raw_transactions`: every line, as it came."""
+"""From source files to `raw_transactions`: every line, as it came; and the ledger of the files."""
+
+import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline.assets import Results, asset_spec, contract_check, fill, sentences
+from segmentation_pipeline import intake, lines, shapes, sources
+from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
+from segmentation_pipeline.checking import found
 from segmentation_pipeline.folders import expanded
-from segmentation_pipeline.lines import read_lines
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.sources import source_files
-from segmentation_pipeline.warehouse import Filling, select_of
+from segmentation_pipeline.warehouse import select_of
 
-_SELECT = select_of("raw_transactions")
+_READING = code_of(sources, lines) + select_of("raw_transactions")
+# Another version of the code that reads may read the same files otherwise.
+_VERSION = hashlib.sha256(_READING.encode()).hexdigest()[:8]
+COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
+    "columns_as_before",
+    asset="ingested_files",
+    blocking=True,
+    description="No file has other columns than those before it; whether one that has fails the run is a setting.",
+)
 
 
 @dg.multi_asset(
     name="raw_transactions",
-    specs=[asset_spec("raw_transactions", "ingestion", _SELECT)],
-    check_specs=[contract_check("raw_transactions")],
+    specs=[
+        asset_spec("raw_transactions", "ingestion", _READING),
+        asset_spec("ingested_files", "ingestion", code_of(intake), kinds=frozenset({"duckdb", "python"})),
+    ],
+    check_specs=[contract_check("raw_transactions"), contract_check("ingested_files"), COLUMNS_AS_BEFORE],
 )
-def raw_transactions(retailer: RetailerResource) -> Results:
-    """The made-up retailer's files are written first, where they are asked for and not there yet."""
+def raw_transactions(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Results:
+    """Files that are new or have changed are read; the made-up retailer's are written first, where they are not yet."""
     with sentences():
-        settings, warehouse = retailer.settings, retailer.warehouse
+        settings, base = retailer.settings, retailer.source_base
         if sample := settings.source.sample:
-            folder = retailer.source_base / expanded(str(settings.source.path))
-            write_once(folder, customers=sample.customers, seed=sample.seed)
-        files = source_files(settings, retailer.source_base)
-        with read_lines(warehouse.connection, settings, files, retailer.folders.spill) as given:
-            yield from fill(
-                retailer,
-                [Filling("raw_transactions", _SELECT)],
-                given=given,
-                figures=lambda _: {"files": len(files), "retailer": settings.name},
-            )
+            write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
+        files, spill = source_files(settings, base), retailer.folders.spill
+        with intake.taken_in(retailer.warehouse, settings, files, spill, _asked(retailer)) as taken:
+            context.log.info(f"read again, because they changed: {taken.figures['read_again']}")
+            yield (drift := _columns_as_before(retailer, taken))
+            if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
+                raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT}", allow_retries=False)
+            told = {**taken.figures, "retailer": settings.name}
+            yield from fill(retailer, taken.fillings, given=taken.given, figures=lambda _: told)
+
+
+_ACCEPT = (
+    "If that is meant, run with accept_change (--accept-change), or set checks.columns_drift to warn; else mend the"
+    " source, or move the files away."
+)
+
+
+def _asked(retailer: RetailerResource) -> intake.Asked:
+    settings, base = retailer.settings, retailer.source_base.absolute()
+    paths = [settings.source.path] if isinstance(settings.source.path, str) else settings.source.path
+    return intake.Asked(
+        retailer.run_id,
+        f"{settings.reading_digest}-{_VERSION}",
+        ", ".join(str(base / expanded(path)) for path in paths),
+        reload=retailer.reload,
+        accept_change=retailer.accept_change,
+    )
+
+
+def _columns_as_before(retailer: RetailerResource, taken: intake.Intake) -> dg.AssetCheckResult:
+    """Where nothing was loaded before, and where a person has it so, other columns are but a warning."""
+    fails = retailer.settings.checks.columns_drift == "fail" and bool(taken.before)
+    mild = not fails or retailer.reload or retailer.accept_change
+    faults = shapes.drifted(taken)
+    return found(faults, shapes.sentence(faults))._replace(
+        check_name="columns_as_before",
+        asset_key=dg.AssetKey("ingested_files"),
+        severity=dg.AssetCheckSeverity.WARN if mild else dg.AssetCheckSeverity.ERROR,
+    )

@@ -8,7 +8,7 @@ import dagster as dg
 from segmentation_pipeline import __version__, scoring
 from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.gate import STOPPED, Figures, faults
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases import Release, Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
@@ -24,17 +24,15 @@ from segmentation_pipeline.warehouse import Warehouse
 def release(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Results:
     """One materialisation is one release: a folder with `segments.duckdb`, the same tables as Parquet, and a manifest.
 
-    It depends on every table, so that each blocking check stands before it. `current` is switched at the end.
+    It depends on every table, so that each blocking check stands before it. `current` is switched at the end. Beside
+    the tables lies `state.duckdb`, for the owner alone: what no source gives back.
     """
     with sentences():
         settings, warehouse = retailer.settings, retailer.warehouse
         releases = Releases(retailer.folders.releases)
         figures = Figures.of(warehouse, "customer_segments")
-        # Once more, for whoever materialises the release alone.
-        said = faults(releases.current, figures, retailer.latest_moment, settings.release)
-        found = " ".join(filter(None, said.values()))
-        if found and not retailer.accept_change:
-            raise dg.Failure(f"{found} {STOPPED}", allow_retries=False)
+        _pass_the_gate(retailer, releases, figures)
+        was_wrong = releases.fault_of_current
         published = releases.publish(
             warehouse.connection,
             _facts(settings, warehouse, figures),
@@ -42,10 +40,18 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Re
             as_of=figures.as_of,
             run_id=context.run.run_id,
             keep=settings.release.keep,
+            group=settings.release.group,
         )
-        if held := releases.held_since:
-            context.log.warning(f"publishing is held at {held}: not current until `segments releases resume`")
-        yield dg.MaterializeResult(metadata=_told(published.folder, published.manifest, held))
+        _warn(context, releases, was_wrong)
+        yield dg.MaterializeResult(metadata=_told(published, releases.current))
+
+
+def _pass_the_gate(retailer: RetailerResource, releases: Releases, figures: Figures) -> None:
+    """Once more, for whoever materialises the release alone."""
+    said = faults(releases.standing, figures, retailer.latest_moment, retailer.settings.release)
+    found = " ".join(filter(None, said.values()))
+    if found and not retailer.accept_change:
+        raise dg.Failure(f"{found} {STOPPED}", allow_retries=False)
 
 
 def _facts(settings: Retailer, warehouse: Warehouse, figures: Figures) -> dict[str, Any]:
@@ -62,12 +68,22 @@ def _facts(settings: Retailer, warehouse: Warehouse, figures: Figures) -> dict[s
     }
 
 
-def _told(folder: Any, manifest: Any, held: str | None) -> dict[str, Any]:
+def _warn(context: dg.AssetExecutionContext, releases: Releases, was_wrong: str) -> None:
+    """Say what was mended, and what a person has still to end."""
+    current = releases.current
+    if was_wrong and current is not None:
+        context.log.warning(f"{was_wrong}; it leads to {current.name} now")
+    if held := releases.held_since:
+        context.log.warning(f"publishing is held at {held}: not current until `segments releases resume`")
+
+
+def _told(published: Release, current: Release | None) -> dict[str, Any]:
+    manifest = published.manifest
     return {
-        "release": manifest["release"],
-        "path": dg.MetadataValue.path(str(folder)),
+        "release": published.name,
+        "path": dg.MetadataValue.path(str(published.folder)),
         "as_of": manifest["as_of"],
-        "current": held is None,
+        "current": current is not None and current.name == published.name,
         "customers": manifest["figures"]["customers"],
         "revenue": float(manifest["figures"]["revenue"]),
     }

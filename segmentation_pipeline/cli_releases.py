@@ -1,0 +1,131 @@
+"""`segments releases` and `segments restore`: what is published, whether it is whole, and the way back.
+
+Belongs here: how a person asks and is answered. Does not: releases (`releases`), or the restoring (`restoring`).
+"""
+
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from segmentation_pipeline.folders import Folders, data_folder
+from segmentation_pipeline.releases import CURRENT, Releases
+from segmentation_pipeline.restoring import restore
+from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, say, sentences
+
+releases_app = typer.Typer(invoke_without_command=True, help="The published releases: list, verify, roll back, resume.")
+_NOT_CURRENT = "consumers do not see it; do not go back to it. It goes when it is old, or delete its folder"
+_CURRENT = (
+    "consumers see it. `segments releases rollback NAME` goes back to a whole one at once, `segments run` publishes a"
+    " new one"
+)
+_HELD = (
+    "consumers see it, and publishing is held at it. `segments releases resume` makes the newest current, `segments"
+    " releases rollback NAME` another"
+)
+_MEND = "The next `segments run` that publishes mends it, `segments releases resume` at once"
+
+
+@releases_app.callback()
+def list_releases(
+    context: typer.Context, retailer: RetailerOption = "sample", traceback: TracebackOption = False
+) -> None:
+    """List the releases, oldest first."""
+    with sentences(traceback):
+        releases = releases_of(retailer)
+        if context.invoked_subcommand:
+            return
+        current = releases.current
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("", "release", "customers", "revenue", "published (UTC)"):
+            table.add_column(name, no_wrap=True, justify="right" if name in ("customers", "revenue") else "left")
+        for release in releases.all():
+            figures, published = release.manifest["figures"], release.manifest["published_at"]
+            mark = "*" if current and release.name == current.name else ""
+            revenue = f"{float(figures['revenue']):,.0f}"
+            table.add_row(mark, release.name, f"{figures['customers']:,}", revenue, published[:16].replace("T", " "))
+        out.print(table)
+        for name, fault in releases.broken.items():
+            say(out, "red", f"{name} is damaged:", f"{fault}; `segments releases verify` says what to do")
+        if current:
+            typer.echo("* current")
+        elif fault := releases.fault_of_current:
+            say(out, "red", "No release is current:", f"{fault}. {_MEND}.")
+        else:
+            typer.echo(f"no release in {releases.folder} yet; `segments run` publishes one")
+        tell_hold(releases)
+
+
+@releases_app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RELEASE]...", help="By default all.")] = None,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Read every file of the releases again and count every table; exit code 1 if anything is wrong."""
+    with sentences(traceback):
+        releases = releases_of(retailer)
+        said = releases.faults(names or ())
+        current, fault = releases.current, releases.fault_of_current
+        for name, faults in said.items():
+            if not faults:
+                typer.echo(f"{name} is whole")
+                continue
+            seen = current is not None and current.name == name
+            advice = (_HELD if releases.held_since == name else _CURRENT) if seen else _NOT_CURRENT
+            say(err, "red", f"{name} is damaged:", f"{'; '.join(faults)}. {advice[0].upper()}{advice[1:]}.")
+        if fault:
+            say(err, "red", f"{CURRENT} is wrong:", f"{fault}. {_MEND}.")
+        elif current is not None:
+            typer.echo(f"{CURRENT} leads to {current.name}")
+        tell_hold(releases)
+    if fault or any(said.values()):
+        raise typer.Exit(1)
+
+
+@releases_app.command()
+def rollback(release: str, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """Make an earlier release current, and hold publishing until `resume`."""
+    with sentences(traceback):
+        done = releases_of(retailer).rollback(release)
+        typer.echo(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
+
+
+@releases_app.command()
+def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """End a hold: the newest release becomes current."""
+    with sentences(traceback):
+        typer.echo(f"{releases_of(retailer).resume().name} is current; runs publish again.")
+
+
+def restore_state(
+    release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],
+    retailer: RetailerOption = "sample",
+    replace: Annotated[bool, typer.Option("--replace", help="Set a working database that stands aside.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Make a working database from the state beside a release: registry, segments, ledger, as of that release."""
+    with sentences(traceback):
+        releases, folders = releases_of(retailer), Folders(data_folder(), chosen(retailer).name)
+        found = releases.find(release)
+        done = restore(folders, found, replace=replace, tell=typer.echo)
+        typer.echo(f"{folders.working_database} holds the state of release {found.name}, as of {found.as_of}:")
+        for table, rows in done.tables.items():
+            typer.echo(f"  {table:24} {rows:>12,} rows")
+        if done.kept is not None:
+            typer.echo(f"What stood before is kept as {done.kept}.")
+        if later := [other.name for other in releases.all() if other.name > found.name]:
+            typer.echo(f"What was published after it is forgotten there: {', '.join(later)}.")
+        typer.echo("All else is derived by the next `segments run`.")
+
+
+def tell_hold(releases: Releases) -> None:
+    """Say that publishing is held, where it is."""
+    if releases.held_since:
+        say(out, "yellow", "Publishing is held", f"at {releases.held_since} until `segments releases resume`")
+
+
+def releases_of(retailer: str) -> Releases:
+    """The releases of a retailer."""
+    return Releases(Folders(data_folder(), chosen(retailer).name).releases)
