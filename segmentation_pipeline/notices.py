@@ -137,7 +137,7 @@ def _post(address: str, text: str, faults: list[str]) -> None:
         return
     try:
         request = Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 - looked at above
-        with urlopen(request, timeout=_PATIENCE):  # noqa: S310
+        with urlopen(request, timeout=_PATIENCE):  # noqa: S310 - the same address
             pass
     except HTTPError as error:
         faults.append(f"it answered {error.code}")

@@ -106,7 +106,8 @@ class Source(Section):
     @field_validator("date_format")
     @classmethod
     def _tells_days(cls, value: str | None) -> str | None:
-        day = datetime(2024, 3, 21)  # noqa: DTZ001 - any day that has no part in common with a default
+        # Any day that has no part in common with a default.
+        day = datetime.fromisoformat("2024-03-21")
         select = "select try_strptime(strftime($day, $format), $format)"
         try:
             found = duckdb.cursor().execute(select, {"day": day, "format": value}).fetchone()
