@@ -22,6 +22,7 @@ from segmentation_pipeline.fitting import FitError
 from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.locks import LockTimeoutError
 from segmentation_pipeline.opening import WarehouseError
+from segmentation_pipeline.privacy import PrivacyError
 from segmentation_pipeline.registry import RegistryError
 from segmentation_pipeline.release_files import ReleaseError
 from segmentation_pipeline.resource import RetailerResource
@@ -38,6 +39,7 @@ CONTRACT_CHECK = "contract"
 # What a person can mend: the message is a sentence.
 _MENDABLE = (
     RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError, FitError, RegistryError,
+    PrivacyError,
 )  # fmt: skip
 
 # What may pass by itself: a disk or a network path that answers again, a file that another program lets go.

@@ -10,6 +10,7 @@ from typing import Any
 
 from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.privacy import shape_of
 from segmentation_pipeline.rules import Rule
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Given, Warehouse
@@ -74,10 +75,10 @@ def loss(warehouse: Warehouse, retailer: Retailer) -> str:
     )
 
 
-# Of the column that could not be read most often.
-_FIRST_UNREAD = """
+# Of the column that could not be read most often; its shape, because a line may name a customer, and a log is kept.
+_FIRST_UNREAD = f"""
     with texts as (
-        select source_file, source_sheet, source_line, text.key as name, text.value ->> '$' as text
+        select source_file, source_sheet, source_line, text.key as name, {shape_of("(text.value ->> '$')")} as text
         from raw_transactions, json_each(unparsed) as text
         where unparsed is not null and text.type <> 'NULL'
     )
@@ -92,7 +93,7 @@ def _unread(*, source_file: str, source_sheet: str, source_line: int, name: str,
         "line": "If that is no broken line, see source.delimiter and source.encoding.",
     }.get(name, "If numbers are written so, see source.decimal; digits that do not fit are not rounded.")
     where = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
-    return f"{name} could not be read in {lines:,}, first in {where}: {text[:_SHOWN_TEXT]!r}. {advice}"
+    return f"{name} could not be read in {lines:,}, first in {where}, written like {text[:_SHOWN_TEXT]!r}. {advice}"
 
 
 def _marked(retailer: Retailer) -> str:

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.cli_model import model_app
+from segmentation_pipeline.cli_privacy import forget
 from segmentation_pipeline.cli_releases import releases_app, releases_of, restore_state, tell_hold
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.folders import data_folder
-from segmentation_pipeline.release_files import ReleaseError
-from segmentation_pipeline.releases import Release, Releases
+from segmentation_pipeline.release_files import Release, ReleaseError
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.retailer import source_base
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import source_files
@@ -40,6 +41,7 @@ app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
 app.add_typer(model_app, name="model")
 app.command("restore")(restore_state)
+app.command("forget")(forget)
 
 
 @app.command()

@@ -3,8 +3,8 @@
 Belongs here: the notion of a contract. Does not: the contracts themselves (`tables`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -67,6 +67,22 @@ class Contract:
     def key_order(self) -> str:
         """The key's columns, quoted, for ORDER BY."""
         return ", ".join(quoted(name) for name in self.key)
+
+    @property
+    def names(self) -> str:
+        """The names of its columns, quoted, for SELECT."""
+        return ", ".join(quoted(column.name) for column in self.columns)
+
+    @property
+    def is_of_customers(self) -> bool:
+        """Whether a row of it is of one customer."""
+        return "customer_id" in self.key
+
+    def without(self, names: Collection[str]) -> "Contract":
+        """The same without some columns, where it is of customers."""
+        if not self.is_of_customers:
+            return self
+        return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
 
     def ddl(self, *, constraints: bool = True) -> str:
         """CREATE TABLE with types and, unless they are left out, NOT NULL and the primary key."""

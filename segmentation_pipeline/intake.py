@@ -14,45 +14,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.entries import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.errors import first_line, is_of_the_machine
-from segmentation_pipeline.lines import Lines, plain, read_lines
+from segmentation_pipeline.lines import Lines, read_lines
+from segmentation_pipeline.privacy import FORGOTTEN, Mouth
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError
-from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
-LEDGER = CONTRACTS["ingested_files"]
-LOADED, GONE, SET_ASIDE = "loaded", "gone", "set_aside"
-# UTC, as every moment of the ledger.
-_EPOCH, _SHOWN = datetime.fromisoformat("1970-01-01"), 5
+# What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
+TABLES = ("raw_transactions", "ingested_files", FORGOTTEN)
+_SHOWN = 5
 _HALF = "{}: it changed while it was read; the next run reads it again"
 # Before any file system, and after all: what a clock that was set wrong may have written cannot be told by Python.
 _EARLIEST, _LATEST = -(10**16), 10**17
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of `ingested_files`."""
-
-    source_file: str
-    settings_digest: str
-    source_path: str
-    run_id: str
-    status: str = ""
-    lines: int = 0
-    broken: int = 0
-    columns: Sequence[str] = ()
-    types: Sequence[str] = ()
-    size: int = 0
-    modified_at: datetime = _EPOCH
-    content_hash: str | None = None
-    reason: str | None = None
-
-    @property
-    def shape(self) -> dict[str, str]:
-        """The columns, by their names without case and blanks, with name and type: their order does not matter."""
-        return {plain(name): kind for name, kind in zip(self.columns, self.types, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +92,7 @@ def taken_in(
         SourceError: More files cannot be read than the settings allow, or there is not one line.
     """
     files = {_told(name): path for name, path in files.items()}
-    stands = warehouse.has("raw_transactions")
+    stands, mouth = warehouse.has("raw_transactions"), Mouth.of(warehouse, settings)
     before = [Entry(**row) for row in warehouse.rows("select * from ingested_files order by source_file")]
     known = {entry.source_file: entry for entry in before if stands}
     looked, refused = _looked_at(files, known, asked)
@@ -126,17 +101,19 @@ def taken_in(
         refused |= lines.refused
         refused |= {name: _HALF.format(name) for name in waiting if _is_written(files[name], looked[name])}
         _refuse_too_many(settings, files, refused)
-        loaded = [_loaded(entry, lines) for name, entry in looked.items() if name not in refused]
+        erased = mouth.left_out(warehouse, select_of("raw_transactions"), lines)
+        loaded = [_loaded(entry, lines, erased) for name, entry in looked.items() if name not in refused]
         aside = [_set_aside(looked[name], known.get(name), lines, reason) for name, reason in refused.items()]
         gone = [] if asked.reload else _gone(known, files, loaded, asked)
         entries = sorted([*loaded, *aside, *gone], key=lambda entry: entry.source_file)
-        if not any(entry.lines for entry in entries):
+        if not any(entry.lines or entry.erased for entry in entries):
             raise SourceError(_nothing(len(files), any(entry.columns for entry in entries)))
         read = [name for name in waiting if name not in refused]
         kept = [entry.source_file for entry in entries if entry.lines and entry.source_file not in set(read)]
-        ledger, cells = _ledger(entries)
-        fillings = [Filling("raw_transactions", _raw(stands)), Filling("ingested_files", ledger)]
-        given = Given(lines.relations, lines.values | cells | {"read": read, "kept": kept})
+        rows, cells = ledger(entries)
+        selects = (_raw(stands, mouth), rows, f"select * from {FORGOTTEN}")
+        fillings = [Filling(table, select) for table, select in zip(TABLES, selects, strict=True)]
+        given = Given(lines.relations, lines.values | mouth.values | cells | {"read": read, "kept": kept})
         yield Intake(fillings, given, list(known.values()), entries, read)
 
 
@@ -186,7 +163,7 @@ def _stat(path: Path) -> tuple[int, datetime]:
         raise OSError("its name is not UTF-8; rename it")
     found = path.stat()
     microseconds = min(max(found.st_mtime_ns // 1000, _EARLIEST), _LATEST)
-    return found.st_size, _EPOCH + timedelta(microseconds=microseconds)
+    return found.st_size, EPOCH + timedelta(microseconds=microseconds)
 
 
 def _is_written(path: Path, entry: Entry) -> bool:
@@ -207,11 +184,12 @@ def _content(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _loaded(entry: Entry, lines: Lines) -> Entry:
+def _loaded(entry: Entry, lines: Lines, erased: dict[str, int]) -> Entry:
     if entry.status == LOADED:
         return entry
     count, broken = lines.records.get(entry.source_file, (0, 0))
-    return _with_columns(replace(entry, status=LOADED, lines=count, broken=broken), lines)
+    left_out = erased.get(entry.source_file, 0)
+    return _with_columns(replace(entry, status=LOADED, lines=count - left_out, broken=broken, erased=left_out), lines)
 
 
 def _set_aside(entry: Entry, before: Entry | None, lines: Lines, reason: str) -> Entry:
@@ -272,22 +250,9 @@ def _nothing(files: int, with_header: bool) -> str:
     return f"source.path: nothing in it ({counted}, all empty)"
 
 
-def _raw(stands: bool) -> str:
+def _raw(stands: bool, mouth: Mouth) -> str:
     """The SELECT of `raw_transactions`: what was read before, and what is read now."""
     kept = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
-    text = select_of("raw_transactions")
+    text = mouth.kept(select_of("raw_transactions"))
     read = f"select * from ({text}) where source_file in (select unnest(cast($read as varchar[])))"
     return f"{kept} union all {read}" if stands else read
-
-
-def _ledger(entries: list[Entry]) -> tuple[str, dict[str, Any]]:
-    """The SELECT of `ingested_files`, and the values of each column: row by row they would take seconds."""
-    cells = [
-        f"unnest(cast($ledger_{number} as {column.type}[])) as {quoted(column.name)}"
-        for number, column in enumerate(LEDGER.columns)
-    ]
-    values = {
-        f"ledger_{number}": [getattr(entry, column.name) for entry in entries]
-        for number, column in enumerate(LEDGER.columns)
-    }
-    return f"select {', '.join(cells)}", values

@@ -134,7 +134,7 @@ MODEL_CONTRACTS = (
     ),
     Contract(
         "segment_changes", "one row is one change of a customer's segment",
-        "Derived from `segment_membership`. What changed by `model` alone is no news of the customer: start no campaign from it.",
+        "Derived from `segment_membership`. What changed by `model` alone is no news of the customer: start no campaign from it. Of who was erased, the customer is a keyed hash.",
         ("customer_id", "as_of", "reason"),
         (CUSTOMER_ID, AS_OF, replace(SEGMENT_KEY, name="from_segment", description="The key that it left; null if it is new", nullable=True),
          replace(SEGMENT_KEY, name="to_segment", description="The key that it came to; null if it is gone", nullable=True),

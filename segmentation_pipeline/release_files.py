@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.tables import CONTRACTS, PUBLISHED, STATE
 
 DATABASE = "segments.duckdb"
@@ -33,21 +35,58 @@ class ReleaseError(RuntimeError):
     """A release cannot be published, found, read or rolled back to; the message says which and what to do."""
 
 
-def write(connection: duckdb.DuckDBPyConnection, folder: Path, macros: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Release:
+    """One published release: its folder, and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name: sequence number, as-of date and run."""
+        return self.folder.name
+
+    @property
+    def as_of(self) -> datetime:
+        """The moment up to which its transactions count."""
+        return datetime.fromisoformat(self.manifest["as_of"])
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file."""
+        return self.folder / DATABASE
+
+    @property
+    def state(self) -> Path:
+        """The DuckDB file of what no source gives back, for its owner alone."""
+        return self.folder / STATE_DATABASE
+
+    def faults(self) -> list[str]:
+        """What is wrong with its files; nothing if it is as it was published."""
+        return faults(self.folder, self.manifest)
+
+
+def write(
+    connection: duckdb.DuckDBPyConnection, folder: Path, macros: Sequence[str], withheld: Sequence[str]
+) -> dict[str, Any]:
     """Write the published tables, as a database and as Parquet, and the database of what no source gives back.
 
     Args:
         connection: The working database; each table is read in the order of its key.
         folder: An empty folder.
         macros: The statements that give consumers functions.
+        withheld: Columns that are left out of the tables of customers.
 
     Returns:
         For the manifest: the rows of each table as they stand in the working database, and the checksum of each file.
     """
-    published = {contract.table: f"select * from {quoted(contract.table)}" for contract in PUBLISHED}
+    contracts = [contract.without(withheld) for contract in PUBLISHED]
+    published = {contract: f"select {contract.names} from {quoted(contract.table)}" for contract in contracts}
     tables = _write_database(connection, folder / DATABASE, published, folder, macros)
     with TemporaryDirectory(dir=folder) as between:
-        state = _write_database(connection, folder / STATE_DATABASE, STATE, Path(between), constraints=False)
+        kept = {CONTRACTS[table]: select for table, select in STATE.items()}
+        state = _write_database(connection, folder / STATE_DATABASE, kept, Path(between), constraints=False)
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     return {"tables": tables, "state": state, "files": files}
 
@@ -55,21 +94,20 @@ def write(connection: duckdb.DuckDBPyConnection, folder: Path, macros: Sequence[
 def _write_database(
     connection: duckdb.DuckDBPyConnection,
     database: Path,
-    selects: Mapping[str, str],
+    selects: Mapping[Contract, str],
     folder: Path,
     macros: Sequence[str] = (),
     *,
     constraints: bool = True,
 ) -> dict[str, int]:
     """The rows of each SELECT as Parquet in the folder, and from these files the database of their tables."""
-    contracts = [CONTRACTS[table] for table in selects]
-    for contract in contracts:
-        ordered = connection.sql(f"select * from ({selects[contract.table]}) order by {contract.key_order}")
+    for contract, select in selects.items():
+        ordered = connection.sql(f"select * from ({select}) order by {contract.key_order}")
         ordered.write_parquet(str(folder / f"{contract.table}.parquet"), compression="zstd")
     with duckdb.connect(str(database), config={"storage_compatibility_version": STORAGE_VERSION}) as written:
         # One transaction: each of the hundred comments would else wait for the disk.
         written.begin()
-        for contract in contracts:
+        for contract in selects:
             written.execute(contract.ddl(constraints=constraints))
             file = escape(str(folder / f"{contract.table}.parquet"))
             written.execute(f"insert into {quoted(contract.table)} select * from read_parquet($file)", {"file": file})
@@ -77,8 +115,10 @@ def _write_database(
         for macro in macros:
             written.execute(macro)
         written.commit()
-    counts = [connection.execute(f"select count(*) from ({select})").fetchall()[0][0] for select in selects.values()]
-    return dict(zip(selects, counts, strict=True))
+    return {
+        contract.table: connection.execute(f"select count(*) from ({select})").fetchall()[0][0]
+        for contract, select in selects.items()
+    }
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

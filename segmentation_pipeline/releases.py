@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,43 +17,11 @@ import duckdb
 from segmentation_pipeline import release_files
 from segmentation_pipeline.folders import unused_name
 from segmentation_pipeline.locks import alone_in
-from segmentation_pipeline.release_files import ReleaseError
+from segmentation_pipeline.release_files import Release, ReleaseError
 from segmentation_pipeline.tables import CONTRACT_VERSION
 
 _NAME = re.compile(r"\d{6,}-")
 CURRENT = "current"
-
-
-@dataclass(frozen=True)
-class Release:
-    """One published release: its folder, and its manifest."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The folder's name: sequence number, as-of date and run."""
-        return self.folder.name
-
-    @property
-    def as_of(self) -> datetime:
-        """The moment up to which its transactions count."""
-        return datetime.fromisoformat(self.manifest["as_of"])
-
-    @property
-    def database(self) -> Path:
-        """The DuckDB file."""
-        return self.folder / release_files.DATABASE
-
-    @property
-    def state(self) -> Path:
-        """The DuckDB file of what no source gives back, for its owner alone."""
-        return self.folder / release_files.STATE_DATABASE
-
-    def faults(self) -> list[str]:
-        """What is wrong with its files; nothing if it is as it was published."""
-        return release_files.faults(self.folder, self.manifest)
 
 
 class Releases:
@@ -137,6 +104,7 @@ class Releases:
         run_id: str,
         keep: int,
         group: str | None = None,
+        withheld: Sequence[str] = (),
     ) -> Release:
         """Write a new release from the working database, verify it, and make it current unless publishing is held.
 
@@ -148,6 +116,7 @@ class Releases:
             run_id: The run that publishes.
             keep: How many releases to keep; the current one is never pruned.
             group: The group that may read it; by default that of the user who publishes.
+            withheld: Columns that are left out of the tables of customers.
 
         Raises:
             ReleaseError: What was written is not what was to be published, or the group cannot have it.
@@ -162,12 +131,15 @@ class Releases:
             "run_id": run_id,
             "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "contract_version": CONTRACT_VERSION,
+            "withheld": sorted(withheld),
             "oldest_duckdb_client": release_files.OLDEST_CLIENT,
         }
         building = self.folder / f".building-{run_id}"
         building.mkdir(mode=0o700)
         try:
-            release_files.write_manifest(building, manifest | release_files.write(connection, building, macros))
+            release_files.write_manifest(
+                building, manifest | release_files.write(connection, building, macros, withheld)
+            )
             release_files.hand_over(building, group)
             manifest = release_files.read_manifest(building)
             if faults := release_files.faults(building, manifest):
@@ -185,7 +157,7 @@ class Releases:
                 self._switch(release)
             elif self.current is None:
                 self._switch(self.standing or release)
-            self._prune(keep)
+            self._prune(self.all()[-keep:][0].name)
         return release
 
     def rollback(self, name: str) -> Release:
@@ -213,6 +185,20 @@ class Releases:
             self._hold.unlink(missing_ok=True)
             self._switch(newest)
         return newest
+
+    def only(self, name: str) -> None:
+        """Delete every other release and whatever is left of one, for ever; a hold goes on at this one.
+
+        Raises:
+            ReleaseError: There is no such release, or it is damaged.
+        """
+        with alone_in(self.folder):
+            release = self._whole(name)
+            if self.held_since is not None:
+                self._hold.write_text(name + "\n", "utf-8")
+            self._switch(release)
+            self._prune(name)
+            self._clear()
 
     def find(self, name: str) -> Release:
         """A release by its name.
@@ -262,6 +248,9 @@ class Releases:
             self.folder.mkdir(parents=True)
             self.folder.chmod(0o750)
         release_files.open_to(self.folder, group)
+        self._clear()
+
+    def _clear(self) -> None:
         for rest in [*self.folder.glob(".building-*"), *self.folder.glob(".pruning-*")]:
             shutil.rmtree(rest)
 
@@ -275,9 +264,9 @@ class Releases:
         following.replace(self._link)
         release_files.sync(self.folder)
 
-    def _prune(self, keep: int) -> None:
+    def _prune(self, oldest: str) -> None:
         """A damaged one goes with those of its age: it is none of those that are kept, and none that is sought."""
-        current, oldest = self.current, self.all()[-keep:][0].name
+        current = self.current
         for folder in self._folders():
             if folder.name < oldest and (current is None or folder.name != current.name):
                 # Renamed first: whoever is killed while deleting leaves no half release in the list.

@@ -12,8 +12,7 @@ from segmentation_pipeline import locks
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.folders import Folders, unused_name
 from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.release_files import STATE_DATABASE, file_faults, sync
-from segmentation_pipeline.releases import Release
+from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse
 

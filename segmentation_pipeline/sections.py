@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from segmentation_pipeline.tables import MAY_BE_WITHHELD
+
 Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[
     "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"
@@ -197,6 +199,26 @@ class Outliers(Section):
     """Which features have fences: not recency, because lapsed customers are better served by a segment of their own."""
     factor: float = Field(1.5, gt=0, le=1_000)
     """Tukey's factor: interquartile ranges from the quartiles to the fences; 1.5 is his own, that of every box plot."""
+
+
+class Privacy(Section):
+    """What of people is stored, and what of it is published."""
+
+    pseudonymise: bool = False
+    """Customers are named by a keyed hash from the mouth on, whose key is in SEGMENTATION_PRIVACY_KEY; of text that
+    cannot be read, only the shape is kept. Off: whoever reads a release wants to know whom to write to."""
+    drop: list[Literal["stock_code", "description", "country"]] = []
+    """Columns that are never stored; of text that cannot be read, only the shape is kept. The others are what segments
+    are made of."""
+    withhold: list[Text] = []
+    """Columns that are left out of the tables of customers in a release; the working database has them."""
+
+    @field_validator("withhold")
+    @classmethod
+    def _are_published(cls, value: list[str]) -> list[str]:
+        if unknown := [name for name in value if name not in MAY_BE_WITHHELD]:
+            raise ValueError(f"allowed: {', '.join(MAY_BE_WITHHELD)}; not {', '.join(unknown)}")
+        return value
 
 
 class Release(Section):

@@ -21,6 +21,7 @@ from segmentation_pipeline.sections import (
     Columns,
     Fault,
     Outliers,
+    Privacy,
     Release,
     Rfm,
     Section,
@@ -54,6 +55,7 @@ class Retailer(Section):
     membership: Membership = Membership()
     drift: Drift = Drift()
     backtest: Backtest = Backtest()
+    privacy: Privacy = Privacy()
     release: Release = Release()
     checks: Checks = Checks()
 
@@ -84,6 +86,7 @@ class Retailer(Section):
         for place, rule in enumerate(tables(cleaning.get("rules"))):
             if (column := rule.get("column")) in get_args(ColumnName) and column not in there:
                 yield ("cleaning", "rules", place, "column"), sentence, column
+        yield from _unseen_by_rules(cleaning, settings.get("privacy"))
         if "cancellation" in cleaning and "invoice" not in columns:
             sentence = "a pattern of invoice numbers; allowed: where [columns] names invoice"
             yield ("cleaning", "cancellation"), sentence, cleaning["cancellation"]
@@ -106,7 +109,9 @@ class Retailer(Section):
     def reading_digest(self) -> str:
         """Changes when the same files would give other lines; where they lie does not matter."""
         anywhere = self.source.model_copy(update={"path": "", "sample": None, "max_set_aside": 0})
-        return self.model_copy(update={"source": anywhere}).digest("source", "columns", "time_zone")
+        stored = self.privacy.model_copy(update={"withhold": []})
+        here = self.model_copy(update={"source": anywhere, "privacy": stored})
+        return here.digest("source", "columns", "time_zone", "privacy")
 
     @property
     def history_digest(self) -> str:
@@ -168,6 +173,20 @@ class Retailer(Section):
             "control_below": f"{round(self.membership.control_share * 16**8):08x}",
             "slipping_factor": self.rfm.slipping_factor,
         }
+
+
+def _unseen_by_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[Fault]:
+    """Rules judge what is stored: a column that is dropped, or a customer's own name, they never see."""
+    if not isinstance(privacy, dict):
+        return
+    drop = privacy.get("drop")
+    for place, rule in enumerate(tables(cleaning.get("rules"))):
+        at, column = ("cleaning", "rules", place, "column"), rule.get("column")
+        if isinstance(drop, list) and column in drop:
+            yield at, "privacy.drop drops it before any rule; allowed: another column", column
+        if privacy.get("pseudonymise") is True and column == "customer_id" and not rule.get("required"):
+            sentence = "privacy.pseudonymise hashes it before any rule; allowed: required = true, or another column"
+            yield at, sentence, column
 
 
 def _digits(text: str) -> str:

@@ -3,7 +3,8 @@
 Belongs here: comparing the columns of files. Does not: what a run then does (`defs.ingestion`).
 """
 
-from segmentation_pipeline.intake import SET_ASIDE, Entry, Intake
+from segmentation_pipeline.entries import SET_ASIDE, Entry
+from segmentation_pipeline.intake import Intake
 from segmentation_pipeline.lines import plain
 
 _WHAT = {"came": "came", "went": "went", "changed_type": "changed its type"}

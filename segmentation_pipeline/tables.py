@@ -49,6 +49,7 @@ _CONTRACTS = (
         (LINE_KEY[0], Column("status", "VARCHAR", "Loaded, gone since (its lines are kept), or set aside because it cannot be read", allowed=("loaded", "gone", "set_aside")),
          Column("lines", "BIGINT", "Its lines in `raw_transactions`", "lines", minimum=0),
          Column("broken", "BIGINT", "Of these, those that are no record, kept as text", "lines", minimum=0),
+         Column("erased", "BIGINT", "Its lines that are left out, because their customers are forgotten", "lines", minimum=0),
          Column("columns", "VARCHAR[]", "Its columns, those of all its sheets, as it names them"),
          Column("types", "VARCHAR[]", "Their types; empty but for Parquet"),
          Column("size", "BIGINT", "Its size when it was looked at last", "bytes", minimum=0),
@@ -59,6 +60,15 @@ _CONTRACTS = (
          Column("run_id", "VARCHAR", "The run that loaded it, found it gone or set it aside"),
          Column("reason", "VARCHAR", "Why it was set aside; null where it was not", nullable=True)),
         is_state=True,
+    ),
+    Contract(
+        "forgotten_customers", "one row is one customer who was erased, as a keyed hash",
+        "All that is remembered of them, so that their lines do not come back. Written by `segments forget` alone.",
+        ("customer_hash",),
+        (Column("customer_hash", "VARCHAR", "HMAC-SHA256 of the customer"),
+         Column("key_fingerprint", "VARCHAR", "Tells by which SEGMENTATION_PRIVACY_KEY"),
+         replace(AS_OF, description="The as_of of the release from which they were erased")),
+        may_be_empty=True, is_state=True,
     ),
     Contract(
         "clean_transactions", "one row is one transaction that counts",
@@ -242,6 +252,14 @@ _CONTRACTS = (
 )  # fmt: skip
 CONTRACTS = {contract.table: contract for contract in (*_CONTRACTS, *MODEL_CONTRACTS)}
 PUBLISHED = tuple(contract for contract in CONTRACTS.values() if contract.published)
+_OF_CUSTOMERS = [contract for contract in PUBLISHED if contract.is_of_customers]
+# What a retailer may leave out of a release: what stands in its tables of customers, but for their keys.
+MAY_BE_WITHHELD = tuple(
+    sorted(
+        {column.name for contract in _OF_CUSTOMERS for column in contract.columns}
+        - {name for contract in _OF_CUSTOMERS for name in contract.key}
+    )
+)
 # The files whose lines no run can read again.
 WITHOUT_SOURCE = "select * from ingested_files where status <> 'loaded' and lines > 0"
 # What no source gives back, each with the SELECT of it.

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from segmentation_pipeline.folders import expanded
+from segmentation_pipeline.forgetting import ForgetError
 from segmentation_pipeline.locks import LockTimeoutError
 from segmentation_pipeline.opening import WarehouseError
+from segmentation_pipeline.privacy import PrivacyError
 from segmentation_pipeline.registry import RegistryError
 from segmentation_pipeline.release_files import ReleaseError
 from segmentation_pipeline.restoring import RestoreError
@@ -25,8 +27,8 @@ from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError
 
 _MENDABLE = (
-    SourceError, ReleaseError, RegistryError, RestoreError, WarehouseError, LockTimeoutError, ValueError, OSError,
-    duckdb.Error,
+    SourceError, ReleaseError, RegistryError, RestoreError, ForgetError, PrivacyError, WarehouseError, LockTimeoutError,
+    ValueError, OSError, duckdb.Error,
 )  # fmt: skip
 out = Console()
 err = Console(stderr=True)

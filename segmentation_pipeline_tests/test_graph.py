@@ -36,8 +36,8 @@ MODEL = {
     "outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids",
 }  # fmt: skip
 PYTHON = {
-    *MODEL, "ingested_files", "history_months", "segment_history", "segment_backtest", "backtest_figures",
-    "model_drift", "release",
+    *MODEL, "ingested_files", "forgotten_customers", "history_months", "segment_history", "segment_backtest",
+    "backtest_figures", "model_drift", "release",
 }  # fmt: skip
 # Of these, Python says when the file is run: with the model whose rows it selects, with the history it tells of.
 SELECTED_IN_PYTHON = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids", "history_months"}
@@ -134,6 +134,7 @@ STANDING = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids
 IN_HINDSIGHT = {"clean_transactions", "rfm_features", "previous_segments"}
 OF_PYTHON = {
     "ingested_files": set[str](),
+    "forgotten_customers": set[str](),
     **{name: {"rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
     **{name: {*IN_HINDSIGHT, *STANDING} for name in ("history_months", "segment_history")},
     **{
@@ -416,7 +417,7 @@ LIKE_SQL = re.compile(
 )
 # What holds SQL text wherever it is met, by the attribute's name: made of quoted identifiers by a contract, by a rule
 # of `cleaning` (whose own f-strings are held to the same), or read from a file of sql/.
-TEXT_BY_NAME = {"key_order", "ddl", "type", "condition", "select", "relations"}
+TEXT_BY_NAME = {"key_order", "names", "kept", "named", "ddl", "type", "condition", "select", "relations"}
 # What the reading below does not see through, with the reason why it is no value.
 REASONED = {
     (
@@ -424,6 +425,8 @@ REASONED = {
         "what",
     ): "'table' or 'column' and a quoted name, in the tuples beside the words, which are literals",
     ("lines.py", "number"): "a count: the number of a temporary table",
+    ("privacy.py", "select"): "the SELECT of a table, from sql/",
+    ("privacy.py", "text"): "an expression of SQL of the callers, which are held to the same",
     ("contracts.py", "broken"): "the condition of a rule: a quoted name beside names of bound values",
 }
 
@@ -462,8 +465,10 @@ class Source:
         match node:
             case ast.Constant():
                 return True
-            case ast.Call(func=ast.Name(id="quoted" | "literal" | "len" | "range" | "select_of" | "composed")):
-                # The last two read files of sql/ and put their text together with quoted names.
+            case ast.Call(
+                func=ast.Name(id="quoted" | "literal" | "len" | "range" | "select_of" | "composed" | "shape_of")
+            ):
+                # The last three read files of sql/, put their text together with quoted names, and put text around text.
                 return True
             case ast.Attribute(attr=name) | ast.Call(func=ast.Attribute(attr=name)) if name in TEXT_BY_NAME:
                 return True

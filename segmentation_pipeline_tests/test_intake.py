@@ -18,6 +18,7 @@ import tomli_w
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.intake import TABLES
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline_tests.scenarios import (
     HEADER,
@@ -31,7 +32,7 @@ from segmentation_pipeline_tests.scenarios import (
 
 LOADED = defs()
 JOB = LOADED.resolve_job_def("nightly_segmentation")
-MOUTH = [dg.AssetKey("raw_transactions"), dg.AssetKey("ingested_files")]
+MOUTH = [dg.AssetKey(table) for table in TABLES]
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 

@@ -22,7 +22,7 @@ from segmentation_pipeline_tests.scenarios import (
 )
 
 # They tell of the files of the source, and number their lines.
-OF_LINES = {"raw_transactions", "ingested_files", "rejected_transactions", "clean_transactions"}
+OF_LINES = {"raw_transactions", "ingested_files", "forgotten_customers", "rejected_transactions", "clean_transactions"}
 
 
 def test_a_run_publishes_every_customer_in_one_segment(

@@ -108,7 +108,7 @@ features = []
         'shop.toml:3: time_zone: allowed: a name of the IANA time zone database; Europe/London?; found "Europe/Londn"',
         "shop.toml:4: currency: allowed: text of pattern '^[A-Z]{3}$'; found \"pounds\"",
         "shop.toml:5: titel: unknown key (title?); allowed: name, title, time_zone, currency, source, columns, "
-        "cleaning, rfm, outliers, model, promotion, membership, drift, backtest, release, checks; "
+        "cleaning, rfm, outliers, model, promotion, membership, drift, backtest, privacy, release, checks; "
         'found "twice"',
         "shop.toml:6: release: allowed: a table; found 3",
         "shop.toml:9: source.path: allowed: a file, a folder, a pattern, or a list of these, as text; found 3",

@@ -17,8 +17,8 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.release_files import ReleaseError, write_manifest
-from segmentation_pipeline.releases import Release, Releases
+from segmentation_pipeline.release_files import Release, ReleaseError, write_manifest
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables import CONTRACTS, STATE
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
 

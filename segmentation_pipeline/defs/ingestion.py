@@ -4,16 +4,17 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline import intake, lines, shapes, sources
+from segmentation_pipeline import forgetting, intake, lines, privacy, shapes, sources
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
 from segmentation_pipeline.folders import expanded
+from segmentation_pipeline.privacy import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.sources import source_files
 from segmentation_pipeline.warehouse import select_of
 
-_READING = code_of(sources, lines) + select_of("raw_transactions")
+_READING = code_of(sources, lines, privacy) + select_of("raw_transactions")
 # Another version of the code that reads may read the same files otherwise.
 _VERSION = hashlib.sha256(_READING.encode()).hexdigest()[:8]
 COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
@@ -29,8 +30,9 @@ COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
     specs=[
         asset_spec("raw_transactions", "ingestion", _READING),
         asset_spec("ingested_files", "ingestion", code_of(intake), kinds=frozenset({"duckdb", "python"})),
+        asset_spec(FORGOTTEN, "ingestion", code_of(forgetting), kinds=frozenset({"duckdb", "python"})),
     ],
-    check_specs=[contract_check("raw_transactions"), contract_check("ingested_files"), COLUMNS_AS_BEFORE],
+    check_specs=[*map(contract_check, intake.TABLES), COLUMNS_AS_BEFORE],
 )
 def raw_transactions(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Results:
     """Files that are new or have changed are read; the made-up retailer's are written first, where they are not yet."""

@@ -8,7 +8,8 @@ import dagster as dg
 from segmentation_pipeline import __version__, scoring
 from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.gate import STOPPED, Figures, faults
-from segmentation_pipeline.releases import Release, Releases
+from segmentation_pipeline.release_files import Release
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
@@ -41,6 +42,7 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Re
             run_id=context.run.run_id,
             keep=settings.release.keep,
             group=settings.release.group,
+            withheld=settings.privacy.withhold,
         )
         _warn(context, releases, was_wrong)
         yield dg.MaterializeResult(metadata=_told(published, releases.current))

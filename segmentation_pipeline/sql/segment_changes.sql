@@ -3,6 +3,14 @@ with ledger as (
     select * from segment_membership
 ),
 
+erased as (
+    select * from forgotten_customers
+),
+
+model as (
+    select * from kmeans_model
+),
+
 beside as (
     select
         ledger.*,
@@ -25,3 +33,8 @@ union all
 select customer_id, valid_to, segment_key, null, 'gone', model_id
 from beside
 where valid_to is not null and (start_after is null or start_after <> valid_to)
+union all
+-- Whoever keeps a copy of the segments hears that somebody is to be erased there too; not who.
+select erased.customer_hash, erased.as_of, null, null, 'erased', model.model_id
+from erased
+cross join model
