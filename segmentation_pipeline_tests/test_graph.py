@@ -468,7 +468,7 @@ class Source:
             case ast.Call(
                 func=ast.Name(id="quoted" | "literal" | "len" | "range" | "select_of" | "composed" | "shape_of")
             ):
-                # The last three read files of sql/, put their text together with quoted names, and put text around text.
+                # The last three read files of sql/, put their text together with quoted names, or text around it.
                 return True
             case ast.Attribute(attr=name) | ast.Call(func=ast.Attribute(attr=name)) if name in TEXT_BY_NAME:
                 return True
