@@ -292,8 +292,8 @@ def test_lines_whose_dates_are_written_otherwise_are_told_with_the_first_of_them
     assert unwrapped(refused.stderr).startswith(
         "failed: clean_transactions: clean_transactions would break its contract (not empty, found 0 rows: every line"
         f" was refused), so it was left as it was. {len(lines)} of {len(lines)} lines were refused: unparseable_value"
-        f" {len(lines)}. transaction_at could not be read in {len(lines)}, first in a.csv, line 2, written like '99/9/9999 9:99'. If"
-        " dates are written so, say it in source.date_format, such as %m/%d/%Y %H:%M."
+        f" {len(lines)}. transaction_at could not be read in {len(lines)}, first in a.csv, line 2,"
+        " written like '99/9/9999 9:99'. If dates are written so, say it in source.date_format, such as %m/%d/%Y %H:%M."
     )
 
 
