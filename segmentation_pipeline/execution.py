@@ -6,6 +6,7 @@ Belongs here: what `segments run` and `segments model search` do alike. Does not
 import uuid
 from collections.abc import Mapping
 from traceback import print_exc
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,6 +14,9 @@ from segmentation_pipeline.folders import dagster_home, data_folder
 from segmentation_pipeline.intake import TABLES
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.terminal import err, out, say
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 def execute(
@@ -55,7 +59,7 @@ def _executed(
 ) -> bool:
     import dagster as dg
 
-    from segmentation_pipeline import locks, notices
+    from segmentation_pipeline import home, locks, notices
     from segmentation_pipeline.definitions import defs
     from segmentation_pipeline.progress import watching
 
@@ -69,6 +73,7 @@ def _executed(
     with (
         dg.DagsterInstance.get() as instance,
         locks.alive(data_folder() / "runs", run_id),
+        home.books_open(_begun(instance, run_id)),
         watching(instance, run_id, out) as watch,
     ):
         derived = [dg.AssetKey(table) for table in sorted({*CONTRACTS, "release"} - {*TABLES})]
@@ -88,3 +93,9 @@ def _executed(
     for failure in watch.failures:
         say(err, "red", "failed:", failure)
     return result.success
+
+
+def _begun(instance: "dg.DagsterInstance", run_id: str) -> str:
+    """The run; its file in Dagster's books is made now, since a hundred events are written before the first asset."""
+    instance.all_logs(run_id)
+    return run_id

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from segmentation_pipeline import locks, notices
+from segmentation_pipeline import home, locks, notices
 from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.opening import WarehouseError, connection_to
 from segmentation_pipeline.retailer import load_settings, source_base
@@ -60,6 +60,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             try:
                 if context.run is not None:
                     stack.enter_context(locks.alive(self.runs, context.run.run_id))
+                    stack.enter_context(home.books_open(context.run.run_id))
             except (OSError, ValueError) as error:
                 # A resource that fails is a stack trace; an asset that fails is a sentence.
                 self._refusal = error
