@@ -8,17 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
+import duckdb
 import pytest
 from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
 
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 
@@ -38,16 +40,29 @@ class Visit(NamedTuple):
     folder: Path
     elsewhere: list[str]  # what the page asked of other hosts
 
+    def ask(self, query: str, **variables: object) -> Any:
+        """The answer of the web interface's own programming interface."""
+        answer = self.page.request.post("/graphql", data={"query": query, "variables": variables}).json()
+        assert "errors" not in answer, answer
+        [value] = answer["data"].values()
+        return value
+
     def choose(self, entry: str) -> None:
         """Press an entry of the menu; fails while a dialog lies over it."""
         self.page.get_by_role("navigation").get_by_text(entry, exact=True).click()
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Where the shop in this folder keeps its things."""
+    data = {"SEGMENTATION_DATA": str(folder / "data"), "DAGSTER_HOME": str(folder / "data" / "dagster")}
+    return os.environ | data | {"SEGMENTATION_RETAILER": str(folder / "retailer.toml")}
+
+
 @contextmanager
 def interface(folder: Path) -> Iterator[str]:
     """The address of `dg dev` over a small shop; ended with all that it started."""
-    retailer = retailer_file(folder, write_csv(folder / "source" / "a.csv", regular_customers()).parent)
-    env = os.environ | {"SEGMENTATION_RETAILER": str(retailer), "SEGMENTATION_DATA": str(folder / "data")}
+    retailer_file(folder, write_csv(folder / "source" / "a.csv", regular_customers()).parent)
+    env = environment(folder)
     env["DAGSTER_HOME"] = subprocess.check_output([COMMANDS / "segments", "home"], env=env, text=True).strip()
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
@@ -100,7 +115,7 @@ def run_id(visit: Visit) -> str:
     visit.page.get_by_text("View", exact=True).click()
     visit.page.wait_for_url("**/runs/*")
     end = visit.page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
-    assert end.inner_text() == "Success"
+    assert end.inner_text(timeout=3_000 * SECONDS) == "Success"
     return Path(visit.page.url).name
 
 
@@ -148,3 +163,75 @@ def test_no_dialog_stands_in_the_way_and_no_other_host_is_asked(visit: Visit) ->
         visit.page.wait_for_load_state("networkidle")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
     assert visit.elsewhere == []
+
+
+LAUNCH = """mutation($run: ExecutionParams!) {
+    launchRun(executionParams: $run) { __typename ... on LaunchRunSuccess { run { runId } } }
+}"""
+NIGHTLY = {
+    "selector": {
+        "repositoryLocationName": "segmentation_pipeline",
+        "repositoryName": "__repository__",
+        "jobName": "nightly_segmentation",
+    },
+}
+STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+LOGS = """query($run: ID!) {
+    logsForRun(runId: $run) { ... on EventConnection { events { ... on MessageEvent { message } } } }
+}"""
+
+
+def wait_until(true: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 2 * SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("first", ["web interface", "command line"])
+def test_of_two_runs_at_once_one_waits_and_says_for_whom_and_both_publish(
+    visit: Visit, run_id: str, first: str
+) -> None:
+    """The first has the lock and is kept from going on by somebody who looks into the working database."""
+    shop = visit.folder / "data" / "corner_shop"
+    launched, log = "", visit.folder / f"{first}.log"
+
+    def launch() -> str:
+        return str(visit.ask(LAUNCH, run=NIGHTLY)["run"]["runId"])
+
+    def said(run: str) -> str:
+        return " ".join(event.get("message", "") for event in visit.ask(LOGS, run=run)["events"])
+
+    def holder() -> str:
+        return (shop / "work.lock").read_text("utf-8")
+
+    with log.open("wb") as out, ExitStack() as stack:
+        with duckdb.connect(str(shop / "work.duckdb"), read_only=True):
+            if first == "web interface":
+                launched = launch()
+                wait_until(lambda: launched in holder(), "the lock of the run of the web interface")
+            command = subprocess.Popen(
+                [COMMANDS / "segments", "run"], env=environment(visit.folder), stdout=out, stderr=out
+            )
+            stack.callback(command.kill)
+            if first == "web interface":
+                whom = f"waiting for {holder()}"
+                wait_until(lambda: whom in " ".join(log.read_text("utf-8").split()), whom)
+            else:
+                wait_until(lambda: f"process {command.pid}," in holder(), "the lock of the command")
+                launched, whom = launch(), f"waiting for {holder()}"
+                wait_until(lambda: whom in said(launched), whom)
+        assert command.wait(2 * SECONDS) == 0, log.read_text("utf-8")
+        wait_until(lambda: visit.ask(STATUS, run=launched)["status"] in ("SUCCESS", "FAILURE"), said(launched))
+    assert visit.ask(STATUS, run=launched)["status"] == "SUCCESS", said(launched)
+    releases = Releases(shop / "releases")
+    assert not any(releases.faults().values())
+    *_, before, one, other = releases.all()
+    of_web_interface, of_command = (one, other) if first == "web interface" else (other, one)
+    assert of_web_interface.manifest["run_id"] == launched
+    assert of_command.manifest["run_id"] not in (launched, before.manifest["run_id"])
+    assert releases.current == other
+    # Of the same files, so the same tables: neither saw what the other had half written.
+    assert {path.name: path.read_bytes() for path in one.folder.glob("*.parquet")} == {
+        path.name: path.read_bytes() for path in other.folder.glob("*.parquet")
+    }
