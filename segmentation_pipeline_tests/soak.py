@@ -1,18 +1,20 @@
 """The long part of the tests: kills, many nights and readers, whose figures go into docs/reliability.md.
 
 Belongs here: what runs beside what on two cores, within twenty minutes, and the words of the page. Each part is a
-program of its own (`kills`, `many_nights`, `readers`) that ends in one line of JSON; the tests run a few of each.
+program of its own (`kills`, `many_nights`, `readers`) that ends in one line of JSON; the tests run a few of each. With
+names of parts, only these are run, and only their figures written.
 """
 
+import argparse
 import json
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import duckdb
@@ -23,75 +25,122 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 # On a machine that is busy there are fewer kills in it, and the page says how many were left out.
 MINUTES = 19
-# What follows one another on a core: readers and nights have their number, and kills what time is left.
-LANES: Sequence[Sequence[str]] = (
-    ("readers --readers 50 --nights 30", "many_nights --same 100", "kills --parts 0 1"),
-    ("many_nights --days 305", "kills --parts 2 3 4"),
+# What follows one another on a core, by the name of its figures: readers and nights have their number, and kills what
+# time is left.
+LANES: Sequence[Sequence[tuple[str, str]]] = (
+    (
+        ("readers", "readers --readers 50 --nights 30"),
+        ("same files", "many_nights --same 100"),
+        ("kills", "kills --parts 0 1"),
+    ),
+    (("days", "many_nights --days 305"), ("kills", "kills --parts 2 3 4")),
 )
 Figures = Mapping[str, Any]
 
 
-def lane(parts: Sequence[str], deadline: float) -> tuple[int, list[Figures]]:
-    """Run parts one after the other: the worst of their exit codes, and the figures of each."""
-    worst, figures = 0, list[Figures]()
-    for part in parts:
+class Ran(NamedTuple):
+    """A part that has run."""
+
+    name: str
+    code: int
+    figures: Figures
+
+
+def lane(parts: Sequence[tuple[str, str]], deadline: float) -> list[Ran]:
+    """Run parts one after the other."""
+    ran = []
+    for name, part in parts:
         module, *arguments = part.split()
-        if module == "kills":
+        if name == "kills":
             arguments += ["--minutes", str(max(0.0, deadline - time.monotonic()) / 60)]
         command = [sys.executable, "-m", f"segmentation_pipeline_tests.{module}", *arguments]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        worst = max(worst, abs(done.returncode))
-        figures.append(json.loads(done.stdout.splitlines()[-1]))
-        if faults := figures[-1].get("faults"):
-            print(json.dumps(faults), file=sys.stderr, flush=True)
-    return worst, figures
+        # One that broke off has said why, and has no figures.
+        said = done.stdout.splitlines() or ["{}"]
+        ran.append(Ran(name, abs(done.returncode), json.loads(said[-1])))
+    return ran
 
 
-def words(readers: Figures, same: Figures, days: Figures | None, kills: Sequence[Figures]) -> list[str]:
-    """The figures as they stand on the page."""
-    boundaries, moments, left_out = (
-        sum(part[name] for part in kills) for name in ("boundaries", "moments", "left_out")
+def of_kills(parts: Sequence[Figures]) -> str:
+    """How many nights were killed."""
+    boundaries, moments, left_out = (sum(one[name] for one in parts) for name in ("boundaries", "moments", "left_out"))
+    faults = sum(len(one["faults"]) for one in parts)
+    return (
+        f"{boundaries} kills at the end of a step (a night has {parts[0]['steps']}; with and without a refit) and"
+        f" {moments} at random moments: {boundaries + moments - faults} survived, {faults} not. {left_out} were left"
+        " out for want of time."
     )
-    faults = sum(len(part["faults"]) for part in kills)
+
+
+def of_readers(parts: Sequence[Figures]) -> str:
+    """How many queries were served."""
+    [readers] = parts
     clients = readers["clients"].values()
     queries, outlived = (sum(client[name] for client in clients) for name in ("queries", "outlived"))
-    served = ", ".join(f"{' '.join(one['versions'])} {one['queries']:,}" for one in clients)
-    lines = [
-        f"- {boundaries} kills at the end of a step (a night has {kills[0]['steps']}; with and without a refit) and"
-        f" {moments} at random moments: {boundaries + moments - faults} survived, {faults} not. {left_out} were left"
-        " out for want of time.",
-        f"- {readers['readers']} readers during {readers['nights']} nights: {queries:,} queries served, with"
-        f" {len(readers['faults'])} errors and no release mixed with another. Each saw"
-        f" {min(one['releases'] for one in clients)} releases or more; {outlived} times one asked a release that it"
-        f" held open after it was pruned. By client: {served}. They took {readers['megabytes']:,} MB, a night beside"
-        f" them {readers['seconds_per_night']:.1f} s.",
-        f"- {len(same['sizes'])} nights on the same files: {max(same['sizes']) / 1e6:.2f} MB at most,"
-        f" {growth(same['sizes']):.2f} of the largest of the first three.",
-    ]
-    if days:
-        lines.append(
-            f"- {days['days']} daily files of Online Retail one at a time, in {days['nights']} nights:"
-            f" {days['bytes'] / 1e6:.1f} MB came and were read, {len(days['faults'])} differences from all at once."
-        )
-    return lines
-
-
-def main() -> int:
-    """Run all of it, two parts at a time, and write the page."""
-    begun = time.monotonic()
-    with ThreadPoolExecutor(len(LANES)) as pool:
-        ran = list(pool.map(lane, LANES, [begun + MINUTES * 60] * len(LANES)))
-    (_, (readers, same, *some)), (_, (single, *others)) = ran
-    lines = words(readers, same, single["days"], [*some, *others])
-    lines.append(
-        f"- DuckDB {duckdb.__version__}, Dagster {dg.__version__}, {(time.monotonic() - begun) / 60:.0f} minutes."
+    served = ", ".join(f"{' '.join(one['versions'])} {one['queries']:,}" for one in list(clients)[:-1])
+    return (
+        f"{readers['readers']} readers during {readers['nights']} nights: {queries:,} queries served (by client: DuckDB"
+        f" {served}; Node {list(clients)[-1]['queries']:,}), {len(readers['faults'])} errors, no release mixed with"
+        f" another. Each reader saw {min(one['releases'] for one in clients)} releases or more; {outlived:,} times one"
+        f" asked a release that it held open after it was pruned. They took {readers['megabytes']:,} MB, and a night"
+        f" beside them {readers['seconds_per_night']:.1f} s."
     )
-    text = PAGE.read_text("utf-8")
-    between = re.compile(r"(<!-- soak -->\n).*(<!-- end -->)", re.DOTALL)
-    PAGE.write_text(between.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text), "utf-8")
-    print("\n".join(lines))
-    return max(code for code, _ in ran)
+
+
+def of_the_same_files(parts: Sequence[Figures]) -> str:
+    """How large the database became."""
+    [sizes] = [one["sizes"] for one in parts]
+    return (
+        f"{len(sizes)} nights on the same files: {max(sizes) / 1e6:.2f} MB at most, {growth(sizes):.2f} of the largest"
+        " of the first three."
+    )
+
+
+def of_days(parts: Sequence[Figures]) -> str:
+    """How many days came one at a time."""
+    [days] = [one["days"] for one in parts]
+    if days is None:
+        return "The daily files of Online Retail were not there."
+    return (
+        f"{days['days']} daily files of Online Retail, one at a time in any order, in {days['nights']} nights:"
+        f" {days['bytes'] / 1e6:.1f} MB came and were read, {len(days['faults'])} differences from all at once."
+    )
+
+
+WORDS: Mapping[str, Callable[[Sequence[Figures]], str]] = {
+    "kills": of_kills,
+    "readers": of_readers,
+    "same files": of_the_same_files,
+    "days": of_days,
+}
+
+
+def write(name: str, words: str) -> None:
+    """Put the words where the page has those of this name."""
+    place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    text, number = place.subn(lambda _: f"- {words}\n", PAGE.read_text("utf-8"))
+    assert number == 1, name
+    PAGE.write_text(text, "utf-8")
+
+
+def run(names: Collection[str]) -> int:
+    """Run these parts, two at a time, and write their figures; the worst of their exit codes."""
+    begun = time.monotonic()
+    chosen = [[part for part in parts if part[0] in names] for parts in LANES]
+    with ThreadPoolExecutor(len(LANES)) as pool:
+        ran = [one for part in pool.map(lane, chosen, [begun + MINUTES * 60] * len(LANES)) for one in part]
+    for name in names:
+        figures = [one.figures for one in ran if one.name == name]
+        if all(figures):
+            write(name, words := WORDS[name](figures))
+            print(words, *[one["faults"] for one in figures if one.get("faults")], sep="\n")
+    if set(names) == set(WORDS):
+        minutes = (time.monotonic() - begun) / 60
+        write("all", f"All of it with DuckDB {duckdb.__version__}, Dagster {dg.__version__}: {minutes:.0f} minutes.")
+    return max(one.code for one in ran)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *WORDS], help="all of them by default")
+    sys.exit(run(parser.parse_args().parts or list(WORDS)))

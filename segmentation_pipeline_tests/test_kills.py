@@ -31,5 +31,5 @@ def test_the_soak_kills_at_the_end_of_every_step_of_both_kinds_of_night_and_at_f
 
 
 def test_the_soak_leaves_no_part_of_the_kills_out() -> None:
-    parts = [part.split()[2:] for parts in soak.LANES for part in parts if part.startswith("kills --parts")]
+    parts = [part.split()[2:] for parts in soak.LANES for name, part in parts if name == "kills"]
     assert sorted(int(number) for part in parts for number in part) == list(range(kills.PARTS))
