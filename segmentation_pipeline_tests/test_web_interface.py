@@ -8,17 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
+import duckdb
 import pytest
 from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
 
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 
@@ -38,16 +40,29 @@ class Visit(NamedTuple):
     folder: Path
     elsewhere: list[str]  # what the page asked of other hosts
 
+    def ask(self, query: str, **variables: object) -> Any:
+        """The answer of the web interface's own programming interface."""
+        answer = self.page.request.post("/graphql", data={"query": query, "variables": variables}).json()
+        assert "errors" not in answer, answer
+        [value] = answer["data"].values()
+        return value
+
     def choose(self, entry: str) -> None:
         """Press an entry of the menu; fails while a dialog lies over it."""
         self.page.get_by_role("navigation").get_by_text(entry, exact=True).click()
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Where the shop in this folder keeps its things."""
+    data = {"SEGMENTATION_DATA": str(folder / "data"), "DAGSTER_HOME": str(folder / "data" / "dagster")}
+    return os.environ | data | {"SEGMENTATION_RETAILER": str(folder / "retailer.toml")}
+
+
 @contextmanager
 def interface(folder: Path) -> Iterator[str]:
     """The address of `dg dev` over a small shop; ended with all that it started."""
-    retailer = retailer_file(folder, write_csv(folder / "source" / "a.csv", regular_customers()).parent)
-    env = os.environ | {"SEGMENTATION_RETAILER": str(retailer), "SEGMENTATION_DATA": str(folder / "data")}
+    retailer_file(folder, write_csv(folder / "source" / "a.csv", regular_customers()).parent)
+    env = environment(folder)
     env["DAGSTER_HOME"] = subprocess.check_output([COMMANDS / "segments", "home"], env=env, text=True).strip()
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
@@ -100,7 +115,7 @@ def run_id(visit: Visit) -> str:
     visit.page.get_by_text("View", exact=True).click()
     visit.page.wait_for_url("**/runs/*")
     end = visit.page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
-    assert end.inner_text() == "Success"
+    assert end.inner_text(timeout=3_000 * SECONDS) == "Success"
     return Path(visit.page.url).name
 
 
@@ -148,3 +163,83 @@ def test_no_dialog_stands_in_the_way_and_no_other_host_is_asked(visit: Visit) ->
         visit.page.wait_for_load_state("networkidle")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
     assert visit.elsewhere == []
+
+
+LAUNCH = """mutation($run: ExecutionParams!) {
+    launchRun(executionParams: $run) { __typename ... on LaunchRunSuccess { run { runId } } }
+}"""
+NIGHTLY = {
+    "selector": {
+        "repositoryLocationName": "segmentation_pipeline",
+        "repositoryName": "__repository__",
+        "jobName": "nightly_segmentation",
+    },
+}
+STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+
+
+def wait_until(true: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 3 * SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def command(folder: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`segments run`, which does not outlive the test."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([COMMANDS / "segments", "run"], env=environment(folder), stdout=out, stderr=out)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_runs_of_the_web_interface_and_of_the_command_line_wait_for_each_other_and_all_publish(
+    visit: Visit, run_id: str
+) -> None:
+    """Who looks into the working database keeps the run that has the lock from going on, until the other is there.
+
+    Dagster keeps a run of the web interface in its queue while any other is on; a command goes by no queue, and so it
+    is the one that meets the lock.
+    """
+    shop, logs = visit.folder / "data" / "corner_shop", [visit.folder / "first.log", visit.folder / "second.log"]
+
+    def writer() -> str:
+        return (shop / "work.lock").read_text("utf-8")
+
+    def look() -> duckdb.DuckDBPyConnection:
+        return duckdb.connect(str(shop / "work.duckdb"), read_only=True)
+
+    def status() -> str:
+        return str(visit.ask(STATUS, run=launched)["status"])
+
+    with command(visit.folder, logs[0]) as first:
+        with look():
+            wait_until(lambda: f"process {first.pid}, run " in writer(), "the lock of the first command")
+            launched = visit.ask(LAUNCH, run=NIGHTLY)["run"]["runId"]
+            wait_until(lambda: "waiting for" in logs[0].read_text("utf-8"), "for who looks")
+            assert status() == "QUEUED"
+        assert first.wait(3 * SECONDS) == 0, logs[0].read_text("utf-8")
+    with ExitStack() as looking:
+        looking.enter_context(look())
+        wait_until(lambda: f", run {launched}" in writer(), "the lock of the web interface's run")
+        whom = f"waiting for {writer()}, which writes to {shop}"
+        with command(visit.folder, logs[1]) as second:
+            wait_until(lambda: whom in " ".join(logs[1].read_text("utf-8").split()), whom)
+            # It goes on only now.
+            looking.close()
+            assert second.wait(3 * SECONDS) == 0, logs[1].read_text("utf-8")
+    wait_until(lambda: status() in ("SUCCESS", "FAILURE"), "the end of the web interface's run")
+    assert status() == "SUCCESS"
+    releases = Releases(shop / "releases")
+    assert not any(releases.faults().values())
+    before, *three = releases.all()[-4:]
+    assert before.manifest["run_id"] == run_id
+    assert three[1].manifest["run_id"] == launched, "between the two commands"
+    assert releases.current == three[2]
+    # Of the same files, so the same tables: none saw what another had half written.
+    [one, *others] = [{file.name: file.read_bytes() for file in release.folder.glob("*.parquet")} for release in three]
+    assert others == [one, one]
