@@ -296,5 +296,5 @@ def _where(part: Part) -> str:
 
 def _shown(columns: tuple[str, ...]) -> str:
     """The columns, not a whole file whose delimiter or encoding was guessed wrong."""
-    shown = ", ".join(name.replace("\0", "")[:_SHOWN_NAME] for name in columns[:_SHOWN_COLUMNS])
+    shown = ", ".join("".join(filter(str.isprintable, name[:_SHOWN_NAME])) for name in columns[:_SHOWN_COLUMNS])
     return shown + (f" and {len(columns) - _SHOWN_COLUMNS} more" if len(columns) > _SHOWN_COLUMNS else "")
