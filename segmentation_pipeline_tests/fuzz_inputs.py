@@ -181,7 +181,8 @@ def _workbook() -> bytes:
             (mixed(a), b, c, _number(q), at, _number(p), mixed(who or None), d) for a, b, c, q, at, p, who, d in sold()
         ]
         sheets: dict[str, Iterable[Sequence[object]]] = {"2010": [HEADER, *cells[:6]], "2011": [HEADER, *cells[6:]]}
-        return write_workbook(Path(folder) / "a.xlsx", sheets).read_bytes()
+        written = write_workbook(Path(folder) / "a.xlsx", sheets).read_bytes()
+    return _zipped(_entries(written), zipfile.ZIP_DEFLATED)
 
 
 def _number(text: str) -> float | str:
@@ -208,8 +209,7 @@ def _xlsx(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
     data = _workbook()
     if random.random() < 0.25:
         return "xlsx", mutated(random, data, [*TOKENS, b"PK\x03\x04", b"PK\x05\x06", b"PK\x01\x02"])
-    with zipfile.ZipFile(io.BytesIO(data)) as packed:
-        entries = [(name, packed.read(name)) for name in packed.namelist()]
+    entries = _entries(data)
     for _ in range(random.choice((1, 1, 2))):
         at = random.randrange(len(entries))
         name, text = entries[at]
@@ -226,12 +226,21 @@ def _xlsx(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
                 entries[at] = (name, mutated(random, text, [*_IN_XML, *_IN_XML, *TOKENS]))
         if not entries:
             break
-    packed_again = io.BytesIO()
-    with zipfile.ZipFile(packed_again, "w", random.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED))) as file:
+    return "xlsx", _zipped(entries, random.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)))
+
+
+def _entries(data: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        return [(name, packed.read(name)) for name in packed.namelist()]
+
+
+def _zipped(entries: list[tuple[str, bytes]], compression: int) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", compression) as file:
         for name, text in entries:
             # Of no moment, so that the bytes hang on the number alone.
-            file.writestr(zipfile.ZipInfo(name), text)
-    return "xlsx", packed_again.getvalue()
+            file.writestr(zipfile.ZipInfo(name), text, compression)
+    return packed.getvalue()
 
 
 @cache
