@@ -17,7 +17,7 @@ CHROMIUM := /usr/bin/chromium
 # The oldest DuckDB that pyproject.toml allows.
 OLDEST_DUCKDB := 1.5.5
 
-.PHONY: run dev test soak check bench docs clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check bench docs clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the main job and show the segments
 	$(BIN)/segments run
@@ -30,6 +30,9 @@ test: $(INSTALLED) $(CLIENTS) $(CHROMIUM)
 
 soak: $(INSTALLED) $(CLIENTS)  ## the long part of the tests; writes the figures of docs/reliability.md
 	$(BIN)/python -m segmentation_pipeline_tests.soak
+
+fuzz: $(INSTALLED)  ## five minutes of damaged source and retailer files; writes the figures of docs/reliability.md
+	$(BIN)/python -m segmentation_pipeline_tests.fuzz --page
 
 check: $(INSTALLED)  ## lint, types, definitions
 	$(BIN)/ruff format --check .

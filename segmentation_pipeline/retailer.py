@@ -66,7 +66,8 @@ def load(name_or_path: str, **overrides: Any) -> Retailer:
     try:
         text = path.read_text("utf-8-sig")
         settings = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    # Beside what tomllib says of TOML: a number of thousands of digits, and thousands of brackets in one another.
+    except (ValueError, RecursionError, OSError) as error:
         raise RetailerError(f"{path}: not readable as TOML: {error}") from None
     for dotted, value in overrides.items():
         section, _, key = dotted.rpartition(".")
@@ -107,7 +108,7 @@ def source_base(file: str = "") -> Path:
 def _sentence(error: ErrorDetails) -> str:
     """One validation error as `key: what is wrong; allowed: …; found …`."""
     location = [str(part) for part in error["loc"]]
-    key = ".".join(location) or "file"
+    key = ".".join(part if part.isprintable() else _shown(part) for part in location) or "file"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         keys = [field.alias or name for name, field in _section_at(location[:-1]).model_fields.items()]

@@ -12,7 +12,7 @@ import zlib
 from codecs import lookup
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,7 +46,7 @@ class Part:
     """A file, or a sheet of one, as something that DuckDB reads; `path` may be a copy.
 
     A part of kind `numbered` is a CSV without a header: a record's number, its text if it is broken, and its columns;
-    `jsonl` is the same with one column that holds the object. `csv` and `parquet` are read as they came.
+    `jsonl` the same with one column, the object. `csv` and `parquet` are as they came; `lines`: below a CSV's header.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Part:
     source_sheet: str
     columns: tuple[str, ...]
     types: tuple[str, ...] = ()
+    lines: int = field(default=0, kw_only=True)
 
 
 def source_files(retailer: Retailer, base: Path) -> dict[str, Path]:
@@ -140,8 +141,9 @@ def _csv(retailer: Retailer, part: Part, folder: Path) -> Iterator[Part]:
     with part.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file, delimiter=retailer.source.delimiter, strict=True)
         header = next((tuple(row) for row in reader if row), ())
+    with part.path.open(encoding="latin-1") as file:  # of which only line ends count
+        named = replace(part, columns=header, lines=sum(line != "\n" for line in file) - 1)
     if header:
-        named = replace(part, columns=header)
         # DuckDB takes the first line for the header, whatever it is.
         yield named if reader.line_num == 1 else numbered_csv(named, retailer.source.delimiter, folder)
 

@@ -504,5 +504,14 @@ def test_a_number_of_clusters_that_is_none_is_told_once(tmp_path: Path, n_cluste
     assert error.endswith(f": model.n_clusters: allowed: auto, or a whole number from 2 to 12; found {n_clusters}")
 
 
+@pytest.mark.parametrize("value", ["[" * 5_000 + "]" * 5_000, "{a = " * 2_000, "9" * 5_000], ids=["[", "{", "9"])
+def test_what_no_reader_of_toml_can_hold_is_a_sentence(tmp_path: Path, value: str) -> None:
+    assert ": not readable as TOML: " in only_error(tmp_path, f"{GOOD}\n[model]\nn_clusters = {value}\n")
+
+
+def test_a_key_with_a_line_break_is_told_on_one_line(tmp_path: Path) -> None:
+    assert only_error(tmp_path, f'"a\\nb" = 1\n{GOOD}').startswith('shop.toml: "a\\nb": unknown key')
+
+
 def test_a_file_written_by_the_scenarios_validates(tmp_path: Path) -> None:
     assert load(str(retailer_file(tmp_path, tmp_path))).name == "corner_shop"

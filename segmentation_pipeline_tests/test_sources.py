@@ -51,7 +51,7 @@ def retailer(path: str | list[str], columns: dict[str, str] | None = None, **sou
 
 def read(settings: Retailer, base: Path) -> Warehouse:
     """The working database with raw_transactions, filled as the asset fills it; no file may be set aside."""
-    warehouse = Warehouse(duckdb.connect())
+    warehouse = Warehouse(duckdb.connect(config={"threads": 2}))
     strict = settings.model_copy(update={"source": settings.source.model_copy(update={"max_set_aside": 0})})
     with taken_in(warehouse, strict, source_files(strict, base), base / "spill", Asked("a run", "", "")) as taken:
         outcomes = warehouse.replace(taken.fillings, settings.sql_values, taken.given)
@@ -492,6 +492,21 @@ def test_an_unclosed_quote_costs_its_line_even_if_the_file_goes_on_for_megabytes
     assert row == {"lines": lines + 2, "broken": 1, "last": lines + 3, "money": money, "numbers": lines + 2}
 
 
+@pytest.mark.parametrize(
+    "cut", ['536365,"LANT', '536365,8"x,"LANT', '"536365,"8x","LANT'], ids=["open", "inch", "junk"]
+)
+@pytest.mark.parametrize("files", [1, 12])
+def test_a_last_line_that_was_cut_off_inside_a_quote_is_a_broken_one_of_however_many_files(
+    tmp_path: Path, files: int, cut: str
+) -> None:
+    """Of more than twice as many files as it has threads, DuckDB leaves it out without noting that it did."""
+    (tmp_path / "in").mkdir()
+    for number in range(files):
+        (tmp_path / "in" / f"{number}.csv").write_text(HEAD + good(1) + cut)
+    wanted = {(f"{number}.csv", "", 2 + at): told for number in range(files) for at, told in enumerate(("1", cut))}
+    assert numbers_of(retailer("in"), tmp_path) == wanted
+
+
 def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
     bad = good(2).encode().replace(b"LAN", b"L\xc4N")
     (tmp_path / "a.csv").write_bytes(HEAD.encode() + good(1).encode() + bad + good(3).encode())
@@ -699,6 +714,13 @@ def test_a_wrong_delimiter_or_encoding_shows_what_was_found(tmp_path: Path) -> N
     assert "\0" not in told
     (tmp_path / "c.csv").write_text(text_of([header, *lines]))
     assert sentence(retailer("c.csv", encoding="utf-16"), tmp_path).startswith("c.csv: cannot be read as csv: ")
+
+
+def test_a_header_over_lines_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"Who\n\x1bis it",Money\n1,2\n')
+    told = sentence(retailer("a.csv"), tmp_path)
+    assert "it has Whois it, Money. Mend" in told
+    assert told.isprintable()
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.xlsx", "a.csv.gz", "a.jsonl.gz", "a.csv.zst", "a.jsonl"])
