@@ -16,7 +16,8 @@ from typing import Any
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.errors import first_line, is_of_the_machine
-from segmentation_pipeline.lines import Lines, plain, read_lines
+from segmentation_pipeline.lines import Lines, read_lines
+from segmentation_pipeline.mapping import plain
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import SourceError
 from segmentation_pipeline.tables import CONTRACTS
