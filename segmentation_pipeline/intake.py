@@ -16,10 +16,10 @@ from typing import Any
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.errors import first_line, is_of_the_machine
+from segmentation_pipeline.finding import SourceError, refuse_what_is_no_file_of
 from segmentation_pipeline.lines import Lines, read_lines
 from segmentation_pipeline.mapping import plain
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
@@ -66,6 +66,7 @@ class Asked:
         source_path: Where the source is.
         reload: Read every file, and forget those that are gone.
         accept_change: Keep the lines of a source whose place and files are all others.
+        roots: What a file must lie in when links are followed; empty: anywhere.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class Asked:
     source_path: str
     reload: bool = False
     accept_change: bool = False
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _looked_at(
             old = None
         try:
             size, modified_at = _stat(path)
+            refuse_what_is_no_file_of(asked.roots, path)
             entry = replace(entry, size=size, modified_at=modified_at)
             if old and (old.size, old.modified_at) == (size, modified_at):
                 looked[name] = _returned(old, asked)

@@ -18,10 +18,11 @@ import duckdb
 from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import first_line, is_of_the_machine
+from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.mapping import mapped, where
 from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, SourceError, numbered_csv, parts_of
+from segmentation_pipeline.sources import Part, numbered_csv, parts_of
 from segmentation_pipeline.warehouse import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))

@@ -3,8 +3,9 @@
 Belongs here: what is compared, and what is said where a column is lacking. Does not: reading the lines (`lines`).
 """
 
+from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, SourceError
+from segmentation_pipeline.sources import Part
 
 _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 
