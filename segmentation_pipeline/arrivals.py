@@ -6,9 +6,11 @@ Belongs here: two looks at the files, and what came between them. Does not: star
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from segmentation_pipeline.finding import source_files
+from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.retailer import load_settings, source_base
-from segmentation_pipeline.sources import source_files
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,17 @@ def files_now() -> tuple[str, ...] | None:
     settings = load_settings()
     if settings.source.sample is not None:
         return None
-    files = source_files(settings, source_base())
-    stats = [(name, path.stat()) for name, path in files.items()]
-    return tuple(_digest(name, str(stat.st_size), str(stat.st_mtime_ns)) for name, stat in stats)
+    files = source_files(settings, source_base(), Folders(data_folder(), settings.name).own)
+    return tuple(_digest(name, *_state(path)) for name, path in files.items())
+
+
+def _state(path: Path) -> tuple[str, ...]:
+    """Size and time; nothing of a link that leads nowhere, which a run sets aside."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return str(found.st_size), str(found.st_mtime_ns)
 
 
 def _digest(*texts: str) -> str:

@@ -18,6 +18,7 @@ import duckdb
 
 from segmentation_pipeline.contracts import Contract
 from segmentation_pipeline.errors import first_line
+from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.fitting import FitError
 from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.locks import LockTimeoutError
@@ -28,7 +29,6 @@ from segmentation_pipeline.release_files import ReleaseError
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.retailer import RetailerError
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Outcome, select_of, tables_read_by
 

@@ -17,12 +17,12 @@ from segmentation_pipeline.cli_model import model_app
 from segmentation_pipeline.cli_privacy import forget
 from segmentation_pipeline.cli_releases import releases_app, releases_of, restore_state, tell_hold
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.folders import data_folder
+from segmentation_pipeline.finding import source_files
+from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.release_files import Release, ReleaseError
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.retailer import source_base
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import source_files
 from segmentation_pipeline.terminal import (
     RetailerOption,
     SourceOption,
@@ -116,7 +116,7 @@ def check(
 def _source_is_there(settings: Retailer) -> int:
     if settings.source.sample:
         return 0
-    return len(source_files(settings, source_base()))
+    return len(source_files(settings, source_base(), Folders(data_folder(), settings.name).own))
 
 
 def _show(release: Release, settings: Retailer) -> None:

@@ -77,6 +77,11 @@ class Folders:
         return self.home / "tmp"
 
     @property
+    def own(self) -> tuple[Path, ...]:
+        """What only the pipeline writes, and nobody's source is."""
+        return self.working_database, self.spill, self.releases
+
+    @property
     def releases(self) -> Path:
         """The published releases, and `current`."""
         return self.home / "releases"

@@ -16,10 +16,10 @@ from typing import Any
 
 from segmentation_pipeline.entries import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.errors import first_line, is_of_the_machine
+from segmentation_pipeline.finding import SourceError, refuse_what_is_no_file_of
 from segmentation_pipeline.lines import Lines, read_lines
 from segmentation_pipeline.privacy import FORGOTTEN, Mouth
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
@@ -40,6 +40,7 @@ class Asked:
         source_path: Where the source is.
         reload: Read every file, and forget those that are gone.
         accept_change: Keep the lines of a source whose place and files are all others.
+        roots: What a file must lie in when links are followed; empty: anywhere.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class Asked:
     source_path: str
     reload: bool = False
     accept_change: bool = False
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _looked_at(
             old = None
         try:
             size, modified_at = _stat(path)
+            refuse_what_is_no_file_of(asked.roots, path)
             entry = replace(entry, size=size, modified_at=modified_at)
             if old and (old.size, old.modified_at) == (size, modified_at):
                 looked[name] = _returned(old, asked)

@@ -1,7 +1,7 @@
 """The mouth: files of any format become lines of text with their file, sheet and number.
 
-Belongs here: mapping columns by name and reading every line, also the broken ones. Typing the text is the SELECT of
-`raw_transactions`; judging it is `cleaning`.
+Belongs here: reading every line, also the broken ones. Which column is which is told in `mapping`; typing the text is
+the SELECT of `raw_transactions`; judging it is `cleaning`.
 """
 
 import glob
@@ -18,13 +18,14 @@ import duckdb
 from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import first_line, is_of_the_machine
+from segmentation_pipeline.finding import SourceError
+from segmentation_pipeline.mapping import mapped, where
+from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, SourceError, numbered_csv, parts_of
+from segmentation_pipeline.sources import Part, numbered_csv, parts_of
 from segmentation_pipeline.warehouse import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
-_SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
-
 
 _NOTHING = f"""
     select null::varchar as source_file, null::varchar as source_sheet, null::bigint as source_line,
@@ -51,9 +52,10 @@ class Lines(Given):
 def read_lines(
     connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: dict[str, Path], spill: Path
 ) -> Iterator[Lines]:
-    """Read files into temporary tables of text, and give the relation `read_lines` over them.
+    """Read files into tables of text beside the working database, and give it the relation `read_lines` over them.
 
-    A file that cannot be read, or lacks a column that the retailer file names, is refused whole.
+    The working database reads no source itself: another connection does, which reaches nothing but the files. A file
+    that cannot be read, or lacks a column that the retailer file names, is refused whole.
     """
     spill.mkdir(parents=True, exist_ok=True)
     for left in spill.glob("read-*"):
@@ -61,16 +63,20 @@ def read_lines(
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(mkdtemp(prefix="read-", dir=spill))
     # A database of its own, not temporary tables: those stay in memory, uncompressed.
-    connection.execute(f"attach {literal(str(folder / 'staging.duckdb'))} as staging")
+    staging = folder / "staging.duckdb"
     try:
         columns, refused = dict[str, dict[str, str]](), dict[str, str]()
-        parts = list(_parts_of_all(connection, retailer, files, folder, columns, refused))
-        relation = " union all ".join(_stage_all(connection, retailer, parts, folder, refused)) or _NOTHING
-        counts = f"select source_file, count(*), count(broken) from ({relation}) group by source_file"
-        records = {name: (lines, broken) for name, lines, broken in connection.execute(counts).fetchall()}
-        yield Lines({"read_lines": relation}, _values(retailer), columns, records, refused)
+        with reading_connection(staging, files.values()) as reading:
+            parts = list(_parts_of_all(reading, retailer, files, folder, columns, refused))
+            relation = " union all ".join(_stage_all(reading, retailer, parts, folder, refused)) or _NOTHING
+            counts = f"select source_file, count(*), count(broken) from ({relation}) group by source_file"
+            records = {name: (lines, broken) for name, lines, broken in reading.execute(counts).fetchall()}
+        connection.execute(f"attach {literal(str(staging))} as staging (read_only)")
+        try:
+            yield Lines({"read_lines": relation}, _values(retailer), columns, records, refused)
+        finally:
+            connection.execute("detach staging")
     finally:
-        connection.execute("detach staging")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -92,7 +98,7 @@ def _parts_of_all(
                 for place, column in enumerate(part.columns)
             }
             for part in parts:
-                _mapped(retailer, part)
+                mapped(retailer, part)
         except SourceError as error:
             refused[name] = str(error)
         else:
@@ -153,7 +159,7 @@ def _numbered_again(retailer: Retailer, parts: list[Part], folder: Path, refused
 def _refuse(refused: dict[str, str], part: Part, error: Exception) -> None:
     if is_of_the_machine(error):
         raise error
-    refused[part.source_file] = f"{_where(part)}: cannot be read as {part.kind}: {first_line(error)}"
+    refused[part.source_file] = f"{where(part)}: cannot be read as {part.kind}: {first_line(error)}"
 
 
 def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
@@ -183,14 +189,14 @@ def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int
 
 def _select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
     """The SELECT that reads the files `$paths`, all of which have the part's columns, and the values bound in it."""
-    places = _mapped(retailer, part)
+    places = mapped(retailer, part)
     # The keys as JSON pointers.
     keys = ["/" + part.columns[place].replace("~", "~0").replace("/", "~1") for place in places.values()]
     values: dict[str, Any] = {"time_zone": retailer.time_zone, "decimal": retailer.source.decimal, "keys": keys}
     values["date_format"] = retailer.source.date_format
     own = "number, broken"
     if part.kind == "parquet":
-        own, reader = "null::bigint as number, null::varchar as broken", "read_parquet($paths, filename = '__path')"
+        own, reader = "null::bigint as number, null::varchar as broken", _read_parquet(len(part.columns))
     elif part.kind == "csv":
         own, reader = "null::bigint as number, null::varchar as broken", _read_csv(len(part.columns), as_it_came=True)
         values["delimiter"] = retailer.source.delimiter
@@ -216,13 +222,19 @@ def _cell(retailer: Retailer, part: Part, name: str, place: int, key: int) -> st
         return f"case when {is_text} then {text} else replace({text}, '.', $decimal) end" if name in _NUMBERS else text
     if part.kind != "parquet":
         return f"c{place}"
-    theirs, kind = quoted(part.columns[place]), part.types[place]
+    theirs, kind = f"c{place}", part.types[place]
     if kind == "TIMESTAMP WITH TIME ZONE":
         theirs = f"timezone($time_zone, {theirs})"
     if name == "transaction_at" and kind.startswith(("DATE", "TIMESTAMP")) and retailer.source.date_format is not None:
         return f"strftime(cast({theirs} as timestamp), $date_format)"
     text = f"cast({theirs} as varchar)"
     return f"replace({text}, '.', $decimal)" if name in _NUMBERS and kind != "VARCHAR" else text
+
+
+def _read_parquet(width: int) -> str:
+    """Files with their columns as c0, c1, ...: a name of theirs never gets into SQL."""
+    columns = ", ".join(f"c{place}" for place in range(width))
+    return f"read_parquet($paths, filename = '__path') as file({columns})"
 
 
 def _read_csv(width: int, *, as_it_came: bool = False) -> str:
@@ -265,36 +277,3 @@ def _numbered_lines(connection: duckdb.DuckDBPyConnection, number: int, parts: l
             coalesce(line.number, line.rowid - part.first_rowid + {first_line_number}) as source_line,
             {texts}, line.broken
         from staging.lines_{number} as line inner join staging.parts_{number} as part on line.__path = part.path"""
-
-
-def _mapped(retailer: Retailer, part: Part) -> dict[str, int]:
-    """Our name of each column to its place in the part; names are compared without case and blanks."""
-    stand = [plain(name) for name in part.columns]
-    wanted = {name: (theirs, stand.count(plain(theirs))) for name, theirs in retailer.columns.mapped().items()}
-    if lacking := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if not times]:
-        sheets = ", or name the sheets that have them in source.sheets" if part.source_sheet else ""
-        encoding = (
-            " Or is source.encoding another?" if any(sign in "".join(part.columns) for sign in "\0\ufffd") else ""
-        )
-        raise SourceError(
-            f"{_where(part)}: no column for {', '.join(lacking)}; it has {_shown(part.columns)}. Mend [columns] of the "
-            f"retailer file, or leave out a column that the source can do without{sheets}.{encoding}"
-        )
-    if twice := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if times > 1]:
-        raise SourceError(f"{_where(part)}: more than one column for {', '.join(twice)}; it has {_shown(part.columns)}")
-    return {name: stand.index(plain(theirs)) for name, (theirs, _) in wanted.items()}
-
-
-def plain(name: str) -> str:
-    """A column's name as it is compared."""
-    return "".join(name.split()).casefold()
-
-
-def _where(part: Part) -> str:
-    return f"{part.source_file}{f' [{part.source_sheet}]' if part.source_sheet else ''}"
-
-
-def _shown(columns: tuple[str, ...]) -> str:
-    """The columns, not a whole file whose delimiter or encoding was guessed wrong."""
-    shown = ", ".join("".join(filter(str.isprintable, name[:_SHOWN_NAME])) for name in columns[:_SHOWN_COLUMNS])
-    return shown + (f" and {len(columns) - _SHOWN_COLUMNS} more" if len(columns) > _SHOWN_COLUMNS else "")

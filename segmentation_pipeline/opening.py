@@ -1,15 +1,20 @@
-"""Open the working database: alone, for its owner's eyes, and closed whatever happens.
+"""Open the working database, or one that files are read into: confined to its places, and closed whatever happens.
 
-Belongs here: what stands between a file and a connection. What is then done with it is told in `warehouse`.
+Belongs here: what stands between a file and a connection. What is then done with it is told in `warehouse` and `lines`.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 import duckdb
+
+# Everything that is used is built in; an extension that is fetched or loaded would be somebody else's code.
+_NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
 class WarehouseError(RuntimeError):
@@ -18,24 +23,26 @@ class WarehouseError(RuntimeError):
 
 @contextmanager
 def connection_to(
-    database: Path, spill: Path, patience: float, tell: Callable[[str], None]
+    database: Path, spill: Path, patience: float, tell: Callable[[str], None], *, beside: Sequence[Path] = ()
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the working database through Dagster's DuckDB resource, and close it whatever happens.
 
-    It is for its owner alone, as are the log that DuckDB writes beside it and whatever else is written meanwhile.
+    It is for its owner alone, as are the log that DuckDB writes beside it and whatever else is written meanwhile. From
+    the first statement on it reaches no other file than its own and those in the folders that are named here.
 
     Args:
         database: The file; created if absent.
         spill: The folder for what does not fit into memory.
         patience: Seconds to wait for somebody who looks into the database with another program.
         tell: Where to say that it waits.
+        beside: The other folders that it may read and write.
 
     Raises:
         WarehouseError: DuckDB cannot open the file, or does not take SEGMENTATION_MEMORY_LIMIT.
     """
     from dagster_duckdb import DuckDBResource
 
-    config = {"temp_directory": str(spill)} | _memory_limit()
+    config = {"temp_directory": str(spill)} | _NO_EXTENSIONS | _memory_limit()
     # For as long as it is open: DuckDB makes the log and the files of what it spills anew whenever it needs them.
     mask = os.umask(0o077)
     try:
@@ -44,6 +51,7 @@ def connection_to(
         resource = DuckDBResource(database=str(database), connection_config=config)
         with resource.get_connection() as connection:
             try:
+                _confine(connection, folders=[spill, *beside])
                 yield connection
             finally:
                 connection.close()
@@ -51,7 +59,32 @@ def connection_to(
         os.umask(mask)
 
 
-def _memory_limit() -> dict[str, str]:
+@contextmanager
+def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A new database that files are read into: it reaches these and its own folder, and nothing else.
+
+    What it cannot hold in memory it puts there too: the working database waits meanwhile, so each has all that
+    SEGMENTATION_MEMORY_LIMIT allows.
+    """
+    config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | _memory_limit()
+    with duckdb.connect(str(staging), config=config) as connection:
+        # A path is a pattern where it is read, and is held against these as it is written.
+        named = [str(file) for file in files]
+        _confine(connection, folders=[staging.parent], files=sorted({*named, *map(escape, named)}))
+        yield connection
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], files: Sequence[str] = ()) -> None:
+    """For good: no statement reads or writes elsewhere, loads an extension, or changes a setting.
+
+    DuckDB takes these settings only when the database is open.
+    """
+    connection.execute("set allowed_directories = $folders", {"folders": [str(folder) for folder in folders]})
+    connection.execute("set allowed_paths = cast($files as varchar[])", {"files": list(files)})
+    connection.execute("set enable_external_access = false; set lock_configuration = true")
+
+
+def _memory_limit() -> dict[str, Any]:
     """What SEGMENTATION_MEMORY_LIMIT allows DuckDB, as its setting; unset, it takes 80 % of the machine's."""
     if not (limit := os.environ.get("SEGMENTATION_MEMORY_LIMIT")):
         return {}

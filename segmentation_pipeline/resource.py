@@ -173,8 +173,9 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
             if (instance := self._context.instance) is not None:
                 notices.tell_deaths(instance, locks.fail_dead_runs(instance, self.runs), tell)
-            database, spill = self.folders.working_database, self.folders.spill
-            connection = opening.enter_context(connection_to(database, spill, self.lock_patience, tell))
+            places, patience = self.folders, self.lock_patience
+            opened = connection_to(places.working_database, places.spill, patience, tell, beside=[places.releases])
+            connection = opening.enter_context(opened)
             warehouse = Warehouse(connection)
             # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
             self._stack.push(opening.pop_all())

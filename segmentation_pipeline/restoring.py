@@ -72,7 +72,7 @@ def _written(made: Path, release: Release, spill: Path, tell: Callable[[str], No
     by = f"it was published by version {release.manifest['versions']['segmentation_pipeline']} of this package"
     if unknown := sorted(published.keys() - CONTRACTS.keys()):
         raise RestoreError(f"the state of release {release.name} has tables that are unknown here: {unknown}; {by}")
-    with connection_to(made, spill, PATIENCE, tell) as connection:
+    with connection_to(made, spill, PATIENCE, tell, beside=[release.folder]) as connection:
         warehouse = Warehouse(connection)
         # Only now: the warehouse looks for its tables in all that is attached.
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")

@@ -95,8 +95,17 @@ def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer
     """
     overrides: dict[str, Any] = {"rfm.as_of": as_of} if as_of else {}
     if elsewhere := source or os.environ.get("SEGMENTATION_SOURCE"):
-        overrides |= {"source.path": elsewhere, "source.sample": None}
+        overrides |= {"source.path": _resolved(elsewhere, source_base(file)), "source.sample": None}
     return load(chosen(file), **overrides)
+
+
+def _resolved(path: str, base: Path) -> str:
+    """A path without `..`, which whoever starts a run may write: it is their own."""
+    parts = expanded(path).parts
+    if ".." not in parts:
+        return path
+    after = len(parts) - parts[::-1].index("..")
+    return str(Path(base, *parts[:after]).resolve().joinpath(*parts[after:]))
 
 
 def source_base(file: str = "") -> Path:

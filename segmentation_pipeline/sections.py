@@ -6,6 +6,7 @@ Belongs here: what one section may say. Does not: the cleaning rules (`rules`), 
 
 from collections.abc import Iterator
 from datetime import MAXYEAR, date, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import duckdb
@@ -74,7 +75,9 @@ class Source(Section):
     """Where the transactions are and how their files are written."""
 
     path: str | list[str]
-    """File, folder (with all below it), pattern, or a list; relative to this file (shipped ones: the data folder)."""
+    """File, folder (with all below it), pattern, or a list; relative to this file (shipped ones: the data folder).
+    `..` is not allowed, and a link below it that leads out of it is set aside: whoever may put files there, or write
+    this one, shall not have others read. What it names may be a link itself."""
     format: Literal["csv", "parquet", "xlsx", "jsonl"] | None = None
     """Unset: each file is read by its ending, since a folder may hold several formats."""
     sheets: list[str] = []
@@ -103,6 +106,8 @@ class Source(Section):
         paths = value if isinstance(value, list) else [value]
         if not paths or not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             raise ValueError("allowed: a file, a folder, a pattern, or a list of these, as text")
+        if any(".." in Path(str(path)).parts for path in paths):
+            raise ValueError("allowed: a path without `..`, which may lead anywhere; write an absolute path instead")
         return value
 
     @field_validator("date_format")

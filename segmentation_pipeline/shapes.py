@@ -5,7 +5,7 @@ Belongs here: comparing the columns of files. Does not: what a run then does (`d
 
 from segmentation_pipeline.entries import SET_ASIDE, Entry
 from segmentation_pipeline.intake import Intake
-from segmentation_pipeline.lines import plain
+from segmentation_pipeline.mapping import plain
 
 _WHAT = {"came": "came", "went": "went", "changed_type": "changed its type"}
 

@@ -1,15 +1,12 @@
-"""A retailer's files: find them, and make of each format something that DuckDB reads as columns of text.
+"""A retailer's files: of each format something that DuckDB reads as columns of text.
 
-Belongs here: files, sheets, encodings, compression, records that break. Does not: reading their lines (`lines`).
+Belongs here: files, sheets, records that break. Does not: which files (`finding`), their compression and encoding
+(`unpacking`), reading their lines (`lines`).
 """
 
 import csv
 import glob
-import gzip
-import os
-import shutil
 import zlib
-from codecs import lookup
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,23 +19,14 @@ from uuid import uuid4
 import duckdb
 
 from segmentation_pipeline.errors import first_line, is_of_the_machine
-from segmentation_pipeline.folders import expanded
+from segmentation_pipeline.finding import SourceError, kind_of
 from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.unpacking import unpacked
 
-ENDINGS = {
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
-}  # fmt: skip
-COMPRESSED = (".gz", ".zst")
-_WILD = ("*", "?", "[")
 # A quote that is not closed within so many lines was never meant to span them.
 _LINES_IN_A_RECORD = 1_000
 # DuckDB reads no line above 2 MB; what is longer than this is no transaction.
 _SHOWN_TEXT = 100_000
-
-
-class SourceError(RuntimeError):
-    """The source cannot be read; the message names the file, what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,66 +46,11 @@ class Part:
     lines: int = field(default=0, kw_only=True)
 
 
-def source_files(retailer: Retailer, base: Path) -> dict[str, Path]:
-    """The retailer's files by the name that `source_file` gives them: the path below the source's folder.
-
-    Args:
-        retailer: Its `source.path` is a file, a folder (searched with all below it), a pattern, or a list of these;
-            files of a list are named from the folder that they have in common, and each counts once.
-        base: The folder that relative paths start from.
-
-    Raises:
-        SourceError: A path leads to no file that can be read.
-    """
-    paths = [retailer.source.path] if isinstance(retailer.source.path, str) else retailer.source.path
-    roots, found = [], []
-    for path in map(expanded, paths):
-        root, candidates = _candidates(base.absolute(), path, retailer)
-        if not candidates:
-            raise SourceError(
-                f"source.path: nothing to read at {base / path}; expected files ending in {', '.join(ENDINGS)} "
-                f"(csv and jsonl also with {' or '.join(COMPRESSED)}). Put them there, or name another path."
-            )
-        if unknown := [file for file in candidates if not _kind(file, retailer)]:
-            raise SourceError(f"{unknown[0]}: unknown ending; name source.format, or use one of {', '.join(ENDINGS)}")
-        roots.append(root)
-        found += candidates
-    common = os.path.commonpath(roots)
-    once = {os.path.realpath(file): file for file in sorted(found, reverse=True)}
-    return {file.relative_to(common).as_posix(): file for file in sorted(once.values())}
-
-
-def _candidates(base: Path, named: Path, retailer: Retailer) -> tuple[Path, list[Path]]:
-    """The folder that names start from, and the files that a path means."""
-    path = base / named
-    if path.is_dir():
-        below = []
-        for at, folders, names in os.walk(path, onerror=_cannot_be_listed):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            below += [Path(at) / name for name in names if not name.startswith((".", "~$"))]
-        return path, [file for file in below if _kind(file, retailer)]
-    if path.exists():
-        return path.parent, [path]
-    fixed = next((n for n, part in enumerate(named.parts) if any(c in part for c in _WILD)), len(named.parts))
-    found = [base / name for name in glob.glob(str(named), root_dir=base, recursive=True)]
-    return base.joinpath(*named.parts[:fixed]), [file for file in found if file.is_file() and file.name[:2] != "~$"]
-
-
-def _cannot_be_listed(error: OSError) -> None:
-    raise SourceError(f"source.path: cannot be listed: {error}")
-
-
-def _kind(path: Path, retailer: Retailer) -> str | None:
-    endings = path.suffixes[:-1] if path.suffix.lower() in COMPRESSED else path.suffixes
-    kind = ENDINGS.get(endings[-1].lower()) if endings else None
-    return retailer.source.format or kind
-
-
 def parts_of(
     connection: duckdb.DuckDBPyConnection, retailer: Retailer, name: str, path: Path, folder: Path
 ) -> Iterator[Part]:
     """The parts of one file; none where it is empty. Copies go to `folder`."""
-    kind = _kind(path, retailer) or "csv"
+    kind = kind_of(path, retailer) or "csv"
     try:
         if not path.stat().st_size:
             return
@@ -128,7 +61,7 @@ def parts_of(
             described = connection.execute(select, {"path": glob.escape(str(path))}).fetchall()
             yield Part(path, kind, name, "", *zip(*described, strict=True))
         else:
-            part = Part(_plain(connection, retailer, path, folder), kind, name, "", ())
+            part = Part(unpacked(connection, retailer, path, folder), kind, name, "", ())
             yield from _csv(retailer, part, folder) if kind == "csv" else _jsonl(connection, part, folder)
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error, duckdb.Error) as error:
         if is_of_the_machine(error):
@@ -164,41 +97,6 @@ def _jsonl(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> I
         raise SourceError(f"{part.source_file}: no line of it is a JSON object")
     if keys:
         yield replace(part, path=copy, columns=tuple(str(key) for (key,) in keys))
-
-
-def _plain(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Path, folder: Path) -> Path:
-    """The file, or a copy of it, as UTF-8 text that is not compressed.
-
-    DuckDB has few encodings built in, Python all. Bytes that the encoding lacks stay bytes, so that they break their
-    line and no other. DuckDB 1.5 reads a gzip file that was cut off without a word; Python does not.
-    """
-    plain, encoding = path, lookup(retailer.source.encoding).name
-    if path.suffix.lower() == ".gz":
-        plain = folder / f"{uuid4()}.txt"
-        with gzip.open(path) as packed, plain.open("wb") as copy:
-            shutil.copyfileobj(packed, copy)
-    elif path.suffix.lower() == ".zst":
-        # Python below 3.14 has no zst, so this is DuckDB's to unpack, as lines of text.
-        if encoding != "utf-8":
-            raise SourceError(f"{path.name}: zst is read as UTF-8 only, and source.encoding is {encoding}; unpack it")
-        plain = folder / f"{uuid4()}.txt"
-        rows = connection.cursor().execute(
-            "select line from read_csv($path, columns = {'line': 'VARCHAR'}, auto_detect = false, header = false,"
-            " delim = chr(31), quote = '', escape = '')",
-            {"path": glob.escape(str(path))},
-        )
-        with plain.open("w", encoding="utf-8", newline="") as text:
-            while some := rows.fetchmany(10_000):
-                text.writelines(f"{line or ''}\n" for (line,) in some)
-    if encoding == "utf-8":
-        return plain
-    copied = folder / f"{uuid4()}.txt"
-    with (
-        plain.open(encoding=encoding, errors="surrogateescape", newline="") as source,
-        copied.open("w", encoding="utf-8", errors="surrogateescape", newline="") as target,
-    ):
-        shutil.copyfileobj(source, target)
-    return copied
 
 
 def numbered_csv(part: Part, delimiter: str, folder: Path) -> Part:

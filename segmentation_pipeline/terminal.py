@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.forgetting import ForgetError
 from segmentation_pipeline.locks import LockTimeoutError
@@ -24,7 +25,6 @@ from segmentation_pipeline.release_files import ReleaseError
 from segmentation_pipeline.restoring import RestoreError
 from segmentation_pipeline.retailer import find, load_settings, shipped_names
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError
 
 _MENDABLE = (
     SourceError, ReleaseError, RegistryError, RestoreError, ForgetError, PrivacyError, WarehouseError, LockTimeoutError,

@@ -17,10 +17,10 @@ import openpyxl
 import pytest
 
 from segmentation_pipeline.columns import LINE
+from segmentation_pipeline.finding import SourceError, source_files
 from segmentation_pipeline.intake import Asked, taken_in
 from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import SourceError, source_files
 from segmentation_pipeline.warehouse import Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 
@@ -133,7 +133,7 @@ def test_zst_is_utf8_and_says_so_otherwise(tmp_path: Path) -> None:
     select = "select 'a,b' as line union all select 'x,y'"
     duckdb.connect().execute(f"copy ({select}) to '{tmp_path}/a.csv.zst' (format csv, compression zstd)")
     assert sentence(retailer("a.csv.zst", encoding="cp1252"), tmp_path) == (
-        "a.csv.zst: zst is read as UTF-8 only, and source.encoding is cp1252; unpack it"
+        "a.csv.zst: cannot be read as csv: zst is read as UTF-8 only, and source.encoding is cp1252; unpack it"
     )
 
 

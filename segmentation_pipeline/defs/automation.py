@@ -6,10 +6,10 @@ import dagster as dg
 
 from segmentation_pipeline import locks, notices
 from segmentation_pipeline.arrivals import Looked, files_now
+from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.folders import FolderError, data_folder
 from segmentation_pipeline.retailer import RetailerError, load_settings
 from segmentation_pipeline.sections import Source
-from segmentation_pipeline.sources import SourceError
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
 

@@ -4,17 +4,17 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline import forgetting, intake, lines, privacy, shapes, sources
+from segmentation_pipeline import finding, forgetting, intake, lines, mapping, privacy, shapes, sources, unpacking
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
+from segmentation_pipeline.finding import source_files, source_roots
 from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.privacy import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
-from segmentation_pipeline.sources import source_files
 from segmentation_pipeline.warehouse import select_of
 
-_READING = code_of(sources, lines, privacy) + select_of("raw_transactions")
+_READING = code_of(finding, sources, unpacking, mapping, lines, privacy) + select_of("raw_transactions")
 # Another version of the code that reads may read the same files otherwise.
 _VERSION = hashlib.sha256(_READING.encode()).hexdigest()[:8]
 COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
@@ -40,7 +40,7 @@ def raw_transactions(context: dg.AssetExecutionContext, retailer: RetailerResour
         settings, base = retailer.settings, retailer.source_base
         if sample := settings.source.sample:
             write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
-        files, spill = source_files(settings, base), retailer.folders.spill
+        files, spill = source_files(settings, base, retailer.folders.own), retailer.folders.spill
         with intake.taken_in(retailer.warehouse, settings, files, spill, _asked(retailer)) as taken:
             context.log.info(f"read again, because they changed: {taken.figures['read_again']}")
             yield (drift := _columns_as_before(retailer, taken))
@@ -65,6 +65,7 @@ def _asked(retailer: RetailerResource) -> intake.Asked:
         ", ".join(str(base / expanded(path)) for path in paths),
         reload=retailer.reload,
         accept_change=retailer.accept_change,
+        roots=source_roots(settings, base),
     )
 
 
