@@ -4,9 +4,6 @@ Belongs here: which files a run reads, whose lines it keeps, and what `ingested_
 finding files (`sources`), reading their lines (`lines`).
 """
 
-import gzip
-import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +17,7 @@ from segmentation_pipeline.finding import SourceError, refuse_what_is_no_file_of
 from segmentation_pipeline.lines import Lines, read_lines
 from segmentation_pipeline.privacy import FORGOTTEN, Mouth
 from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.unpacking import content_hash
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
@@ -97,7 +95,7 @@ def taken_in(
     stands, mouth = warehouse.has("raw_transactions"), Mouth.of(warehouse, settings)
     before = [Entry(**row) for row in warehouse.rows("select * from ingested_files order by source_file")]
     known = {entry.source_file: entry for entry in before if stands}
-    looked, refused = _looked_at(files, known, asked)
+    looked, refused = _looked_at(settings, files, known, asked)
     waiting = {name: files[name] for name in files if looked[name].status != LOADED and name not in refused}
     with read_lines(warehouse.connection, settings, waiting, spill) as lines:
         refused |= lines.refused
@@ -120,7 +118,7 @@ def taken_in(
 
 
 def _looked_at(
-    files: dict[str, Path], known: dict[str, Entry], asked: Asked
+    settings: Retailer, files: dict[str, Path], known: dict[str, Entry], asked: Asked
 ) -> tuple[dict[str, Entry], dict[str, str]]:
     """Each file's entry, `loaded` where its lines stand; and why a file cannot be looked at.
 
@@ -140,7 +138,7 @@ def _looked_at(
             if old and (old.size, old.modified_at) == (size, modified_at):
                 looked[name] = _returned(old, asked)
                 continue
-            entry = replace(entry, content_hash=_content(path))
+            entry = replace(entry, content_hash=content_hash(path, settings.source.max_unpacked_gb))
         except OSError as error:
             if is_of_the_machine(error):
                 raise
@@ -175,16 +173,6 @@ def _is_written(path: Path, entry: Entry) -> bool:
         return _stat(path) != (entry.size, entry.modified_at)
     except OSError:
         return True
-
-
-def _content(path: Path) -> str:
-    """The hash of a file's content; of a gzip file, of what it holds: whoever packs a loaded file adds nothing."""
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _loaded(entry: Entry, lines: Lines, erased: dict[str, int]) -> Entry:

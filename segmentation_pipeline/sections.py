@@ -94,6 +94,9 @@ class Source(Section):
     max_set_aside: int = Field(3, ge=0)
     """So many files that cannot be read are set aside while the others load; with more, or where none can be read, the
     run fails: three daily files are a long weekend's, more are another export or a wrong setting."""
+    max_unpacked_gb: float = Field(4, gt=0)
+    """A file that unpacks to more is set aside: 4 GB are forty million lines, or a workbook that a small machine can
+    just hold, and a few kilobytes can be made to unpack to a full disk."""
     settle_seconds: int = Field(60, ge=1)
     """The sensor `new_files` starts a run when new files have stood still between two looks so far apart: a minute
     outlasts the pauses of a copy over a network, and is soon enough for a run of a minute."""

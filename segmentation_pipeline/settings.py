@@ -108,7 +108,7 @@ class Retailer(Section):
     @property
     def reading_digest(self) -> str:
         """Changes when the same files would give other lines; where they lie does not matter."""
-        anywhere = self.source.model_copy(update={"path": "", "sample": None, "max_set_aside": 0})
+        anywhere = self.source.model_copy(update={"path": "", "sample": None, "max_set_aside": 0, "max_unpacked_gb": 1})
         stored = self.privacy.model_copy(update={"withhold": []})
         here = self.model_copy(update={"source": anywhere, "privacy": stored})
         return here.digest("source", "columns", "time_zone", "privacy")

@@ -1,7 +1,7 @@
 """A retailer's files: of each format something that DuckDB reads as columns of text.
 
-Belongs here: files, sheets, records that break. Does not: which files (`finding`), their compression and encoding
-(`unpacking`), reading their lines (`lines`).
+Belongs here: formats, records that break. Does not: which files (`finding`), their compression and encoding
+(`unpacking`), what only workbooks have (`workbooks`), reading their lines (`lines`).
 """
 
 import csv
@@ -10,8 +10,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -22,11 +20,13 @@ from segmentation_pipeline.errors import first_line, is_of_the_machine
 from segmentation_pipeline.finding import SourceError, kind_of
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import unpacked
+from segmentation_pipeline.workbooks import sheets_of
 
 # A quote that is not closed within so many lines was never meant to span them.
-_LINES_IN_A_RECORD = 1_000
+_LINES_IN_A_RECORD, _FEWEST_LINES = 1_000, 10
 # DuckDB reads no line above 2 MB; what is longer than this is no transaction.
 _SHOWN_TEXT = 100_000
+_LONGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def parts_of(
         if not path.stat().st_size:
             return
         if kind == "xlsx":
-            yield from _sheets(retailer, name, path, folder)
+            for sheet, header, rows in sheets_of(retailer, name, path):
+                copy = _numbered(folder, enumerate(((row, "") for row in rows), 2), len(header))
+                yield Part(copy, "numbered", name, sheet, tuple(header))
         elif kind == "parquet":
             select = "select column_name, column_type from (describe select * from read_parquet($path))"
             described = connection.execute(select, {"path": glob.escape(str(path))}).fetchall()
@@ -72,10 +74,12 @@ def parts_of(
 def _csv(retailer: Retailer, part: Part, folder: Path) -> Iterator[Part]:
     """The part with the names in its first line that is not blank."""
     with part.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=retailer.source.delimiter, strict=True)
+        reader = csv.reader(_lines(file), delimiter=retailer.source.delimiter, strict=True)
         header = next((tuple(row) for row in reader if row), ())
+    if not _is_whole("".join(header)):
+        raise SourceError(f"{part.source_file}: its first line is too long to hold names of columns")
     with part.path.open(encoding="latin-1") as file:  # of which only line ends count
-        named = replace(part, columns=header, lines=sum(line != "\n" for line in file) - 1)
+        named = replace(part, columns=header, lines=sum(line != "\n" for line in _lines(file)) - 1)
     if header:
         # DuckDB takes the first line for the header, whatever it is.
         yield named if reader.line_num == 1 else numbered_csv(named, retailer.source.delimiter, folder)
@@ -84,7 +88,7 @@ def _csv(retailer: Retailer, part: Part, folder: Path) -> Iterator[Part]:
 def _jsonl(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> Iterator[Part]:
     """The part as lines with their numbers, and the keys of all its objects as columns."""
     with _text_of(part.path) as file:
-        lines = (line for line in file if line.strip())
+        lines = (line for line in _lines(file) if line.strip())
         records = (([line.rstrip("\r\n")], "") if _is_whole(line) else ([], line) for line in lines)
         copy = _numbered(folder, enumerate(records, 1), 1)
     keys = connection.execute(
@@ -106,7 +110,7 @@ def numbered_csv(part: Part, delimiter: str, folder: Path) -> Part:
     fault costs the line that it stands in, and reading goes on with the next one.
     """
     with _text_of(part.path) as file:
-        records = enumerate(_records(file, delimiter, len(part.columns)), 1)
+        records = enumerate(_records(_lines(file), delimiter, len(part.columns)), 1)
         next(records)
         return replace(part, kind="numbered", path=_numbered(folder, records, len(part.columns)))
 
@@ -115,13 +119,16 @@ def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[tuple
     """Each record as its fields, or as the text of a broken line; blank lines are no records."""
     ahead: deque[str] = deque()
     record: list[str] = []
+    reach = _LINES_IN_A_RECORD
 
     def feed() -> Iterator[str]:
-        while len(record) < _LINES_IN_A_RECORD:
+        size = 0
+        while len(record) < reach and size <= _SHOWN_TEXT:
             line = ahead.popleft() if ahead else next(lines, None)
             if line is None:
                 return
             record.append(line)
+            size += len(line)
             yield line
 
     while True:
@@ -134,8 +141,12 @@ def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[tuple
         if not record:
             return
         if fields is not None and len(fields) == width and _is_whole("".join(record)):
+            reach = min(reach + 1, _LINES_IN_A_RECORD)
             yield fields, ""
         elif fields != []:
+            if len(record) == reach:
+                # Where every line opens a quote, each would else be sought an end of in the thousand after it.
+                reach = max(reach // 2, _FEWEST_LINES)
             ahead.extendleft(reversed(record[1:]))
             yield [], record[0]
 
@@ -147,6 +158,17 @@ def _numbered(folder: Path, records: Iterable[tuple[int, tuple[Sequence[str], st
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerows([number, broken and _shown(broken), *(got or nothing)] for number, (got, broken) in records)
     return path
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; of one that is too long to be read, a first part that is too long as well.
+
+    A line of ten gigabytes never gets into memory.
+    """
+    while line := file.readline(_LONGEST):
+        yield line
+        while len(line) == _LONGEST and line[-1] not in "\r\n":
+            line = file.readline(_LONGEST)
 
 
 def _text_of(path: Path) -> TextIO:
@@ -164,35 +186,3 @@ def _is_whole(text: str) -> bool:
 def _shown(broken: str) -> str:
     text = broken.rstrip("\r\n")[:_SHOWN_TEXT]
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _sheets(retailer: Retailer, name: str, path: Path, folder: Path) -> Iterator[Part]:
-    """Each sheet as text, which all formats have in common; cell types are a guess of the workbook's author."""
-    from python_calamine import CalamineError, CalamineWorkbook
-
-    try:
-        workbook = CalamineWorkbook.from_path(str(path))
-        missing = [sheet for sheet in retailer.source.sheets if sheet not in workbook.sheet_names]
-        if missing:
-            raise SourceError(f"{name}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}")
-        for sheet in dict.fromkeys(retailer.source.sheets or workbook.sheet_names):
-            # The same few dates, prices and names come again and again.
-            cell = lru_cache(65_536, typed=True)(partial(_cell, retailer=retailer))
-            cells = (list(map(cell, row)) for row in workbook.get_sheet_by_name(sheet).iter_rows())
-            rows = (row for row in cells if any(row))
-            if header := next(rows, None):
-                copy = _numbered(folder, enumerate(((row, "") for row in rows), 2), len(header))
-                yield Part(copy, "numbered", name, sheet, tuple(header))
-    except CalamineError as error:
-        raise SourceError(f"{name}: cannot be read as a workbook: {error}") from None
-
-
-def _cell(value: object, retailer: Retailer) -> str:
-    """A workbook's cell as the text that the retailer's CSV has: 17850.0 is 17850, a moment as in date_format."""
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(value).replace(".", retailer.source.decimal)
-    if isinstance(value, date) and retailer.source.date_format is not None:
-        return value.strftime(retailer.source.date_format)
-    return str(value)

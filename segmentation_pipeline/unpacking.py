@@ -1,13 +1,17 @@
-"""A file as UTF-8 text that is not compressed.
+"""A file as UTF-8 text that is not compressed, and how much it may unpack to.
 
-Belongs here: compression and encodings. Does not: what the text says (`sources`).
+Belongs here: compression and encodings. Does not: what the text says (`sources`), what is in a workbook (`workbooks`).
 """
 
 import glob
 import gzip
+import hashlib
 import shutil
+import zlib
 from codecs import lookup
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import duckdb
@@ -15,6 +19,50 @@ import duckdb
 from segmentation_pipeline.settings import Retailer
 
 COMPRESSED = (".gz", ".zst")
+_CHUNK = 1 << 20
+
+
+def content_hash(path: Path, max_gb: float) -> str:
+    """The hash of a file's content; of a gzip file, of what it holds: whoever packs a loaded file adds nothing.
+
+    Raises:
+        OSError: It unpacks to more than the bound, which is told here, before anything is written.
+    """
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            return _digest(file, max_gb if isinstance(file, gzip.GzipFile) else None)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        with path.open("rb") as file:
+            return _digest(file)
+
+
+def _digest(file: IO[bytes] | gzip.GzipFile, max_gb: float | None = None) -> str:
+    digest = hashlib.sha256()
+    for some in chunks(file, max_gb):
+        digest.update(some)
+    return digest.hexdigest()
+
+
+def chunks(file: IO[bytes] | gzip.GzipFile, max_gb: float | None, before: int = 0) -> Iterator[bytes]:
+    """What is in a file, piece by piece.
+
+    Raises:
+        OSError: With the bytes that came before, it is more than the bound.
+    """
+    while some := file.read(_CHUNK):
+        before += len(some)
+        refuse_more_than(max_gb, before)
+        yield some
+
+
+def refuse_more_than(max_gb: float | None, size: int) -> None:
+    """Stop where a file unpacks to more bytes than the bound.
+
+    Raises:
+        OSError: It does.
+    """
+    if max_gb is not None and size > max_gb * 1e9:
+        raise OSError(f"it unpacks to more than {max_gb:g} GB, the bound of source.max_unpacked_gb")
 
 
 def unpacked(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Path, folder: Path) -> Path:
@@ -27,7 +75,7 @@ def unpacked(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Pa
     if path.suffix.lower() == ".gz":
         plain = folder / f"{uuid4()}.txt"
         with gzip.open(path) as packed, plain.open("wb") as copy:
-            shutil.copyfileobj(packed, copy)
+            copy.writelines(chunks(packed, retailer.source.max_unpacked_gb))
     elif path.suffix.lower() == ".zst":
         # Python below 3.14 has no zst, so this is DuckDB's to unpack, as lines of text.
         if encoding != "utf-8":
@@ -38,9 +86,11 @@ def unpacked(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Pa
             " delim = chr(31), quote = '', escape = '')",
             {"path": glob.escape(str(path))},
         )
+        size = 0
         with plain.open("w", encoding="utf-8", newline="") as text:
             while some := rows.fetchmany(10_000):
-                text.writelines(f"{line or ''}\n" for (line,) in some)
+                size += text.write("".join(f"{line or ''}\n" for (line,) in some))
+                refuse_more_than(retailer.source.max_unpacked_gb, size)
     if encoding == "utf-8":
         return plain
     copied = folder / f"{uuid4()}.txt"

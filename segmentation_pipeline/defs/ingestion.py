@@ -4,7 +4,18 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline import finding, forgetting, intake, lines, mapping, privacy, shapes, sources, unpacking
+from segmentation_pipeline import (
+    finding,
+    forgetting,
+    intake,
+    lines,
+    mapping,
+    privacy,
+    shapes,
+    sources,
+    unpacking,
+    workbooks,
+)
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
 from segmentation_pipeline.finding import source_files, source_roots
@@ -14,7 +25,7 @@ from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.warehouse import select_of
 
-_READING = code_of(finding, sources, unpacking, mapping, lines, privacy) + select_of("raw_transactions")
+_READING = code_of(finding, sources, unpacking, workbooks, mapping, lines, privacy) + select_of("raw_transactions")
 # Another version of the code that reads may read the same files otherwise.
 _VERSION = hashlib.sha256(_READING.encode()).hexdigest()[:8]
 COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
