@@ -22,6 +22,7 @@ import tomli_w
 
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.intake import TABLES
 from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline_tests.scenarios import REAL_DATA, regular_customers, retailer_file, run_job, write_csv
 from segmentation_pipeline_tests.shop import MEMORY
@@ -30,7 +31,7 @@ from segmentation_pipeline_tests.shop import MEMORY
 GROWTH = 1.1
 DAYS = REAL_DATA / "online_retail" / "by-day"
 SEED = 1
-MOUTH = [dg.AssetKey("raw_transactions"), dg.AssetKey("ingested_files")]
+MOUTH = [dg.AssetKey(table) for table in TABLES]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -43,8 +43,9 @@ def peak_of_a_night(shop: Shop, limit: int) -> int:
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
 import dagster as dg
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.intake import TABLES
 job = defs().resolve_job_def("nightly_segmentation")
-keys = [dg.AssetKey("raw_transactions"), dg.AssetKey("ingested_files")]
+keys = [dg.AssetKey(table) for table in TABLES]
 with dg.DagsterInstance.ephemeral() as instance:
     result = job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False)
 said = [event.step_failure_data.user_failure_data.description for event in result.get_step_failure_events()]

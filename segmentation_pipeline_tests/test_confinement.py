@@ -14,6 +14,7 @@ import tomli_w
 
 from segmentation_pipeline.contracts import literal
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.intake import TABLES
 from segmentation_pipeline.opening import connection_to, reading_connection
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv
@@ -140,7 +141,7 @@ def settings_file(folder: Path, source: Path, /, **sections: Any) -> Path:
 HOSTILE = (
     """'; attach 'evil.duckdb' as evil; --"; copy (select 1) to 'evil.csv'; -- $name $keys $paths {place} %s\\'; --"""
 )
-CLEANED = ("raw_transactions", "ingested_files", "clean_transactions", "rejected_transactions", "cleaning_report")
+CLEANED = (*TABLES, "clean_transactions", "rejected_transactions", "cleaning_report")
 
 
 @pytest.fixture

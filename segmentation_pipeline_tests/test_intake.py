@@ -152,7 +152,7 @@ def test_files_one_night_at_a_time_in_any_order_with_repeats_give_the_tables_of_
     at_once, by_night = tables
     assert {name for name in CONTRACTS if at_once[name] != by_night[name]} == {"ingested_files"}
     # But for when and by which run.
-    ledgers = [[(row[:6], row[8]) for row in one["ingested_files"]] for one in tables]
+    ledgers = [[(row[:7], row[9]) for row in one["ingested_files"]] for one in tables]
     assert ledgers[0] == ledgers[1]
 
 
