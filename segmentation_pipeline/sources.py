@@ -33,8 +33,8 @@ COMPRESSED = (".gz", ".zst")
 _WILD = ("*", "?", "[")
 # A quote that is not closed within so many lines was never meant to span them.
 _LINES_IN_A_RECORD = 1_000
-# DuckDB reads no line above 2 MB; what is longer than this is no transaction.
-_SHOWN_TEXT = 100_000
+# DuckDB reads no line above 2 MB, nor millions of columns; no transaction is longer, and no sheet that is whole wider.
+_SHOWN_TEXT, MOST_COLUMNS = 100_000, 16_384
 
 
 class SourceError(RuntimeError):
@@ -278,12 +278,12 @@ def _sheets(retailer: Retailer, name: str, path: Path, folder: Path) -> Iterator
         if missing:
             raise SourceError(f"{name}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}")
         for sheet in dict.fromkeys(retailer.source.sheets or workbook.sheet_names):
-            # The same few dates, prices and names come again and again.
-            cell = lru_cache(65_536, typed=True)(partial(_cell, retailer=retailer))
+            cell = lru_cache(65_536, typed=True)(partial(_cell, retailer=retailer))  # most cells come again and again
             cells = (list(map(cell, row)) for row in workbook.get_sheet_by_name(sheet).iter_rows())
             rows = (row for row in cells if any(row))
             if header := next(rows, None):
-                copy = _numbered(folder, enumerate(((row, "") for row in rows), 2), len(header))
+                below = enumerate(((row, "") for row in rows), 2) if len(header) <= MOST_COLUMNS else ()
+                copy = _numbered(folder, below, len(header))
                 yield Part(copy, "numbered", name, sheet, tuple(header))
     except CalamineError as error:
         raise SourceError(f"{name}: cannot be read as a workbook: {error}") from None
