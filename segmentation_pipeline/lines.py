@@ -22,7 +22,7 @@ from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.mapping import mapped, where
 from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.settings import Retailer
-from segmentation_pipeline.sources import Part, numbered_csv, parts_of
+from segmentation_pipeline.sources import MOST_COLUMNS, Part, numbered_csv, parts_of
 from segmentation_pipeline.warehouse import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
@@ -92,6 +92,8 @@ def _parts_of_all(
     for name, path in files.items():
         try:
             parts = list(parts_of(connection, retailer, name, path, folder))
+            if (most := max((len(part.columns) for part in parts), default=0)) > MOST_COLUMNS:
+                raise SourceError(f"{name}: {most:,} columns; a sheet has {MOST_COLUMNS:,} at most, so it is damaged")
             columns[name] = {
                 column: part.types[place] if part.types else ""
                 for part in parts
@@ -163,10 +165,9 @@ def _refuse(refused: dict[str, str], part: Part, error: Exception) -> None:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
-    """Read parts of equal columns into a temporary table; the parts of kind `csv` that DuckDB stumbles over.
+    """Read parts of equal columns into a temporary table; the parts of kind `csv` of which not each line is a row.
 
-    Those are not where it notes a fault: of many files it leaves out a last line that ends inside a quote, and notes
-    none. Where as many lines stand as the file has, each is there; where fewer do, a field may go over several.
+    DuckDB's notes do not tell: of many files it leaves out a last line that ends inside a quote, without one.
     """
     first = parts[0]
     select, values = _select(retailer, first)
@@ -175,8 +176,8 @@ def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int
     try:
         connection.execute(f"create table staging.lines_{number} as {select}", values)
         if first.kind == "csv":
-            counts = f"select __path, count(*) from staging.lines_{number} group by __path"
-            read = dict(connection.execute(counts).fetchall())
+            counts = connection.execute(f"select __path, count(*) from staging.lines_{number} group by __path")
+            read = dict(counts.fetchall())
             faulty = [part for part in parts if read.get(str(part.path), 0) != part.lines]
     except duckdb.Error as error:
         if first.kind != "csv" or is_of_the_machine(error):

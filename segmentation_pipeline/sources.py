@@ -24,8 +24,8 @@ from segmentation_pipeline.workbooks import sheets_of
 
 # A quote that is not closed within so many lines was never meant to span them.
 _LINES_IN_A_RECORD, _FEWEST_LINES = 1_000, 10
-# DuckDB reads no line above 2 MB; what is longer than this is no transaction.
-_SHOWN_TEXT = 100_000
+# DuckDB reads no line above 2 MB, nor millions of columns; no transaction is longer, and no sheet that is whole wider.
+_SHOWN_TEXT, MOST_COLUMNS = 100_000, 16_384
 _LONGEST = 1 << 20
 
 
@@ -56,7 +56,8 @@ def parts_of(
             return
         if kind == "xlsx":
             for sheet, header, rows in sheets_of(retailer, name, path):
-                copy = _numbered(folder, enumerate(((row, "") for row in rows), 2), len(header))
+                below = enumerate(((row, "") for row in rows), 2) if len(header) <= MOST_COLUMNS else ()
+                copy = _numbered(folder, below, len(header))
                 yield Part(copy, "numbered", name, sheet, tuple(header))
         elif kind == "parquet":
             select = "select column_name, column_type from (describe select * from read_parquet($path))"

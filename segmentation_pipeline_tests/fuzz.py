@@ -49,7 +49,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - folders of their own in it
 MINUTES = 5
 # An input is a few kilobytes, of which most take hundredths of a second.
 SLOW_SECONDS, HANG_SECONDS = 10.0, 30.0
-MOST_BYTES = 2 << 30
+# A sheet is laid out whole in memory, as far as its cells lie apart; what takes more than this would end the run.
+MOST_BYTES = 4 << 30
 # Whole runs take seconds: of so many retailer files that validate, one.
 LOADED_ONE_IN, RUN_ONE_IN = 10, 100
 # Of a line that is longer only the beginning is kept, and so many lines are no record.
@@ -280,7 +281,9 @@ def _lost_of_xlsx(data: bytes, lines: Told) -> Iterator[str]:
             tree = ElementTree.fromstring(texts[name])  # noqa: S314 - without entities
         except ElementTree.ParseError:
             continue
-        valued = [cell.get("r") or "" for cell in tree.iter() if any(v.tag.endswith("}v") and v.text for v in cell)]
+        valued = [
+            cell.get("r") or "" for cell in tree.iter() if any(v.tag.rpartition("}")[2] == "v" and v.text for v in cell)
+        ]
         rows = {reference.lstrip(ascii_uppercase) for reference in valued}
         stand = [told for told in lines if told[0] == sheet]
         if stand and all(map(str.isdecimal, rows)) and len(rows) - 1 != len(stand):
@@ -309,7 +312,7 @@ class Figures:
 
 def child(first: int, step: int, count: int) -> None:
     """Try inputs one after the other, telling of each before it is tried, and of its faults."""
-    resource.setrlimit(resource.RLIMIT_AS, (4 * MOST_BYTES, 4 * MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (2 * MOST_BYTES, 2 * MOST_BYTES))
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         os.environ |= {"SEGMENTATION_DATA": f"{folder}/data", "DAGSTER_HOME": ""}
         mouth = Mouth(Path(folder))

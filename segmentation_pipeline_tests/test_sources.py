@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tomllib
+import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -23,6 +24,7 @@ from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
+from segmentation_pipeline_tests.workbooks import write_workbook
 
 
 def at(*parts: int) -> datetime:
@@ -770,6 +772,18 @@ def test_an_error_cell_of_a_workbook_is_read_as_an_empty_one(tmp_path: Path) -> 
         "select customer_id, unparsed from raw_transactions order by invoice"
     )
     assert [tuple(row.values()) for row in rows] == [(None, None), ("17850", None)]
+
+
+def test_a_cell_far_beyond_the_others_is_told_and_takes_no_memory(tmp_path: Path) -> None:
+    """Columns between the others and it would be millions, of which DuckDB runs out of memory."""
+    book = write_workbook(tmp_path / "book.xlsx", {"Lines": [HEADER, line()]})
+    with zipfile.ZipFile(book) as whole, zipfile.ZipFile(tmp_path / "a.xlsx", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, whole.read(name).replace(b'r="E2"', b'r="ABCDE2"'))
+    said = "columns; a sheet has 16,384 at most, so it is damaged"
+    assert sentence(retailer("a.xlsx"), tmp_path) == f"a.xlsx: 494,265 {said}"
+    write_csv(tmp_path / "b.csv", [line()], (*HEADER, *map(str, range(20_000))))
+    assert sentence(retailer("b.csv"), tmp_path) == f"b.csv: 20,008 {said}"
 
 
 def test_blank_rows_of_a_workbook_are_no_lines(tmp_path: Path) -> None:
