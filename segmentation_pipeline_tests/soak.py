@@ -115,12 +115,18 @@ WORDS: Mapping[str, Callable[[Sequence[Figures]], str]] = {
 }
 
 
+def placed(page: str, name: str, words: str) -> str:
+    """The page with these words where it has those of this name."""
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    text, number = place.subn(lambda found: f"{found[1]}- {words}\n{found[2]}", page)
+    assert number == 1, f"{PAGE}: no place for the figures of {name}"
+    return text
+
+
 def write(name: str, words: str) -> None:
-    """Put the words where the page has those of this name."""
-    place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-    text, number = place.subn(lambda _: f"- {words}\n", PAGE.read_text("utf-8"))
-    assert number == 1, name
-    PAGE.write_text(text, "utf-8")
+    """Say these words, and put them on the page."""
+    print(words, flush=True)
+    PAGE.write_text(placed(PAGE.read_text("utf-8"), name, words), "utf-8")
 
 
 def run(names: Collection[str]) -> int:
@@ -132,8 +138,8 @@ def run(names: Collection[str]) -> int:
     for name in names:
         figures = [one.figures for one in ran if one.name == name]
         if all(figures):
-            write(name, words := WORDS[name](figures))
-            print(words, *[one["faults"] for one in figures if one.get("faults")], sep="\n")
+            write(name, WORDS[name](figures))
+        print(*[one["faults"] for one in figures if one.get("faults")], sep="\n", end="")
     if set(names) == set(WORDS):
         minutes = (time.monotonic() - begun) / 60
         write("all", f"All of it with DuckDB {duckdb.__version__}, Dagster {dg.__version__}: {minutes:.0f} minutes.")

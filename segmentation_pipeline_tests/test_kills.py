@@ -33,3 +33,13 @@ def test_the_soak_kills_at_the_end_of_every_step_of_both_kinds_of_night_and_at_f
 def test_the_soak_leaves_no_part_of_the_kills_out() -> None:
     parts = [part.split()[2:] for parts in soak.LANES for name, part in parts if name == "kills"]
     assert sorted(int(number) for part in parts for number in part) == list(range(kills.PARTS))
+
+
+def test_the_page_has_one_place_for_the_figures_of_each_part_and_keeps_those_of_the_others() -> None:
+    before = page = soak.PAGE.read_text("utf-8")
+    for name in [*soak.WORDS, "all"]:
+        page = soak.placed(soak.placed(page, name, "of before"), name, f"figures of {name}")
+    assert [line for line in page.splitlines() if line.startswith("- figures of ")] == [
+        f"- figures of {name}" for name in [*soak.WORDS, "all"]
+    ]
+    assert page.split("## Promises")[1] == before.split("## Promises")[1]
