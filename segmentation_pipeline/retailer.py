@@ -125,7 +125,9 @@ def _sentence(error: ErrorDetails) -> str:
         message = f"unknown key{f' ({near[0]}?)' if near else ''}; allowed: {', '.join(keys)}"
     elif error["type"] == "missing":
         wanted = _section_at(location[:-1]).model_fields[location[-1]]
-        return f"{key}: missing, and it has no default; allowed: {wanted.description or 'a table'}"
+        # The first sentence of what the setting is.
+        allowed = re.split(r"\.\s", wanted.description or "a table")[0]
+        return f"{key}: missing, and it has no default; allowed: {' '.join(allowed.split())}"
     elif error["type"] == "model_type":
         message = "allowed: a table"
     for ours, theirs in _WORDS.items():
