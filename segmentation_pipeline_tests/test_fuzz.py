@@ -12,10 +12,10 @@ from segmentation_pipeline_tests.fuzz_inputs import input_of
 
 
 def test_no_damaged_file_ends_in_a_traceback_or_in_a_lost_line() -> None:
-    figures = fuzz.run(seconds=60, most=60)
+    figures = fuzz.run(seconds=60, most=42)
     assert figures.faults == {}
     # Of three inputs two are of eight files each.
-    assert figures.tried == 20 + 40 * 8
+    assert figures.tried == 14 + 28 * 8
 
 
 @pytest.mark.parametrize(
