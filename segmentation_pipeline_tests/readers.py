@@ -52,7 +52,7 @@ class Reader:
 
     @classmethod
     def started(cls, client: str, current: Path, stop: Path) -> "Reader":
-        """One that yields to the night: on two cores, fifty that never pause would leave it a twenty-fifth of them."""
+        """One that asks in what time the nights leave: they would else have a twenty-fifth of two cores."""
         arguments = [str(current), str(stop), json.dumps(QUESTIONS)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         if client == "Node":
@@ -62,8 +62,8 @@ class Reader:
             if (folder := PYTHON_CLIENTS[client]) is not None:
                 environment["PYTHONPATH"] = str(folder)
         pipe = subprocess.PIPE
-        niced = ["nice", "-n", "19", *command]
-        return cls(client, subprocess.Popen(niced, env=environment, stdout=pipe, stderr=pipe, text=True))
+        idle = ["chrt", "--idle", "0", *command]
+        return cls(client, subprocess.Popen(idle, env=environment, stdout=pipe, stderr=pipe, text=True))
 
     def begun(self) -> None:
         """Wait until it has read a release once; where it failed, `ended` tells why."""
