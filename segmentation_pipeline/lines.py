@@ -122,29 +122,40 @@ def _values(retailer: Retailer) -> dict[str, Any]:
 
 
 def _stage_all(
-    connection: duckdb.DuckDBPyConnection, retailer: Retailer, parts: list[Part], folder: Path, refused: dict[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    retailer: Retailer,
+    parts: list[Part],
+    folder: Path,
+    refused: dict[str, str],
+    number: int = 0,
 ) -> list[str]:
-    """Read the parts, those of equal columns together; the SELECT over each table, and why a file is refused."""
+    """Read the parts, those of equal columns together; the SELECT over each table, and why a file is refused.
+
+    DuckDB stops at the first fault, so a batch with one is halved until it is found. Its notes of all faults of a file
+    would tell at once, but where each line opens a quote they take it a time that grows with the square of the lines.
+    """
     batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
     for part in parts:
         batches.setdefault((part.kind, part.columns, part.types), []).append(part)
     waiting = list(batches.values())
     staged: list[str] = []
-    for number, batch in enumerate(waiting):
+    faulty: list[Part] = []
+    for place, batch in enumerate(waiting, number):
         try:
-            faulty = _load(connection, retailer, number, batch)
+            _load(connection, retailer, place, batch)
+            staged.append(_numbered_lines(connection, place, batch))
         except duckdb.Error as error:
+            if is_of_the_machine(error):
+                raise
             if len(batch) > 1:
-                waiting += [[part] for part in batch]
+                half = len(batch) // 2
+                waiting += [batch[:half], batch[half:]]
+            elif batch[0].kind == "csv":
+                faulty += batch
             else:
                 _refuse(refused, batch[0], error)
-            continue
-        if faulty:
-            # Reading goes on over the batches that this one falls into.
-            again = list(_numbered_again(retailer, faulty, folder, refused))
-            waiting += [some for some in (again, [part for part in batch if part not in faulty]) if some]
-        else:
-            staged.append(_numbered_lines(connection, number, batch))
+    if again := list(_numbered_again(retailer, faulty, folder, refused)):
+        staged += _stage_all(connection, retailer, again, folder, refused, number + len(waiting))
     return staged
 
 
@@ -162,31 +173,18 @@ def _refuse(refused: dict[str, str], part: Part, error: Exception) -> None:
     refused[part.source_file] = f"{where(part)}: cannot be read as {part.kind}: {first_line(error)}"
 
 
-def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
-    """Read parts of equal columns into a temporary table; the parts of kind `csv` that DuckDB stumbles over."""
-    first = parts[0]
-    select, values = _select(retailer, first, number)
+def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> None:
+    """Read parts of equal columns into a table.
+
+    Raises:
+        duckdb.Error: One of them has a fault.
+    """
+    select, values = _select(retailer, parts[0])
     values["paths"] = [glob.escape(str(part.path)) for part in parts]
-    faulty: list[Part] = []
-    try:
-        connection.execute(f"create table staging.lines_{number} as {select}", values)
-        if first.kind == "csv":
-            rejects = connection.execute(
-                f"select distinct file_path from broken_{number} inner join scans_{number} using (scan_id, file_id)"
-            )
-            paths = {path for (path,) in rejects.fetchall()}
-            faulty = [part for part in parts if str(part.path) in paths]
-    except duckdb.Error as error:
-        if first.kind != "csv" or is_of_the_machine(error):
-            raise
-        faulty = parts
-    connection.execute(f"drop table if exists temp.broken_{number}; drop table if exists temp.scans_{number}")
-    if faulty:
-        connection.execute(f"drop table if exists staging.lines_{number}")
-    return faulty
+    connection.execute(f"create table staging.lines_{number} as {select}", values)
 
 
-def _select(retailer: Retailer, part: Part, number: int) -> tuple[str, dict[str, Any]]:
+def _select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
     """The SELECT that reads the files `$paths`, all of which have the part's columns, and the values bound in it."""
     places = mapped(retailer, part)
     # The keys as JSON pointers.
@@ -197,7 +195,7 @@ def _select(retailer: Retailer, part: Part, number: int) -> tuple[str, dict[str,
     if part.kind == "parquet":
         own, reader = "null::bigint as number, null::varchar as broken", _read_parquet(len(part.columns))
     elif part.kind == "csv":
-        own, reader = "null::bigint as number, null::varchar as broken", _read_csv(len(part.columns), number)
+        own, reader = "null::bigint as number, null::varchar as broken", _read_csv(len(part.columns), as_it_came=True)
         values["delimiter"] = retailer.source.delimiter
     elif part.kind == "numbered":
         reader = _read_csv(len(part.columns))
@@ -236,14 +234,13 @@ def _read_parquet(width: int) -> str:
     return f"read_parquet($paths, filename = '__path') as file({columns})"
 
 
-def _read_csv(width: int, rejects: int | None = None) -> str:
-    """A file's columns c0, c1, ... as text; `rejects`: of a file as it came, noting what DuckDB stumbles over."""
+def _read_csv(width: int, *, as_it_came: bool = False) -> str:
+    """A file's columns c0, c1, ... as text: of a copy with numbers, or of a file as it came."""
     columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     form = f"""columns = {{'number': 'BIGINT', 'broken': 'VARCHAR', {columns}}}, header = false, delim = ',',
         new_line = '\\n'"""
-    if rejects is not None:
-        form = f"""columns = {{{columns}}}, header = true, delim = $delimiter, store_rejects = true,
-        rejects_table = 'broken_{rejects}', rejects_scan = 'scans_{rejects}'"""
+    if as_it_came:
+        form = f"columns = {{{columns}}}, header = true, delim = $delimiter"
     return f"""read_csv($paths, auto_detect = false, quote = '"', escape = '"', nullstr = '',
         filename = '__path', {form})"""
 
