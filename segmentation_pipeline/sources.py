@@ -83,7 +83,8 @@ def _csv(retailer: Retailer, part: Part, folder: Path) -> Iterator[Part]:
         named = replace(part, columns=header, lines=sum(line != "\n" for line in _lines(file)) - 1)
     if header:
         # DuckDB takes the first line for the header, whatever it is.
-        yield named if reader.line_num == 1 else numbered_csv(named, retailer.source.delimiter, folder)
+        plain = reader.line_num == 1 and not _has_long_line(part.path)
+        yield named if plain else numbered_csv(named, retailer.source.delimiter, folder)
 
 
 def _jsonl(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> Iterator[Part]:
@@ -170,6 +171,15 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
         while len(line) == _LONGEST and line[-1] not in "\r\n":
             line = file.readline(_LONGEST)
+
+
+def _has_long_line(path: Path) -> bool:
+    """Whether a line may be longer than DuckDB's buffer (32 MB): it loses one without a word."""
+    with path.open("rb") as file:
+        while len(some := file.read(_LONGEST)) == _LONGEST:
+            if b"\n" not in some:
+                return True
+    return False
 
 
 def _text_of(path: Path) -> TextIO:

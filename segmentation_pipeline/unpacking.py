@@ -77,20 +77,16 @@ def unpacked(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Pa
         with gzip.open(path) as packed, plain.open("wb") as copy:
             copy.writelines(chunks(packed, retailer.source.max_unpacked_gb))
     elif path.suffix.lower() == ".zst":
-        # Python below 3.14 has no zst, so this is DuckDB's to unpack, as lines of text.
+        # Python below 3.14 has no zst, so this is DuckDB's to unpack, as lines of text. Reading in parallel, it would
+        # lose a last line that is longer than its buffer without a word.
         if encoding != "utf-8":
             raise OSError(f"zst is read as UTF-8 only, and source.encoding is {encoding}; unpack it")
         plain = folder / f"{uuid4()}.txt"
-        rows = connection.cursor().execute(
-            "select line from read_csv($path, columns = {'line': 'VARCHAR'}, auto_detect = false, header = false,"
-            " delim = chr(31), quote = '', escape = '')",
-            {"path": glob.escape(str(path))},
-        )
-        size = 0
-        with plain.open("w", encoding="utf-8", newline="") as text:
-            while some := rows.fetchmany(10_000):
-                size += text.write("".join(f"{line or ''}\n" for (line,) in some))
-                refuse_more_than(retailer.source.max_unpacked_gb, size)
+        try:
+            _unpack_zst(connection, path, plain, retailer.source.max_unpacked_gb)
+        except duckdb.OutOfMemoryException:
+            # Some megabytes do, but for such a line, which DuckDB refuses only when it has all of it.
+            raise OSError("a line of it does not fit into memory") from None
     if encoding == "utf-8":
         return plain
     copied = folder / f"{uuid4()}.txt"
@@ -100,3 +96,16 @@ def unpacked(connection: duckdb.DuckDBPyConnection, retailer: Retailer, path: Pa
     ):
         shutil.copyfileobj(source, target)
     return copied
+
+
+def _unpack_zst(connection: duckdb.DuckDBPyConnection, path: Path, plain: Path, max_gb: float) -> None:
+    with connection.cursor() as cursor, plain.open("w", encoding="utf-8", newline="") as text:
+        rows = cursor.execute(
+            "select line from read_csv($path, columns = {'line': 'VARCHAR'}, auto_detect = false, header = false,"
+            " delim = chr(31), quote = '', escape = '', parallel = false, buffer_size = 4000000)",
+            {"path": glob.escape(str(path))},
+        )
+        size = 0
+        while some := rows.fetchmany(10_000):
+            size += text.write("".join(f"{line or ''}\n" for (line,) in some))
+            refuse_more_than(max_gb, size)

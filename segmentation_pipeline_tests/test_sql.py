@@ -1652,8 +1652,11 @@ def test_segment_changes_tell_from_where_to_where_when_and_why(warehouse: Wareho
         ("moved", "nurture", True, "m2", "model", DAY_3, None),
         ("stays", "grow", False, "m1", "new", DAY_1, None),
     )
+    given(warehouse, "kmeans_model", {"model_id": "m2"})
+    given(warehouse, "forgotten_customers", {"customer_hash": "a-hash", "as_of": DAY_3})
     names = ("customer_id", "as_of", "from_segment", "to_segment", "reason", "model_id")
     assert only(derived(warehouse, "segment_changes"), *names) == [
+        ("a-hash", DAY_3, None, None, "erased", "m2"),
         ("back", DAY_1, None, "grow", "new", "m1"),
         ("back", DAY_2, "grow", None, "gone", "m1"),
         ("back", DAY_3, None, "grow", "new", "m2"),
