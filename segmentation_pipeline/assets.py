@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from traceback import format_exc
+from traceback import format_tb
 from types import ModuleType
 from typing import Any
 
@@ -202,7 +202,8 @@ def sentences() -> Iterator[None]:
     except _MENDABLE as error:
         said = str(error)
     except (OSError, duckdb.Error) as error:
-        dg.get_dagster_logger().debug(format_exc())
+        # Not what the error says: DuckDB quotes the whole line that it stumbles over.
+        dg.get_dagster_logger().debug("".join(format_tb(error.__traceback__)))
         said = (
             f"{first_line(error)}. See that disk and memory have room, and that this user may read the source and"
             f" write to {data_folder()}; then run again. The table that was being made, and the release, stand as they"

@@ -1,10 +1,11 @@
-"""What an error of the system says, and whether the file at hand is to blame for it.
+"""What an error of the system says, without what a file holds, and whether the file at hand is to blame for it.
 
 Belongs here: reading errors that others raise. Does not: errors of our own, which stand where they are raised.
 """
 
 import errno
 import os
+import re
 
 import duckdb
 
@@ -15,9 +16,22 @@ _OF_THE_MACHINE = tuple(
 )
 
 
+_QUOTED = re.compile(r"""(?<=")[^"]+(?=")|(?<=')[^']+(?=')""")
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that follows."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """What an error says, without the advice that follows, and of the values that DuckDB quotes only the shape.
+
+    Where it quotes paths, they stay: a disk that fails is to be found.
+    """
+    said = next(iter(str(error).splitlines()), "") or type(error).__name__
+    quotes_values = isinstance(error, duckdb.Error) and not isinstance(error, duckdb.OperationalError)
+    return _QUOTED.sub(lambda value: shape(value[0]), said) if quotes_values else said
+
+
+def shape(text: str) -> str:
+    """A text with its letters as `a` and its digits as `9`: how it is written, and not what. A log is kept."""
+    return "".join("9" if sign.isnumeric() else "a" if sign.isalpha() else sign for sign in text)
 
 
 def is_of_the_machine(error: BaseException) -> bool:

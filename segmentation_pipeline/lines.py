@@ -19,7 +19,7 @@ from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import first_line, is_of_the_machine
 from segmentation_pipeline.finding import SourceError
-from segmentation_pipeline.mapping import mapped, where
+from segmentation_pipeline.mapping import mapped, told, where
 from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import MOST_COLUMNS, Part, numbered_csv, parts_of
@@ -97,7 +97,7 @@ def _parts_of_all(
             columns[name] = {
                 column: part.types[place] if part.types else ""
                 for part in parts
-                for place, column in enumerate(part.columns)
+                for place, column in enumerate(told(retailer, part.columns))
             }
             for part in parts:
                 mapped(retailer, part)

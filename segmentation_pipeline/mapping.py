@@ -3,6 +3,9 @@
 Belongs here: what is compared, and what is said where a column is lacking. Does not: reading the lines (`lines`).
 """
 
+import re
+
+from segmentation_pipeline.errors import shape
 from segmentation_pipeline.finding import SourceError
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import Part
@@ -20,12 +23,24 @@ def mapped(retailer: Retailer, part: Part) -> dict[str, int]:
             " Or is source.encoding another?" if any(sign in "".join(part.columns) for sign in "\0\ufffd") else ""
         )
         raise SourceError(
-            f"{where(part)}: no column for {', '.join(lacking)}; it has {_shown(part.columns)}. Mend [columns] of the "
-            f"retailer file, or leave out a column that the source can do without{sheets}.{encoding}"
+            f"{where(part)}: no column for {', '.join(lacking)}; it has {_shown(told(retailer, part.columns))}. Mend"
+            f" [columns] of the retailer file, or leave out a column that the source can do without{sheets}.{encoding}"
         )
     if twice := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if times > 1]:
         raise SourceError(f"{where(part)}: more than one column for {', '.join(twice)}; it has {_shown(part.columns)}")
     return {name: stand.index(plain(theirs)) for name, (theirs, _) in wanted.items()}
+
+
+def told(retailer: Retailer, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as they may be kept and shown.
+
+    Where not one of those is there that the retailer file names, the header may be a line of data, which names a
+    customer: of what has digits in it, or is an address, the shape is shown.
+    """
+    wanted = {plain(name) for name in retailer.columns.mapped().values()}
+    if any(plain(name) in wanted for name in columns):
+        return columns
+    return tuple(shape(name) if re.search(r"\d|@", name) else name for name in columns)
 
 
 def plain(name: str) -> str:

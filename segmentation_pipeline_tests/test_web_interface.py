@@ -33,6 +33,7 @@ CHROMIUM = "/usr/bin/chromium"
 # The lineage is taller than wide, and only what is within the window is drawn.
 WINDOW = ViewportSize(width=2400, height=6400)
 SECONDS = 30
+SECRETS = {"SEGMENTATION_PRIVACY_KEY": "7e" * 32, "SEGMENTATION_WEBHOOK": "http://127.0.0.1:9/hook-5c0ffee5"}
 
 
 class Visit(NamedTuple):
@@ -55,7 +56,7 @@ class Visit(NamedTuple):
 def environment(folder: Path) -> dict[str, str]:
     """Where the shop in this folder keeps its things."""
     data = {"SEGMENTATION_DATA": str(folder / "data"), "DAGSTER_HOME": str(folder / "data" / "dagster")}
-    return os.environ | data | {"SEGMENTATION_RETAILER": str(folder / "retailer.toml")}
+    return os.environ | data | SECRETS | {"SEGMENTATION_RETAILER": str(folder / "retailer.toml")}
 
 
 @contextmanager
@@ -243,3 +244,19 @@ def test_runs_of_the_web_interface_and_of_the_command_line_wait_for_each_other_a
     # Of the same files, so the same tables: none saw what another had half written.
     [one, *others] = [{file.name: file.read_bytes() for file in release.folder.glob("*.parquet")} for release in three]
     assert others == [one, one]
+
+
+RESOURCES = """query ($at: RepositorySelector!) { allTopLevelResourceDetailsOrError(repositorySelector: $at) {
+  ... on ResourceDetailsList { results { name configuredValues { key value } resourceType } } } }"""
+EVENTS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
+  runConfigYaml tags { key value } eventConnection(limit: 1000) { events { ... on MessageEvent { message }
+    ... on MaterializationEvent { metadataEntries { label ... on TextMetadataEntry { text }
+      ... on MarkdownMetadataEntry { mdStr } ... on TableMetadataEntry { table { records } } } } } } } } }"""
+
+
+def test_whoever_reaches_its_programming_interface_reads_no_secret_and_no_customer(visit: Visit, run_id: str) -> None:
+    at = {"repositoryName": "__repository__", "repositoryLocationName": "segmentation_pipeline"}
+    said = json.dumps([visit.ask(RESOURCES, at=at), visit.ask(EVENTS, run=run_id)])
+    assert all(word in said for word in ("retailer", "lock_patience", "segment_profiles", "median monetary")), said
+    customers = {one[6] for one in regular_customers()}
+    assert [word for word in (*customers, *SECRETS.values()) if word in said] == []
