@@ -15,11 +15,18 @@ from rich.table import Table
 from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.cli_model import model_app
 from segmentation_pipeline.cli_privacy import forget
-from segmentation_pipeline.cli_releases import releases_app, releases_of, restore_state, tell_hold
+from segmentation_pipeline.cli_releases import (
+    current_of,
+    export_table,
+    releases_app,
+    releases_of,
+    restore_state,
+    tell_hold,
+)
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.finding import source_files
 from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.release_files import Release, ReleaseError
+from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.retailer import source_base
 from segmentation_pipeline.settings import Retailer
@@ -42,6 +49,7 @@ app.add_typer(retailer_app, name="retailer")
 app.add_typer(model_app, name="model")
 app.command("restore")(restore_state)
 app.command("forget")(forget)
+app.command("export")(export_table)
 
 
 @app.command()
@@ -83,10 +91,7 @@ def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False
     with sentences(traceback):
         settings = chosen(retailer)
         releases = releases_of(retailer)
-        if (current := releases.current) is None:
-            if fault := releases.fault_of_current:
-                raise ReleaseError(f"{fault}; `segments releases verify` says what to do")
-            raise ReleaseError(f"no release of {settings.name} in {releases.folder} yet; `segments run` publishes one")
+        current = current_of(retailer)
         _show(current, settings)
         _paths(current, releases)
 

@@ -1,16 +1,21 @@
-"""`segments releases` and `segments restore`: what is published, whether it is whole, and the way back.
+"""`segments releases`, `restore` and `export`: what is published, whether it is whole, the way back, and a table of it.
 
 Belongs here: how a person asks and is answered. Does not: releases (`releases`), or the restoring (`restoring`).
 """
 
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from segmentation_pipeline.exporting import export, refuse_unknown
 from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.releases import CURRENT, Releases
+from segmentation_pipeline.release_files import ReleaseError
+from segmentation_pipeline.releases import CURRENT, Release, Releases
 from segmentation_pipeline.restoring import restore
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, say, sentences
 
@@ -118,6 +123,43 @@ def restore_state(
         if later := [other.name for other in releases.all() if other.name > found.name]:
             typer.echo(f"What was published after it is forgotten there: {', '.join(later)}.")
         typer.echo("All else is derived by the next `segments run`.")
+
+
+def export_table(
+    table: Annotated[str, typer.Argument(help="A published table, such as customer_segments.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; by default standard output.")] = None,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a table of the current release as CSV for spreadsheets: UTF-8 with its mark, no text that would be run."""
+    with sentences(traceback):
+        release = current_of(retailer)
+        refuse_unknown(release, table)
+        if output is not None:
+            with output.open("w", encoding="utf-8", newline="") as file:
+                export(release, table, file)
+            return
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        try:
+            export(release, table, sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads has seen enough, as `head` has.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def current_of(retailer: str) -> Release:
+    """The release that consumers of a retailer see.
+
+    Raises:
+        ReleaseError: There is none.
+    """
+    releases = releases_of(retailer)
+    if (current := releases.current) is not None:
+        return current
+    if fault := releases.fault_of_current:
+        raise ReleaseError(f"{fault}; `segments releases verify` says what to do")
+    raise ReleaseError(f"no release of {chosen(retailer).name} in {releases.folder} yet; `segments run` publishes one")
 
 
 def tell_hold(releases: Releases) -> None:
