@@ -416,7 +416,10 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
-def test_the_working_database_and_all_that_is_written_beside_it_are_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_working_database_and_all_that_is_written_beside_it_are_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "40MB")
     work, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
     work_of_before = tmp_path / "older.duckdb"
     duckdb.connect(str(work_of_before)).close()
@@ -425,7 +428,6 @@ def test_the_working_database_and_all_that_is_written_beside_it_are_for_its_owne
         connection.execute("create table t as select 1 as x")
         assert mode(tmp_path / "work.duckdb.wal") == 0o600
         assert (mode(work), mode(work_of_before)) == (0o600, 0o600)
-        connection.execute("set memory_limit = '40MB'")
         connection.execute("create temp table big as select range as x, hash(range) as y from range(5000000)")
         assert spill.exists(), "the test is of nothing otherwise"
         assert mode(spill) == 0o700
