@@ -25,7 +25,8 @@ def first_line(error: BaseException) -> str:
     Where it quotes paths, they stay: a disk that fails is to be found.
     """
     said = next(iter(str(error).splitlines()), "") or type(error).__name__
-    quotes_values = isinstance(error, duckdb.Error) and not isinstance(error, duckdb.OperationalError)
+    of_paths = (duckdb.OperationalError, duckdb.PermissionException)
+    quotes_values = isinstance(error, duckdb.Error) and not isinstance(error, of_paths)
     return _QUOTED.sub(lambda value: shape(value[0]), said) if quotes_values else said
 
 

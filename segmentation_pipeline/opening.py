@@ -68,20 +68,23 @@ def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.
     """
     config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | _memory_limit()
     with duckdb.connect(str(staging), config=config) as connection:
-        # A path is a pattern where it is read, and is held against these as it is written.
-        named = [str(file) for file in files]
-        _confine(connection, folders=[staging.parent], files=sorted({*named, *map(escape, named)}))
+        _confine(connection, folders=[staging.parent], files=list(files))
         yield connection
 
 
-def _confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], files: Sequence[str] = ()) -> None:
+def _confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], files: Sequence[Path] = ()) -> None:
     """For good: no statement reads or writes elsewhere, loads an extension, or changes a setting.
 
     DuckDB takes these settings only when the database is open.
     """
-    connection.execute("set allowed_directories = $folders", {"folders": [str(folder) for folder in folders]})
-    connection.execute("set allowed_paths = cast($files as varchar[])", {"files": list(files)})
+    connection.execute("set allowed_directories = cast($paths as varchar[])", {"paths": _as_written(folders)})
+    connection.execute("set allowed_paths = cast($paths as varchar[])", {"paths": _as_written(files)})
     connection.execute("set enable_external_access = false; set lock_configuration = true")
+
+
+def _as_written(paths: Sequence[Path]) -> list[str]:
+    """The paths as they are, and as patterns: what is read is held against them as it is written in the statement."""
+    return sorted({str(path) for path in paths} | {escape(str(path)) for path in paths})
 
 
 def _memory_limit() -> dict[str, Any]:

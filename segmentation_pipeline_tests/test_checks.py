@@ -22,6 +22,7 @@ from segmentation_pipeline.defs.model import TABLES as FITTED
 from segmentation_pipeline.gate import GATE, Figures, change_since, time_jump
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.warehouse import select_of
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 LOADED = defs()
@@ -539,15 +540,22 @@ def test_a_check_fails_on_bad_data_and_a_blocking_one_stops_the_release(shop: Sh
 @pytest.mark.parametrize(
     ("check", "table"), [("customers_and_money_reconcile", "rfm_features"), ("everybody_belongs", "customer_segments")]
 )
-def test_a_check_across_tables_names_each_bad_customer_and_no_good_one(shop: Shop, check: str, table: str) -> None:
+def test_a_check_across_tables_finds_each_bad_customer_and_no_good_one_and_says_where_their_names_are(
+    shop: Shop, check: str, table: str
+) -> None:
     shop.tamper(
         f"update {table} set customer_id = 'ghost' where customer_id = '10003'",
         f"update {table} set monetary = monetary - 100 where customer_id = '10004'",
         f"update {table} set monetary = monetary + 100 where customer_id = '10005'",
     )
-    faults = evaluation(shop.run(checks=[check]), check).metadata["faults"]
+    found = evaluation(shop.run(checks=[check]), check)
+    faults = found.metadata["faults"]
     assert isinstance(faults, dg.TableMetadataValue)
-    assert [record.data["customer_id"] for record in faults.records] == ["10003", "10004", "10005", "ghost"]
+    assert len(faults.records) == 4
+    assert all("customer_id" not in record.data for record in faults.records)
+    assert f"sql/checks/{check}.sql of the package, asked of the working database, names the" in str(found.description)
+    named = shop.rows(select_of(f"checks/{check}").replace("$look_back_days", str(SETTINGS["rfm"]["look_back_days"])))
+    assert [customer for customer, *_ in named] == ["10003", "10004", "10005", "ghost"]
 
 
 @pytest.mark.parametrize(("tick", "fresh"), [("2024-11-02T09:39:00+00:00", True), ("2024-11-02T09:39:01+00:00", False)])

@@ -303,7 +303,7 @@ def test_too_little_data_because_most_lines_are_refused_says_by_which_rules(tmp_
     assert refused.returncode == 1
     assert (
         "([checks]). 4 of 5 lines were refused: unparseable_value 2, invalid_invoice 1, not_a_product 1. price could"
-        " not be read in 2, first in a.csv, line 2: '2,50'. If numbers are written so, see source.decimal;"
+        " not be read in 2, first in a.csv, line 2, written like '9,99'. If numbers are written so, see source.decimal;"
     ) in unwrapped(refused.stderr)
 
 
@@ -445,13 +445,14 @@ def test_a_home_in_a_path_is_that_of_the_user_for_the_run_too(tmp_path: Path) ->
 
 
 def without_room() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, 6_000_000))
 
 
 def test_a_disk_without_room_fails_the_run_with_a_sentence(tmp_path: Path) -> None:
     shop = Shop.with_lines(tmp_path, regular_customers())
-    # A limit of 2 MB a file: the first that grows beyond it is the copy of the lines, as on a disk that is full.
-    write_csv(tmp_path / "source" / "a.csv", regular_customers() * 400)
+    # A limit of 6 MB a file: the first that grows beyond it is the copy in UTF-8, as on a disk that is full.
+    write_csv(tmp_path / "source" / "a.csv", regular_customers() * 500)
+    retailer_file(tmp_path, Path("source"), source={"encoding": "latin-1"})
     environment = os.environ | {
         "SEGMENTATION_DATA": str(shop.data),
         "SEGMENTATION_RETAILER": str(tmp_path / "retailer.toml"),
