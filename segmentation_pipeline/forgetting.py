@@ -58,8 +58,13 @@ class Erased:
 
 def named(settings: Retailer, key: Key, customers: Sequence[str]) -> list[str]:
     """The names by which the customers may stand in a table: their own, and what the mouth makes of it."""
-    plain = [customer.strip() for customer in customers]
+    plain = [_as_read(customer) for customer in customers]
     return [*plain, *(key.pseudonym(customer) for customer in plain if settings.privacy.pseudonymise)]
+
+
+def _as_read(customer: str) -> str:
+    """A customer as `raw_transactions` reads it."""
+    return re.sub(r"^([0-9]+)[.]0+$", r"\1", customer.strip())
 
 
 def counted(folders: Folders, names: Sequence[str], tell: Callable[[str], None]) -> Counts:
@@ -162,7 +167,7 @@ def _refuse_unknown(
 ) -> None:
     """A mistyped customer must not look like one who was erased; one of whom a kill left a part is known."""
     for place, customer in enumerate(customers, 1):
-        names, hashed = named(settings, key, [customer]), key.hashed("forgotten", customer.strip())
+        names, hashed = named(settings, key, [customer]), key.hashed("forgotten", _as_read(customer))
         is_known = any(
             _count(warehouse.connection, table, told, names) for table, told in _telling(warehouse.connection).items()
         )
@@ -186,7 +191,7 @@ def _moment(warehouse: Warehouse) -> datetime:
 
 def _remember(warehouse: Warehouse, key: Key, customers: Sequence[str], as_of: datetime) -> None:
     known = {row["customer_hash"] for row in warehouse.rows(f"select customer_hash from {FORGOTTEN}")}
-    for customer in dict.fromkeys(customer.strip() for customer in customers):
+    for customer in dict.fromkeys(_as_read(customer) for customer in customers):
         if (hashed := key.hashed("forgotten", customer)) not in known:
             values = [hashed, key.fingerprint, as_of]
             warehouse.connection.execute(f"insert into {FORGOTTEN} values (?, ?, ?)", values)

@@ -117,7 +117,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(scope="module")
 def after(before: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, "subprocess.CompletedProcess[str]"]:
     shop = before.copied(tmp_path_factory.mktemp("after") / "shop")
-    done = shop.segments("forget", PERSON, NUMBER)
+    done = shop.segments("forget", PERSON, f"{NUMBER}.0")
     assert done.returncode == 0, done.stdout + done.stderr
     return shop, done
 

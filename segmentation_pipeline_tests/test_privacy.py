@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.folders import Folders
+from segmentation_pipeline.forgetting import ForgetError, erase
 from segmentation_pipeline.privacy import Key, Mouth, PrivacyError, hash_of, shape_of, words_of
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.retailer import RetailerError, load
 from segmentation_pipeline.tables import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse import Warehouse, bound_in
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 KEY = "c4" * 32
@@ -183,6 +186,30 @@ def test_another_key_or_none_is_told_where_customers_are_hashed(
     with duckdb.connect(str(work(hashed))) as connection, pytest.raises(PrivacyError, match=said) as refused:
         Mouth.of(Warehouse(connection), settings)
     assert not key or key not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [PERSON, f"{PERSON}.0", None], ids=["as the source", "mistyped", "as the tables"])
+def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_back(
+    hashed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    shutil.copytree(hashed / "corner_shop", tmp_path / "corner_shop", symlinks=True)
+    folders, key = Folders(tmp_path, "corner_shop"), Key(KEY.encode())
+    monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
+    settings = load(str(retailer_file(tmp_path, Path("source"), privacy={"pseudonymise": True})))
+    if name == f"{PERSON}.0":
+        with pytest.raises(ForgetError, match="place 1 of 1 stands in no table"):
+            erase(folders, settings, key, [name], print)
+        return
+    erase(folders, settings, key, [name or pseudonym(PERSON)], print)
+    for table in CONTRACTS:
+        assert (0,) in asked(
+            work(tmp_path), f"select count(*) from {table} as row where contains(row::varchar, '{pseudonym(PERSON)}')"
+        )
+    with duckdb.connect(str(work(tmp_path))) as connection:
+        mouth = Mouth.of(Warehouse(connection), settings)
+        line = f"select '{PERSON}' as customer_id, null::varchar as unparsed union all select '10001', null"
+        kept = connection.execute(mouth.kept(line), bound_in(mouth.kept(line), mouth.values)).fetchall()
+    assert kept == [(pseudonym("10001"), None)]
 
 
 @pytest.mark.parametrize(
