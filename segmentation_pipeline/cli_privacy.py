@@ -32,13 +32,12 @@ def forget(
         key = Key.of_environment("the hashes of who is forgotten are made with it")
         folders, names = Folders(data_folder(), settings.name), named(settings, key, customers)
         dagster_home.prepare()
-        (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
         erased = erase(folders, settings, key, customers, typer.echo)
     if not any(rows != 0 for rows in erased.before.values()):
         typer.echo("They are forgotten already: no table and no file tells of them.")
         return
     # Whoever is erased takes lines, customers and money along: that is meant.
-    if not execute(accept_change=True, reads_source=False, as_of=str(erased.as_of), traceback=traceback):
+    if not execute(accept_change=True, reads_source=False, as_of=erased.as_of, traceback=traceback):
         say(
             err,
             "red",

@@ -139,10 +139,10 @@ def export_table(
             with output.open("w", encoding="utf-8", newline="") as file:
                 export(release, table, file)
             return
-        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        out_of_here = typer.get_text_stream("stdout", encoding="utf-8")
         try:
-            export(release, table, sys.stdout)
-            sys.stdout.flush()
+            export(release, table, out_of_here)
+            out_of_here.flush()
         except BrokenPipeError:
             # Whoever reads has seen enough, as `head` has.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,18 +16,14 @@ _OF_THE_MACHINE = tuple(
 )
 
 
-_QUOTED = re.compile(r"""(?<=")[^"]+(?=")|(?<=')[^']+(?=')""")
+# A value of a file; what begins with / is a path, and is to be found.
+_QUOTED = re.compile(r"""(?<=")[^"/][^"]*(?=")|(?<=')[^'/][^']*(?=')""")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that follows, and of the values that DuckDB quotes only the shape.
-
-    Where it quotes paths, they stay: a disk that fails is to be found.
-    """
+    """What an error says, without the advice that follows, and of the values that DuckDB quotes only the shape."""
     said = next(iter(str(error).splitlines()), "") or type(error).__name__
-    of_paths = (duckdb.OperationalError, duckdb.PermissionException)
-    quotes_values = isinstance(error, duckdb.Error) and not isinstance(error, of_paths)
-    return _QUOTED.sub(lambda value: shape(value[0]), said) if quotes_values else said
+    return _QUOTED.sub(lambda value: shape(value[0]), said) if isinstance(error, duckdb.Error) else said
 
 
 def shape(text: str) -> str:

@@ -18,7 +18,8 @@ from segmentation_pipeline.warehouse import bound_in
 _MARK = "\ufeff"
 _NO_TEXT = ("DECIMAL", "DOUBLE", "BIGINT", "INTEGER", "BOOLEAN", "DATE", "TIMESTAMP")
 # A spreadsheet runs a text that begins so; after an apostrophe it shows it.
-_RUN = r"^[=+\-@\t\r\n＝＋－＠]"  # noqa: RUF001 - some programs take the wide signs for the others
+# Some programs take the wide signs for the others.
+_RUN = r"^[=+\-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20]"
 _ROWS = 10_000
 
 

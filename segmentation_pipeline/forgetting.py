@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from glob import escape
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.folders import Folders
 from segmentation_pipeline.ledger import last_moment
 from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, words_of
+from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, Mouth, words_of
 from segmentation_pipeline.release_files import sync
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.settings import Retailer
@@ -46,12 +46,12 @@ class Erased:
     """What was taken out of the working database.
 
     Attributes:
-        as_of: The moment of the tables that stood, of which the fresh release is.
+        as_of: Of the tables that stood, as a run is told it: the fresh release is of the same.
         before: The rows that told of them, by table and file.
         sources: How many lines of each source file, which still holds them, are left out from now on.
     """
 
-    as_of: datetime
+    as_of: str
     before: Counts
     sources: dict[str, int]
 
@@ -128,6 +128,7 @@ def erase(
 
     Raises:
         ForgetError: One of them stands nowhere, or there is nothing yet.
+        PrivacyError: The key is another than before.
         LockTimeoutError: A run is writing.
     """
     names, work = named(settings, key, customers), folders.working_database
@@ -137,17 +138,20 @@ def erase(
         before = _counted(folders, names)
         with connection_to(work, folders.spill, PATIENCE, tell) as connection:
             warehouse = Warehouse(connection)
+            # Two keys would keep out nobody: each run has but one.
+            Mouth.of(warehouse, settings)
             _refuse_unknown(warehouse, folders, settings, key, customers)
-            as_of = _moment(warehouse)
+            moment = _moment(warehouse)
+            as_of = _as_asked(warehouse, moment)
             sources = dict(warehouse.execute(_SOURCES, {"customers": names}).fetchall())
             connection.begin()
-            _remember(warehouse, key, customers, as_of)
+            _remember(warehouse, key, customers, moment)
             for table, columns in _telling(connection).items():
                 _take_out(connection, table, columns, names)
             values = {"files": list(sources), "lines": list(sources.values())}
             connection.execute(_LEFT_OUT, values)
             connection.commit()
-        _write_anew(work)
+        _write_anew(folders, tell)
     return Erased(as_of, before, sources)
 
 
@@ -189,6 +193,16 @@ def _moment(warehouse: Warehouse) -> datetime:
     return max(moments)
 
 
+def _as_asked(warehouse: Warehouse, moment: datetime) -> str:
+    """The moment as a run is told it: as a day that counts whole, where it is the midnight after all lines that count.
+
+    A source may have days without times: lines of that midnight are of the next day, and counted only as a moment.
+    """
+    newest = warehouse.row("select max(transaction_at) as newest from clean_transactions")["newest"]
+    is_day = moment.time() == time() and newest < moment
+    return str((moment - timedelta(days=1)).date() if is_day else moment)
+
+
 def _remember(warehouse: Warehouse, key: Key, customers: Sequence[str], as_of: datetime) -> None:
     known = {row["customer_hash"] for row in warehouse.rows(f"select customer_hash from {FORGOTTEN}")}
     for customer in dict.fromkeys(_as_read(customer) for customer in customers):
@@ -205,14 +219,15 @@ def _take_out(connection: duckdb.DuckDBPyConnection, table: str, columns: list[s
         connection.execute(f"update {quoted(table)} set unparsed = {ERASED} where {_TELLING['unparsed']}", values)
 
 
-def _write_anew(work: Path) -> None:
+def _write_anew(folders: Folders, tell: Callable[[str], None]) -> None:
     """The tables get a new file: what is deleted stays in the blocks of the old one until they are used again."""
+    work = folders.working_database
     made = work.with_name(f"{work.name}.erasing")
     made.unlink(missing_ok=True)
-    with duckdb.connect() as connection:
-        connection.execute(f"attach {literal(str(work))} as old (read_only); attach {literal(str(made))} as new")
-        connection.execute("copy from database old to new")
-    made.chmod(0o600)
+    with connection_to(made, folders.spill, PATIENCE, tell, beside=[folders.home]) as connection:
+        connection.execute(f"attach {literal(str(work))} as old (read_only)")
+        [(new,)] = connection.execute("select current_database()").fetchall()
+        connection.execute(f"copy from database old to {quoted(new)}")
     sync(made)
     made.replace(work)
     sync(work.parent)

@@ -92,15 +92,20 @@ def shape_of(text: str) -> str:
     return rf"regexp_replace(regexp_replace({text}, '\p{{N}}', '9', 'g'), '\p{{L}}', 'a', 'g')"
 
 
-def with_texts(unparsed: str, text: str) -> str:
+def _with_texts(text: str) -> str:
     """In SQL, the column `unparsed` with other texts below its keys: an expression of `e.value`."""
     return (
-        f"cast(to_json(map_from_entries(list_transform(map_entries(cast(cast({unparsed} as json) as map(varchar,"
+        "cast(to_json(map_from_entries(list_transform(map_entries(cast(cast(unparsed as json) as map(varchar,"
         f" varchar))), lambda e: {{'k': e.key, 'v': {text}}}))) as varchar)"
     )
 
 
-def is_forgotten(customer_id: str) -> str:
+def _pseudonym() -> str:
+    """`Key.pseudonym` in SQL, of the column `customer_id`."""
+    return f"$prefix || left({hash_of('pseudonym', 'customer_id')}, 32)"
+
+
+def _is_forgotten(customer_id: str) -> str:
     """In SQL, whether a customer is one of those who must not come back."""
     return f"coalesce({hash_of('forgotten', customer_id)} in (select customer_hash from {FORGOTTEN}), false)"
 
@@ -119,7 +124,7 @@ def _tells_of_forgotten(unparsed: str) -> str:
     return f"list_has_any({hashes}, (select coalesce(list(customer_hash), []) from {FORGOTTEN}))"
 
 
-ERASED = with_texts("unparsed", "case when e.value is not null then 'erased' end")
+ERASED = _with_texts("case when e.value is not null then 'erased' end")
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,10 @@ class Mouth:
             select = f"select * exclude (of_forgotten) from ({select}) where not of_forgotten"
         replaced = [f"cast(null as varchar) as {quoted(column)}" for column in self.drop]
         if self.pseudonymise:
-            replaced.append(f"$prefix || left({hash_of('pseudonym', 'customer_id')}, 32) as customer_id")
+            replaced.append(f"{_pseudonym()} as customer_id")
         if replaced:
             # A line that is broken holds all its columns.
-            replaced.append(_if("true", with_texts("unparsed", shape_of("e.value"))))
+            replaced.append(_if("true", _with_texts(shape_of("e.value"))))
             select = f"select * replace ({', '.join(replaced)}) from ({select})"
         return select
 
@@ -185,11 +190,8 @@ class Mouth:
 
     def named(self, select: str) -> str:
         """The SELECT with `of_forgotten`: whether a line is of a customer who must not come back."""
-        pseudonym = f"$prefix || left({hash_of('pseudonym', 'customer_id')}, 32)"
-        is_his = is_forgotten("customer_id")
-        if self.pseudonymise:
-            is_his = f"{is_his} or {is_forgotten(pseudonym)}"
-        return f"select *, {is_his} as of_forgotten from ({select})"
+        names = ["customer_id", _pseudonym()] if self.pseudonymise else ["customer_id"]
+        return f"select *, {' or '.join(_is_forgotten(name) for name in names)} as of_forgotten from ({select})"
 
 
 def _if(condition: str, replaced: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 
@@ -63,7 +64,7 @@ def _die_at_boundary(number: int) -> None:
             done += 1
         return written
 
-    dg.DagsterInstance.handle_new_event = reported  # type: ignore[method-assign, assignment]
+    mock.patch.object(dg.DagsterInstance, "handle_new_event", reported).start()
 
 
 @dataclass

@@ -11,15 +11,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import duckdb
-import sklearn.cluster  # noqa: F401 - so that no night imports it again
 
-import segmentation_pipeline.definitions  # noqa: F401 - nor Dagster
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
 
+# So that no night imports them again.
+for module in ("sklearn.cluster", "segmentation_pipeline.definitions"):
+    import_module(module)
 # What a kill leaves does not hang on the disk, but Dagster's books wait for it a thousand times a night.
 MEMORY = Path("/dev/shm")  # noqa: S108 - folders of their own in it
 

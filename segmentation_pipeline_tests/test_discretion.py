@@ -103,7 +103,11 @@ def test_what_duckdb_says_of_a_value_is_told_by_its_shape(statement: str) -> Non
     assert "77123" not in first_line(raised.value)
 
 
-def test_what_duckdb_says_of_a_path_is_told_as_it_is() -> None:
+def test_what_duckdb_says_of_a_path_is_told_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "no.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(duckdb.Error) as read:
+        duckdb.connect().execute("select * from read_parquet($1)", [str(tmp_path / "no.parquet")])
+    assert str(tmp_path / "no.parquet") in first_line(read.value)
     with pytest.raises(duckdb.Error) as raised:
         duckdb.connect("/no/such/folder/VERA-77123.duckdb")
     assert "/no/such/folder/VERA-77123.duckdb" in first_line(raised.value)

@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.folders import Folders
+from segmentation_pipeline.forgetting import erase
+from segmentation_pipeline.privacy import Key
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, write_csv
+from segmentation_pipeline.retailer import load_settings
+from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 SEGMENTS = Path(sys.executable).with_name("segments")
 KEY, OTHER_KEY = "5f" * 32, "a0" * 32
@@ -186,6 +191,7 @@ def test_the_release_without_them_is_current_whole_and_of_the_same_moment_and_a_
     assert release.as_of == before.releases.all()[-1].as_of
     assert release.faults() == []
     assert not list(shop.home.glob("work.duckdb?*"))
+    assert (shop.home / "work.duckdb").stat().st_mode & 0o777 == 0o600
 
 
 def test_all_others_are_as_they_were(before: Shop, after: tuple[Shop, "subprocess.CompletedProcess[str]"]) -> None:
@@ -254,6 +260,18 @@ def test_with_another_key_a_run_stops_rather_than_let_them_back(
     assert len(shop.releases.all()) == 1
 
 
+def test_nobody_is_forgotten_by_another_key_than_those_before(
+    after: tuple[Shop, "subprocess.CompletedProcess[str]"],
+) -> None:
+    """By two keys, no run could keep them all out any more."""
+    shop, _ = after
+    stood = shop.rows("select * from forgotten_customers order by all")
+    done = shop.segments("forget", "10001", key=OTHER_KEY)
+    assert done.returncode == 2
+    assert "is another key than that by which customers were forgotten" in " ".join(done.stderr.split())
+    assert shop.rows("select * from forgotten_customers order by all") == stood
+
+
 def test_forgetting_again_finds_nothing_and_changes_nothing(
     after: tuple[Shop, "subprocess.CompletedProcess[str]"],
 ) -> None:
@@ -296,3 +314,28 @@ def test_where_no_release_without_them_can_be_published_the_command_says_so_and_
     retailer_file(shop.folder, Path("source"))
     assert shop.segments("forget", PERSON, NUMBER).returncode == 0
     assert list(rows_that_tell(shop.data, PERSON)) == []
+
+
+def test_a_release_without_them_counts_the_same_days_also_where_days_have_no_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line is of a midnight, and that after as_of is of a day that does not count."""
+    lines = [(*one[:4], one[4][:10], *one[5:]) for one in regular_customers()]
+    beyond = [line(invoice="700001", at="2024-07-01", customer=one[6]) for one in regular_customers()]
+    write_csv(tmp_path / "source" / "a.csv", [*lines, *beyond])
+    monkeypatch.setenv(
+        "SEGMENTATION_RETAILER", str(retailer_file(tmp_path, Path("source"), rfm={"as_of": "2024-06-30"}))
+    )
+    monkeypatch.setenv("SEGMENTATION_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
+    shop = Shop(tmp_path)
+    select = "select customer_id, frequency, monetary, as_of from rfm_features where customer_id <> '10003' order by 1"
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run_job(instance).success
+        stood = shop.rows(select)
+        settings = load_settings()
+        erased = erase(Folders(shop.data, settings.name), settings, Key(KEY.encode()), ["10003"], print)
+        given = {"as_of": erased.as_of, "accept_change": True}
+        assert run_job(instance, config={"resources": {"retailer": {"config": given}}}).success
+    assert shop.rows(select) == stood
+    assert len(stood) > 50
