@@ -17,17 +17,9 @@ import dagster as dg
 import duckdb
 
 from segmentation_pipeline.contracts import Contract
-from segmentation_pipeline.errors import first_line
-from segmentation_pipeline.finding import SourceError
-from segmentation_pipeline.fitting import FitError
-from segmentation_pipeline.folders import FolderError, data_folder
-from segmentation_pipeline.locks import LockTimeoutError
-from segmentation_pipeline.opening import WarehouseError
-from segmentation_pipeline.privacy import PrivacyError
-from segmentation_pipeline.registry import RegistryError
-from segmentation_pipeline.release_files import ReleaseError
+from segmentation_pipeline.errors import PipelineError, first_line
+from segmentation_pipeline.folders import data_folder
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.retailer import RetailerError
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Outcome, select_of, tables_read_by
@@ -36,11 +28,6 @@ OWNERS = ["team:segmentation"]
 # What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.
 _STANDS_FOR = {"judged_transactions": "raw_transactions"}
 CONTRACT_CHECK = "contract"
-# What a person can mend: the message is a sentence.
-_MENDABLE = (
-    RetailerError, FolderError, SourceError, WarehouseError, LockTimeoutError, ReleaseError, FitError, RegistryError,
-    PrivacyError,
-)  # fmt: skip
 
 # What may pass by itself: a disk or a network path that answers again, a file that another program lets go.
 _MAY_PASS = tuple(
@@ -199,7 +186,7 @@ def sentences() -> Iterator[None]:
     """
     try:
         yield
-    except _MENDABLE as error:
+    except PipelineError as error:
         said = str(error)
     except (OSError, duckdb.Error) as error:
         # Not what the error says: DuckDB quotes the whole line that it stumbles over.

@@ -15,6 +15,7 @@ from segmentation_pipeline.assets import code_of
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core import choice, figures, kmeans, model, naming
 from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.history import AS_OF_THEN, begin_anew_without
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, composed
@@ -67,7 +68,7 @@ def tried(warehouse: Warehouse, settings: Retailer) -> tuple[list[Filling], Give
     rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
     done = []
     for month in needed:
-        with suppress(fitting.FitError):
+        with suppress(FitError):
             for table, found in zip(TABLES, _month(warehouse, settings, month, wanted[month]), strict=True):
                 rows[table].extend(found)
             done.append(month)

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from segmentation_pipeline import home as dagster_home
+from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.forgetting import Counts, ForgetError, clear_away, counted, erase, named
+from segmentation_pipeline.forgetting import Counts, clear_away, counted, erase, named
 from segmentation_pipeline.privacy import Key
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, say, sentences
@@ -56,7 +57,7 @@ def forget(
             told = ", ".join(f"{name} ({lines:,})" for name, lines in erased.sources.items())
             typer.echo(f"The source still has their lines; they are left out, but delete them there too: {told}")
         if any(rows != 0 for rows in after.values()):
-            raise ForgetError("some places still tell of them, as the table above says; close what holds them open")
+            raise ErasureError("some places still tell of them, as the table above says; close what holds them open")
 
 
 def _show(before: Counts, after: Counts) -> None:

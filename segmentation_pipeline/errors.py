@@ -34,3 +34,51 @@ def shape(text: str) -> str:
 def is_of_the_machine(error: BaseException) -> bool:
     """Whether disk, memory or a limit of the process failed; DuckDB tells of these by the words of the system."""
     return isinstance(error, duckdb.OutOfMemoryException) or any(said in str(error) for said in _OF_THE_MACHINE)
+
+
+class PipelineError(Exception):
+    """An error that the user can resolve; its message says what happened, where, and what to do."""
+
+
+class PathError(PipelineError):
+    """A configured path cannot be used."""
+
+
+class RetailerError(PipelineError):
+    """The retailer file is not valid; the message lists every error with its key."""
+
+
+class SourceError(PipelineError):
+    """The source cannot be read."""
+
+
+class WarehouseError(PipelineError):
+    """The working database cannot be opened or used."""
+
+
+class LockTimeoutError(PipelineError):
+    """Another process held the lock for longer than the caller waits."""
+
+
+class FitError(PipelineError):
+    """The customers cannot be clustered."""
+
+
+class RegistryError(PipelineError):
+    """A model cannot be found or promoted."""
+
+
+class ReleaseError(PipelineError):
+    """A release cannot be published, found or read."""
+
+
+class RestoreError(PipelineError):
+    """The working database cannot be restored from a release."""
+
+
+class PrivacyError(PipelineError):
+    """The privacy key is missing, too short or not the one used before."""
+
+
+class ErasureError(PipelineError):
+    """Customers cannot be erased."""

@@ -10,7 +10,8 @@ from typing import TextIO
 import duckdb
 
 from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.release_files import Release, ReleaseError
+from segmentation_pipeline.errors import ReleaseError
+from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import bound_in
 

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import COMPRESSED
@@ -18,10 +19,6 @@ ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
 _WILD = ("*", "?", "[")
-
-
-class SourceError(RuntimeError):
-    """The source cannot be read; the message names the file, what was found and what to do."""
 
 
 def source_files(retailer: Retailer, base: Path, own: Sequence[Path] = ()) -> dict[str, Path]:

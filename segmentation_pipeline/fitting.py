@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.registry import Entry
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from segmentation_pipeline.core.choice import Choice
     from segmentation_pipeline.core.kmeans import Array, KMeansFit
     from segmentation_pipeline.core.model import SegmentationModel
-
-
-class FitError(RuntimeError):
-    """The customers cannot be clustered; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from segmentation_pipeline.errors import PathError
+
 _PROJECT = Path(__file__).parent.parent
-
-
-class FolderError(ValueError):
-    """A path leads nowhere that could be; the message names it."""
 
 
 def expanded(text: str) -> Path:
     """The path that a text means.
 
     Raises:
-        FolderError: It begins with ~ and a name that no user has.
+        PathError: It begins with ~ and a name that no user has.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise FolderError(f"{text}: {error}") from None
+        raise PathError(f"{text}: {error}") from None
 
 
 def data_folder() -> Path:

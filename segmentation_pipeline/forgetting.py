@@ -17,6 +17,7 @@ import duckdb
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.contracts import literal, quoted
+from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.folders import Folders
 from segmentation_pipeline.ledger import last_moment
 from segmentation_pipeline.opening import connection_to
@@ -35,10 +36,6 @@ _TELLING = {
 _TABLES = re.compile(r"\.(parquet|duckdb(?!.*\.wal$))")
 # Rows by place; None where a file cannot be read.
 Counts = dict[str, int | None]
-
-
-class ForgetError(RuntimeError):
-    """Customers cannot be forgotten; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +124,16 @@ def erase(
     """Take customers out of the working database, in one transaction, and remember their keyed hashes.
 
     Raises:
-        ForgetError: One of them stands nowhere, or there is nothing yet.
+        ErasureError: One of them stands nowhere, or there is nothing yet.
         PrivacyError: The key is another than before.
         LockTimeoutError: A run is writing.
     """
     names, work = named(settings, key, customers), folders.working_database
     with locks.writer(folders.lock, "segments forget", PATIENCE, tell):
         if not work.exists():
-            raise ForgetError(f"{work}: there is no working database yet, so nobody to forget; `segments run` makes it")
+            raise ErasureError(
+                f"{work}: there is no working database yet, so nobody to forget; `segments run` makes it"
+            )
         before = _counted(folders, names)
         with connection_to(work, folders.spill, PATIENCE, tell) as connection:
             warehouse = Warehouse(connection)
@@ -177,7 +176,7 @@ def _refuse_unknown(
         )
         if is_known or warehouse.rows(f"select 1 as one from {FORGOTTEN} where customer_hash = $hash", hash=hashed):
             continue
-        raise ForgetError(
+        raise ErasureError(
             f"the customer in place {place} of {len(customers)} stands in no table of {folders.working_database}:"
             " nobody was forgotten. Write each as the source does; a name with blanks in quotes"
         )
@@ -189,7 +188,7 @@ def _moment(warehouse: Warehouse) -> datetime:
     stands = warehouse.row("select max(as_of) as as_of from customer_segments")["as_of"] if has else None
     moments = [moment for moment in (stands, last_moment(warehouse)) if moment is not None]
     if not moments:
-        raise ForgetError("no run has come to its end yet, so there are no segments to publish; run first")
+        raise ErasureError("no run has come to its end yet, so there are no segments to publish; run first")
     return max(moments)
 
 

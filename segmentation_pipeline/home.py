@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+from segmentation_pipeline.errors import PathError
 from segmentation_pipeline.folders import dagster_home
 
 _SHIPPED = Path(__file__).parent / "dagster.yaml"
@@ -16,12 +17,12 @@ def prepare() -> Path:
     """Create DAGSTER_HOME where it is absent, put `dagster.yaml` into it, and name it in the environment.
 
     Raises:
-        ValueError: Dagster would not find its settings there.
+        PathError: Dagster would not find its settings there.
     """
     # Dagster refuses a relative folder; one that the environment names is meant from where the command is run.
     home = dagster_home().absolute()
     if escape(str(home)) != str(home):
-        raise ValueError(
+        raise PathError(
             f"{home}: Dagster takes *, ? and [ in the path of its folder for a pattern, and would run without its"
             " settings. Name another folder in DAGSTER_HOME."
         )

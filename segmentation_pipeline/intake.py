@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_pipeline.entries import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
-from segmentation_pipeline.errors import first_line, is_of_the_machine
-from segmentation_pipeline.finding import SourceError, refuse_what_is_no_file_of
+from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
+from segmentation_pipeline.finding import refuse_what_is_no_file_of
 from segmentation_pipeline.lines import Lines, read_lines
 from segmentation_pipeline.privacy import FORGOTTEN, Mouth
 from segmentation_pipeline.settings import Retailer

@@ -17,8 +17,7 @@ import duckdb
 
 from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.contracts import literal, quoted
-from segmentation_pipeline.errors import first_line, is_of_the_machine
-from segmentation_pipeline.finding import SourceError
+from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.mapping import mapped, told, where
 from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.settings import Retailer

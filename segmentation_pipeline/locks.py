@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmentation_pipeline.errors import LockTimeoutError
+
 if TYPE_CHECKING:
     import dagster as dg
 
 
 # The signs that this process holds: a run inside a command is as alive as the command.
 _HELD: set[Path] = set()
-
-
-class LockTimeoutError(RuntimeError):
-    """Somebody else held the lock for longer than the caller could wait."""
 
 
 @contextmanager

@@ -5,8 +5,7 @@ Belongs here: what is compared, and what is said where a column is lacking. Does
 
 import re
 
-from segmentation_pipeline.errors import shape
-from segmentation_pipeline.finding import SourceError
+from segmentation_pipeline.errors import SourceError, shape
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import Part
 

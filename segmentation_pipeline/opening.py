@@ -13,12 +13,10 @@ from typing import Any
 
 import duckdb
 
+from segmentation_pipeline.errors import WarehouseError
+
 # Everything that is used is built in; an extension that is fetched or loaded would be somebody else's code.
 _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-
-
-class WarehouseError(RuntimeError):
-    """The working database cannot be used; the message says where it is and what to do."""
 
 
 @contextmanager

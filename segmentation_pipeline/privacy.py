@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.errors import PrivacyError
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Given, Warehouse
 
@@ -23,10 +24,6 @@ _WORDS, _FIELDS = r"[\p{L}\p{N}]+(?:[-_.@+][\p{L}\p{N}]+)*", r'[^,;\t|"\\]+'
 _PSEUDONYM = "^p[0-9a-f]{8}-[0-9a-f]{32}$"
 # RFC 2104: the block of SHA-256, and the two bytes that its key is mixed with.
 _BLOCK, _INNER, _OUTER = 64, 0x36, 0x5C
-
-
-class PrivacyError(RuntimeError):
-    """The key is missing, weak, or another than before; the message says which and what to do."""
 
 
 @dataclass(frozen=True)

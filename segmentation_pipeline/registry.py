@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, composed, select_of
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STANDING_TABLES = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
-
-
-class RegistryError(RuntimeError):
-    """A model cannot be promoted or rolled back to; the message says which and what to do."""
 
 
 @dataclass(frozen=True)

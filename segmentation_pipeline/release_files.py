@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.contracts import Contract, quoted
+from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.tables import CONTRACTS, PUBLISHED, STATE
 
 DATABASE = "segments.duckdb"
@@ -29,10 +30,6 @@ OLDEST_CLIENT = "1.1.3"
 STORAGE_VERSION = "v1.0.0"
 # What is asked of a manifest of before there was a digest in it.
 _KEYS = frozenset({"release", "as_of", "published_at", "contract_version", "tables", "files", "figures"})
-
-
-class ReleaseError(RuntimeError):
-    """A release cannot be published, found, read or rolled back to; the message says which and what to do."""
 
 
 @dataclass(frozen=True)

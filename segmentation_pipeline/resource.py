@@ -15,8 +15,9 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from segmentation_pipeline import home, locks, notices
+from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
 from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.opening import WarehouseError, connection_to
+from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.retailer import load_settings, source_base
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Warehouse
@@ -61,7 +62,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
                 if context.run is not None:
                     stack.enter_context(locks.alive(self.runs, context.run.run_id))
                     stack.enter_context(home.books_open(context.run.run_id))
-            except (OSError, ValueError) as error:
+            except (OSError, PipelineError) as error:
                 # A resource that fails is a stack trace; an asset that fails is a sentence.
                 self._refusal = error
             yield self
@@ -157,7 +158,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         if self._warehouse is None:
             try:
                 self._warehouse = self._open()
-            except (locks.LockTimeoutError, WarehouseError) as error:
+            except (LockTimeoutError, WarehouseError) as error:
                 # An hour's patience is had once, not again by every asset.
                 self._refusal = error
                 raise

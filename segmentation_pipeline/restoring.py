@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.contracts import literal, quoted
+from segmentation_pipeline.errors import RestoreError
 from segmentation_pipeline.folders import Folders, unused_name
 from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
@@ -17,10 +18,6 @@ from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse
 
 PATIENCE = 30.0
-
-
-class RestoreError(RuntimeError):
-    """The working database cannot be restored from a release; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from segmentation_pipeline.folders import FolderError, data_folder, expanded
+from segmentation_pipeline.errors import PathError, RetailerError
+from segmentation_pipeline.folders import data_folder, expanded
 from segmentation_pipeline.rules import Rule
 from segmentation_pipeline.sections import Sample
 from segmentation_pipeline.settings import Retailer
 
 SHIPPED = Path(__file__).parent / "retailers"
 _SHOWN = 100
-
-
-class RetailerError(ValueError):
-    """The retailer file cannot be used; the message names each key, what was found, and what is allowed."""
 
 
 def shipped_names() -> list[str]:
@@ -45,7 +42,7 @@ def find(name_or_path: str) -> Path:
     try:
         path = expanded(name_or_path)
         stands = path.is_file()
-    except (FolderError, OSError) as error:
+    except (PathError, OSError) as error:
         raise RetailerError(f"retailer {name_or_path!r}: {error}") from None
     if not stands:
         near = difflib.get_close_matches(name_or_path, shipped_names(), 1)

@@ -14,22 +14,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from segmentation_pipeline.finding import SourceError
+from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.folders import expanded
-from segmentation_pipeline.forgetting import ForgetError
-from segmentation_pipeline.locks import LockTimeoutError
-from segmentation_pipeline.opening import WarehouseError
-from segmentation_pipeline.privacy import PrivacyError
-from segmentation_pipeline.registry import RegistryError
-from segmentation_pipeline.release_files import ReleaseError
-from segmentation_pipeline.restoring import RestoreError
 from segmentation_pipeline.retailer import find, load_settings, shipped_names
 from segmentation_pipeline.settings import Retailer
 
-_MENDABLE = (
-    SourceError, ReleaseError, RegistryError, RestoreError, ForgetError, PrivacyError, WarehouseError, LockTimeoutError,
-    ValueError, OSError, duckdb.Error,
-)  # fmt: skip
+_USER_ERRORS = (PipelineError, ValueError, OSError, duckdb.Error)
 out = Console()
 err = Console(stderr=True)
 
@@ -47,7 +37,7 @@ def sentences(traceback: bool) -> Iterator[None]:
     """Errors that a person can mend end the command with a sentence and exit code 2."""
     try:
         yield
-    except _MENDABLE as error:
+    except _USER_ERRORS as error:
         if traceback:
             print_exc()
         say(err, "red", "error:", str(error))

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.contracts import Contract, Violation, quoted
-from segmentation_pipeline.opening import WarehouseError
+from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables import CONTRACTS, WITHOUT_SOURCE
 
 SQL = Path(__file__).parent / "sql"

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from segmentation_pipeline.finding import SourceError
+from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import chunks
 

@@ -12,7 +12,8 @@ import pytest
 
 from segmentation_pipeline.assets import fill
 from segmentation_pipeline.contracts import Column, Contract, Violation, literal, quoted
-from segmentation_pipeline.opening import WarehouseError, connection_to
+from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse
 

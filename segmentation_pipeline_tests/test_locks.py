@@ -14,6 +14,7 @@ import pytest
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.defs.automation import dead_runs
+from segmentation_pipeline.errors import LockTimeoutError
 from segmentation_pipeline.home import prepare
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
@@ -94,7 +95,7 @@ def test_who_waits_says_for_whom_and_gives_up_with_a_sentence(tmp_path: Path) ->
     lock, told = tmp_path / "shop" / "work.lock", list[str]()
     with held(lock) as holder:
         began = time.monotonic()
-        with pytest.raises(locks.LockTimeoutError) as caught, locks.writer(lock, "me", 0.5, told.append):
+        with pytest.raises(LockTimeoutError) as caught, locks.writer(lock, "me", 0.5, told.append):
             pass
         assert 0.5 <= time.monotonic() - began < 5
     whom = f"process {holder.pid}, run of the night"

@@ -12,11 +12,12 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.contracts import quoted
+from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
 from segmentation_pipeline.folders import Folders
-from segmentation_pipeline.forgetting import ForgetError, erase
-from segmentation_pipeline.privacy import Key, Mouth, PrivacyError, hash_of, shape_of, words_of
+from segmentation_pipeline.forgetting import erase
+from segmentation_pipeline.privacy import Key, Mouth, hash_of, shape_of, words_of
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.retailer import RetailerError, load
+from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
 from segmentation_pipeline.warehouse import Warehouse, bound_in
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
@@ -197,7 +198,7 @@ def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
     settings = load(str(retailer_file(tmp_path, Path("source"), privacy={"pseudonymise": True})))
     if name == f"{PERSON}.0":
-        with pytest.raises(ForgetError, match="place 1 of 1 stands in no table"):
+        with pytest.raises(ErasureError, match="place 1 of 1 stands in no table"):
             erase(folders, settings, key, [name], print)
         return
     erase(folders, settings, key, [name or pseudonym(PERSON)], print)

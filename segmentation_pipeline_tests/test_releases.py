@@ -20,7 +20,8 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.contracts import Contract, quoted
-from segmentation_pipeline.release_files import OLDEST_CLIENT, Release, ReleaseError
+from segmentation_pipeline.errors import ReleaseError
+from segmentation_pipeline.release_files import OLDEST_CLIENT, Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.retailer import load
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED

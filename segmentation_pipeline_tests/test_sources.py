@@ -18,7 +18,8 @@ import openpyxl
 import pytest
 
 from segmentation_pipeline.columns import LINE
-from segmentation_pipeline.finding import SourceError, source_files
+from segmentation_pipeline.errors import SourceError
+from segmentation_pipeline.finding import source_files
 from segmentation_pipeline.intake import Asked, taken_in
 from segmentation_pipeline.retailer import SHIPPED
 from segmentation_pipeline.settings import Retailer

@@ -16,8 +16,9 @@ import dagster as dg
 import duckdb
 import pytest
 
+from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.release_files import Release, ReleaseError, write_manifest
+from segmentation_pipeline.release_files import Release, write_manifest
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables import CONTRACTS, STATE
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv

@@ -6,9 +6,9 @@ import dagster as dg
 
 from segmentation_pipeline import locks, notices
 from segmentation_pipeline.arrivals import Looked, files_now
-from segmentation_pipeline.finding import SourceError
-from segmentation_pipeline.folders import FolderError, data_folder
-from segmentation_pipeline.retailer import RetailerError, load_settings
+from segmentation_pipeline.errors import PathError, RetailerError, SourceError
+from segmentation_pipeline.folders import data_folder
+from segmentation_pipeline.retailer import load_settings
 from segmentation_pipeline.sections import Source
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
@@ -101,7 +101,7 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     looked = Looked.of(context.cursor)
     try:
         files = files_now()
-    except (RetailerError, FolderError, SourceError, OSError) as error:
+    except (RetailerError, PathError, SourceError, OSError) as error:
         return _nothing_yet(looked, str(error))
     if files is None:
         return _nothing_yet(looked, "the source's files are made up")

@@ -9,7 +9,7 @@ from pydantic import Field
 from segmentation_pipeline import fitting, promotion
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.core import choice, kmeans, matching, model, naming
-from segmentation_pipeline.fitting import FitError
+from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.ledger import is_late
 from segmentation_pipeline.promotion import refit
 from segmentation_pipeline.registry import STANDING_TABLES, Registry
