@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from replay import ROOT, WINDOWS, prepared, window
 
+from segmentation_pipeline.config.loading import load_settings
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.core.choice import bootstrap_ari
 from segmentation_pipeline.core.kmeans import fit
 from segmentation_pipeline.core.naming import SEGMENTS
-from segmentation_pipeline.retailer import load_settings
-from segmentation_pipeline.settings import Retailer
 
 FOLDER = ROOT / "docs" / "pictures"
 INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#999999", "#08519c", "#d94801", "#33a02c"

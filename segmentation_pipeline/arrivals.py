@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segmentation_pipeline.config.loading import load_settings, source_base
+from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.finding import source_files
-from segmentation_pipeline.folders import Folders, data_folder
-from segmentation_pipeline.retailer import load_settings, source_base
 
 
 @dataclass(frozen=True)

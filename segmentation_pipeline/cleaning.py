@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segmentation_pipeline.columns import LINE
+from segmentation_pipeline.config.cleaning_rules import Rule
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.privacy import shape_of
-from segmentation_pipeline.rules import Rule
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Given, Warehouse
 
 _DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}

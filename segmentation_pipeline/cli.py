@@ -23,13 +23,13 @@ from segmentation_pipeline.cli_releases import (
     restore_state,
     tell_hold,
 )
+from segmentation_pipeline.config.loading import source_base
+from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.finding import source_files
-from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.retailer import source_base
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.terminal import (
     RetailerOption,
     SourceOption,

@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segmentation_pipeline import home, locks
+from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.registry import Entry, Registry
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences

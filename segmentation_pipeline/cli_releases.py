@@ -12,9 +12,9 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.exporting import export, refuse_unknown
-from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import CURRENT, Releases
 from segmentation_pipeline.restoring import restore

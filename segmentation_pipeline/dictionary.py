@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.contracts import Contract
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS
 
 _TOML_TYPES = {str: "text", int: "integer", float: "number", Decimal: "number", bool: "boolean",
@@ -55,7 +55,7 @@ def _settings() -> Iterator[str]:
     yield from (
         "# The retailer file",
         "",
-        _WRITTEN.format("segmentation_pipeline/sections.py`, `rules.py` and `parameters.py"),
+        _WRITTEN.format("segmentation_pipeline/config/sections.py`, `rules.py` and `parameters.py"),
     )
     yield "`segments retailer check FILE` tells every error of a file at once; the shipped files are examples."
     yield from _section("(top)", Retailer)

@@ -9,9 +9,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmentation_pipeline.config.paths import expanded
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
-from segmentation_pipeline.folders import expanded
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import COMPRESSED
 
 ENDINGS = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.registry import Entry
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Filling, Warehouse
 

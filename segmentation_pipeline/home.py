@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+from segmentation_pipeline.config.paths import dagster_home
 from segmentation_pipeline.errors import PathError
-from segmentation_pipeline.folders import dagster_home
 
 _SHIPPED = Path(__file__).parent / "dagster.yaml"
 

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.entries import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.finding import refuse_what_is_no_file_of
 from segmentation_pipeline.lines import Lines, read_lines
 from segmentation_pipeline.privacy import FORGOTTEN, Mouth
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import content_hash
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 

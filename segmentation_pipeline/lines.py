@@ -16,11 +16,11 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.columns import LINE
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.mapping import mapped, told, where
 from segmentation_pipeline.opening import reading_connection
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import MOST_COLUMNS, Part, numbered_csv, parts_of
 from segmentation_pipeline.warehouse import Given
 

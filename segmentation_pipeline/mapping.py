@@ -5,8 +5,8 @@ Belongs here: what is compared, and what is said where a column is lacking. Does
 
 import re
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, shape
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.sources import Part
 
 _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline import release_files
+from segmentation_pipeline.config.paths import unused_name
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.folders import unused_name
 from segmentation_pipeline.locks import alone_in
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.tables import CONTRACT_VERSION

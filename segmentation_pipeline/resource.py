@@ -15,11 +15,11 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from segmentation_pipeline import home, locks, notices
+from segmentation_pipeline.config.loading import load_settings, source_base
+from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
-from segmentation_pipeline.folders import Folders, data_folder
 from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.retailer import load_settings, source_base
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.warehouse import Warehouse
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segmentation_pipeline import locks
+from segmentation_pipeline.config.paths import Folders, unused_name
 from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import RestoreError
-from segmentation_pipeline.folders import Folders, unused_name
 from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
 from segmentation_pipeline.tables import CONTRACTS

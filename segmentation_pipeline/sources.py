@@ -16,9 +16,9 @@ from uuid import uuid4
 
 import duckdb
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.finding import kind_of
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import unpacked
 from segmentation_pipeline.workbooks import sheets_of
 

@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from segmentation_pipeline.config.loading import find, load_settings, shipped_names
+from segmentation_pipeline.config.paths import expanded
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
-from segmentation_pipeline.folders import expanded
-from segmentation_pipeline.retailer import find, load_settings, shipped_names
-from segmentation_pipeline.settings import Retailer
 
 _USER_ERRORS = (PipelineError, ValueError, OSError, duckdb.Error)
 out = Console()

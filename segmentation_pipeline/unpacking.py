@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import duckdb
 
-from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.config.retailer import Retailer
 
 COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20

@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.unpacking import chunks
 
 # Calamine lays a sheet out from its first cell to its last, 32 bytes for each between, and ends the whole process where

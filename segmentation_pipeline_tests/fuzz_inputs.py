@@ -21,8 +21,8 @@ from typing import Any
 import duckdb
 import tomli_w
 
-from segmentation_pipeline.retailer import SHIPPED
-from segmentation_pipeline.settings import Retailer
+from segmentation_pipeline.config.loading import SHIPPED
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings
 from segmentation_pipeline_tests.workbooks import mixed, write_workbook
 

@@ -13,11 +13,11 @@ import dagster as dg
 import duckdb
 import tomli_w
 
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs import customers, features, history, membership, model, segments
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Warehouse
 

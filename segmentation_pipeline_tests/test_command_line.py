@@ -578,7 +578,7 @@ def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None
 
 
 def test_the_data_folder_is_beside_the_project_wherever_one_stands(tmp_path: Path) -> None:
-    text = "from segmentation_pipeline.folders import *; print(data_folder(), dagster_home(), sep='\\n')"
+    text = "from segmentation_pipeline.config.paths import *; print(data_folder(), dagster_home(), sep='\\n')"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SEGMENTATION_", "DAGSTER_"))}
     for there in (tmp_path, PROJECT, PACKAGE):
         printed = subprocess.run(

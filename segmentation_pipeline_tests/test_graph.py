@@ -20,8 +20,8 @@ from sqlglot import exp
 import segmentation_pipeline
 from segmentation_pipeline import backtest, history
 from segmentation_pipeline.columns import LINE
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import SQL, composed, select_of
 
@@ -340,7 +340,11 @@ def reads(code: str, key: str) -> bool:
         for node in nodes
         if isinstance(node, ast.ImportFrom)
         and node.module
-        in ("segmentation_pipeline.sections", "segmentation_pipeline.rules", "segmentation_pipeline.parameters")
+        in (
+            "segmentation_pipeline.config.sections",
+            "segmentation_pipeline.config.cleaning_rules",
+            "segmentation_pipeline.config.model_settings",
+        )
         for alias in node.names
         if alias.name in (section.capitalize(), section.capitalize().rstrip("s"))
     }
@@ -390,7 +394,7 @@ def test_no_setting_is_unused(key: str) -> None:
         ("if source := settings.source: read(source.path)", True),
         ("one, two = settings.source, settings.model\nread(one.path)", True),
         ("one, two = settings.source, settings.model\nread(two.path)", False),
-        ("from segmentation_pipeline.sections import Source as S\ndef f(one: S): return one.path", True),
+        ("from segmentation_pipeline.config.sections import Source as S\ndef f(one: S): return one.path", True),
         ("read(part.path)", False),
         ("read(source.path)", False),
         ("read(settings.release.path)", False),

@@ -11,8 +11,8 @@ import pytest
 import tomli_w
 
 from segmentation_pipeline.arrivals import files_now
+from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import RetailerError
-from segmentation_pipeline.retailer import load_settings
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_settings, write_csv
 from segmentation_pipeline_tests.test_intake import Shop
 

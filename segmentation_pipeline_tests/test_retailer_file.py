@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tomli_w
 
+from segmentation_pipeline.config.loading import find, load, load_settings, shipped_names
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import RetailerError
-from segmentation_pipeline.retailer import find, load, load_settings, shipped_names
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline_tests.scenarios import retailer_file, retailer_settings
 
 GOOD = """\

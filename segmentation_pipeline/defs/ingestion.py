@@ -18,8 +18,8 @@ from segmentation_pipeline import (
 )
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
+from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.finding import source_files, source_roots
-from segmentation_pipeline.folders import expanded
 from segmentation_pipeline.privacy import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once

@@ -7,11 +7,11 @@ import dagster as dg
 
 from segmentation_pipeline import __version__, scoring
 from segmentation_pipeline.assets import OWNERS, Results, sentences
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.gate import STOPPED, Figures, faults
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.settings import Retailer
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.warehouse import Warehouse
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from segmentation_pipeline.sections import Fault, Section
+from segmentation_pipeline.config.sections import Fault, Section
 
 
 class Model(Section):

@@ -13,9 +13,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
-from segmentation_pipeline.parameters import Backtest, Drift, Membership, Model, Promotion
-from segmentation_pipeline.rules import Cleaning
-from segmentation_pipeline.sections import (
+from segmentation_pipeline.config.cleaning_rules import Cleaning
+from segmentation_pipeline.config.model_settings import Backtest, Drift, Membership, Model, Promotion
+from segmentation_pipeline.config.sections import (
     Checks,
     ColumnName,
     Columns,

@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from segmentation_pipeline.config.cleaning_rules import Rule
+from segmentation_pipeline.config.paths import data_folder, expanded
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.sections import Sample
 from segmentation_pipeline.errors import PathError, RetailerError
-from segmentation_pipeline.folders import data_folder, expanded
-from segmentation_pipeline.rules import Rule
-from segmentation_pipeline.sections import Sample
-from segmentation_pipeline.settings import Retailer
 
 SHIPPED = Path(__file__).parent / "retailers"
 _SHOWN = 100

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import duckdb
 from pydantic import AfterValidator, Field
 
-from segmentation_pipeline.sections import NUMBERS, ColumnName, Fault, Section, tables
+from segmentation_pipeline.config.sections import NUMBERS, ColumnName, Fault, Section, tables
 
 # Two of them are replaced by a rule of the retailer's on their column.
 _RULES_THAT_ALWAYS_HOLD = {
