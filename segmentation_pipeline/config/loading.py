@@ -22,7 +22,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.config.sections import Sample
 from segmentation_pipeline.errors import PathError, RetailerError
 
-SHIPPED = Path(__file__).parent / "retailers"
+SHIPPED = Path(__file__).parents[1] / "retailers"
 _SHOWN = 100
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segmentation_pipeline.errors import PathError
 
-_PROJECT = Path(__file__).parent.parent
+_PROJECT = Path(__file__).parents[2]
 
 
 def expanded(text: str) -> Path:
