@@ -27,7 +27,7 @@ from segmentation_pipeline.config.loading import source_base
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.finding import source_files
+from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.terminal import (

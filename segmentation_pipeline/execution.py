@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_pipeline.config.paths import dagster_home, data_folder
-from segmentation_pipeline.intake import TABLES
+from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline.terminal import err, out, say
 

@@ -34,12 +34,12 @@ from xml.etree import ElementTree
 
 import duckdb
 
-from segmentation_pipeline import cleaning
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import RetailerError, SourceError
-from segmentation_pipeline.finding import source_files
-from segmentation_pipeline.intake import Asked, taken_in
+from segmentation_pipeline.ingestion import cleaning
+from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.ingestion.incremental import Asked, taken_in
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.fuzz_inputs import Input, input_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_customers, retailer_settings, write_csv

@@ -45,7 +45,7 @@ import resource
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
 import dagster as dg
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.intake import TABLES
+from segmentation_pipeline.ingestion.incremental import TABLES
 job = defs().resolve_job_def("nightly_segmentation")
 keys = [dg.AssetKey(table) for table in TABLES]
 with dg.DagsterInstance.ephemeral() as instance:

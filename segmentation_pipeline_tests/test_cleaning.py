@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentation_pipeline import cleaning
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.finding import source_files
-from segmentation_pipeline.lines import read_lines
+from segmentation_pipeline.ingestion import cleaning
+from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 

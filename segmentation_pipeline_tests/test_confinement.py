@@ -14,7 +14,7 @@ import tomli_w
 
 from segmentation_pipeline.contracts import literal
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.intake import TABLES
+from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.opening import connection_to, reading_connection
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv

@@ -18,7 +18,7 @@ import tomli_w
 
 from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.intake import TABLES
+from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.tables import CONTRACTS
 from segmentation_pipeline_tests.scenarios import (
     HEADER,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from segmentation_pipeline.arrivals import files_now
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import RetailerError
+from segmentation_pipeline.ingestion.file_watcher import files_now
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_settings, write_csv
 from segmentation_pipeline_tests.test_intake import Shop
 

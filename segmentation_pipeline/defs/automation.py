@@ -5,11 +5,11 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline import locks, notices
-from segmentation_pipeline.arrivals import Looked, files_now
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, RetailerError, SourceError
+from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
 

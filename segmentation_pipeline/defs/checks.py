@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from segmentation_pipeline.checking import SHOWN_FAULTS, found, selected, warned
-from segmentation_pipeline.cleaning import loss
 from segmentation_pipeline.gate import GATE, STOPPED, Figures, faults
+from segmentation_pipeline.ingestion.cleaning import loss
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.warehouse import select_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import cleaning
 from segmentation_pipeline.assets import derived_asset
+from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.resource import RetailerResource
 
 

@@ -4,28 +4,29 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline import (
-    finding,
-    forgetting,
-    intake,
-    lines,
-    mapping,
-    privacy,
-    shapes,
-    sources,
-    unpacking,
-    workbooks,
-)
+from segmentation_pipeline import forgetting, privacy
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
 from segmentation_pipeline.config.paths import expanded
-from segmentation_pipeline.finding import source_files, source_roots
+from segmentation_pipeline.ingestion import (
+    column_mapping,
+    decompression,
+    discovery,
+    excel,
+    incremental,
+    parsing,
+    schema_drift,
+    staging,
+)
+from segmentation_pipeline.ingestion.discovery import source_files, source_roots
 from segmentation_pipeline.privacy import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.warehouse import select_of
 
-_READING = code_of(finding, sources, unpacking, workbooks, mapping, lines, privacy) + select_of("raw_transactions")
+_READING = code_of(discovery, parsing, decompression, excel, column_mapping, staging, privacy) + select_of(
+    "raw_transactions"
+)
 # Another version of the code that reads may read the same files otherwise.
 _VERSION = hashlib.sha256(_READING.encode()).hexdigest()[:8]
 COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
@@ -40,10 +41,10 @@ COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
     name="raw_transactions",
     specs=[
         asset_spec("raw_transactions", "ingestion", _READING),
-        asset_spec("ingested_files", "ingestion", code_of(intake), kinds=frozenset({"duckdb", "python"})),
+        asset_spec("ingested_files", "ingestion", code_of(incremental), kinds=frozenset({"duckdb", "python"})),
         asset_spec(FORGOTTEN, "ingestion", code_of(forgetting), kinds=frozenset({"duckdb", "python"})),
     ],
-    check_specs=[*map(contract_check, intake.TABLES), COLUMNS_AS_BEFORE],
+    check_specs=[*map(contract_check, incremental.TABLES), COLUMNS_AS_BEFORE],
 )
 def raw_transactions(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Results:
     """Files that are new or have changed are read; the made-up retailer's are written first, where they are not yet."""
@@ -52,7 +53,7 @@ def raw_transactions(context: dg.AssetExecutionContext, retailer: RetailerResour
         if sample := settings.source.sample:
             write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
         files, spill = source_files(settings, base, retailer.folders.own), retailer.folders.spill
-        with intake.taken_in(retailer.warehouse, settings, files, spill, _asked(retailer)) as taken:
+        with incremental.taken_in(retailer.warehouse, settings, files, spill, _asked(retailer)) as taken:
             context.log.info(f"read again, because they changed: {taken.figures['read_again']}")
             yield (drift := _columns_as_before(retailer, taken))
             if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
@@ -67,10 +68,10 @@ _ACCEPT = (
 )
 
 
-def _asked(retailer: RetailerResource) -> intake.Asked:
+def _asked(retailer: RetailerResource) -> incremental.Asked:
     settings, base = retailer.settings, retailer.source_base.absolute()
     paths = [settings.source.path] if isinstance(settings.source.path, str) else settings.source.path
-    return intake.Asked(
+    return incremental.Asked(
         retailer.run_id,
         f"{settings.reading_digest}-{_VERSION}",
         ", ".join(str(base / expanded(path)) for path in paths),
@@ -80,12 +81,12 @@ def _asked(retailer: RetailerResource) -> intake.Asked:
     )
 
 
-def _columns_as_before(retailer: RetailerResource, taken: intake.Intake) -> dg.AssetCheckResult:
+def _columns_as_before(retailer: RetailerResource, taken: incremental.Intake) -> dg.AssetCheckResult:
     """Where nothing was loaded before, and where a person has it so, other columns are but a warning."""
     fails = retailer.settings.checks.columns_drift == "fail" and bool(taken.before)
     mild = not fails or retailer.reload or retailer.accept_change
-    faults = shapes.drifted(taken)
-    return found(faults, shapes.sentence(faults))._replace(
+    faults = schema_drift.drifted(taken)
+    return found(faults, schema_drift.sentence(faults))._replace(
         check_name="columns_as_before",
         asset_key=dg.AssetKey("ingested_files"),
         severity=dg.AssetCheckSeverity.WARN if mild else dg.AssetCheckSeverity.ERROR,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import Folders, data_folder
-from segmentation_pipeline.finding import source_files
+from segmentation_pipeline.ingestion.discovery import source_files
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.mapping import plain
+from segmentation_pipeline.ingestion.column_mapping import plain
 from segmentation_pipeline.tables import CONTRACTS
 
 LEDGER = CONTRACTS["ingested_files"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
-from segmentation_pipeline.unpacking import COMPRESSED
+from segmentation_pipeline.ingestion.decompression import COMPRESSED
 
 ENDINGS = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",

@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
-from segmentation_pipeline.unpacking import chunks
+from segmentation_pipeline.ingestion.decompression import chunks
 
 # Calamine lays a sheet out from its first cell to its last, 32 bytes for each between, and ends the whole process where
 # memory does not suffice: one cell in the last corner would be 550 GB. These are three: a full sheet of 95 columns.

@@ -18,9 +18,9 @@ import duckdb
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
-from segmentation_pipeline.finding import kind_of
-from segmentation_pipeline.unpacking import unpacked
-from segmentation_pipeline.workbooks import sheets_of
+from segmentation_pipeline.ingestion.decompression import unpacked
+from segmentation_pipeline.ingestion.discovery import kind_of
+from segmentation_pipeline.ingestion.excel import sheets_of
 
 # A quote that is not closed within so many lines was never meant to span them.
 _LINES_IN_A_RECORD, _FEWEST_LINES = 1_000, 10

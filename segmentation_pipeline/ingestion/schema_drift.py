@@ -3,9 +3,9 @@
 Belongs here: comparing the columns of files. Does not: what a run then does (`defs.ingestion`).
 """
 
-from segmentation_pipeline.entries import SET_ASIDE, Entry
-from segmentation_pipeline.intake import Intake
-from segmentation_pipeline.mapping import plain
+from segmentation_pipeline.ingestion.column_mapping import plain
+from segmentation_pipeline.ingestion.file_ledger import SET_ASIDE, Entry
+from segmentation_pipeline.ingestion.incremental import Intake
 
 _WHAT = {"came": "came", "went": "went", "changed_type": "changed its type"}
 

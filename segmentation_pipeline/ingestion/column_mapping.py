@@ -7,7 +7,7 @@ import re
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, shape
-from segmentation_pipeline.sources import Part
+from segmentation_pipeline.ingestion.parsing import Part
 
 _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 

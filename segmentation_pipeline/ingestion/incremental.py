@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.entries import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
-from segmentation_pipeline.finding import refuse_what_is_no_file_of
-from segmentation_pipeline.lines import Lines, read_lines
+from segmentation_pipeline.ingestion.decompression import content_hash
+from segmentation_pipeline.ingestion.discovery import refuse_what_is_no_file_of
+from segmentation_pipeline.ingestion.file_ledger import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
+from segmentation_pipeline.ingestion.staging import Lines, read_lines
 from segmentation_pipeline.privacy import FORGOTTEN, Mouth
-from segmentation_pipeline.unpacking import content_hash
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
 
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
