@@ -27,10 +27,10 @@ from replay import ROOT, WINDOWS, prepared
 from segmentation_pipeline import fitting
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import literal
 from segmentation_pipeline.core.choice import Candidate, bootstrap_ari, choose
 from segmentation_pipeline.core.kmeans import Array, fit
 from segmentation_pipeline.core.model import is_normal, tukey_fences
+from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
 
 FEW, WIDE = 20, (2, 8)  # Resamples of the rule that was planned; where silhouette alone is let look.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from segmentation_pipeline import fitting
 from segmentation_pipeline.assets import code_of
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core import choice, figures, kmeans, model, naming
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.history import AS_OF_THEN, begin_anew_without
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, composed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import Contract
-from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, CONTRACTS
+from segmentation_pipeline.tables.contract import Contract
 
 _TOML_TYPES = {str: "text", int: "integer", float: "number", Decimal: "number", bool: "boolean",
                date: "date", datetime: "date-time"}  # fmt: skip
@@ -36,7 +36,7 @@ def retailer_file() -> str:
 
 
 def _tables() -> Iterator[str]:
-    yield from ("# Tables", "", _WRITTEN.format("segmentation_pipeline/tables.py"))
+    yield from ("# Tables", "", _WRITTEN.format("segmentation_pipeline/tables/catalog.py"))
     yield f"Tables marked *published* are in every release, under contract version {CONTRACT_VERSION}."
     for contract in CONTRACTS.values():
         yield from _table(contract)

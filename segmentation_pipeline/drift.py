@@ -6,9 +6,9 @@ Belongs here: the figures. Their bounds are settings, the warning is a check.
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.registry import Registry
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Warehouse
 
 

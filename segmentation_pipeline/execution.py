@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_pipeline.config.paths import dagster_home, data_folder
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.terminal import err, out, say
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.registry import Entry
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Filling, Warehouse
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ import duckdb
 from segmentation_pipeline import locks
 from segmentation_pipeline.config.paths import Folders
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.ledger import last_moment
 from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, Mouth, words_of
 from segmentation_pipeline.release_files import sync
 from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import Warehouse
 
 PATIENCE = 3600.0

@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 from segmentation_pipeline.config.sections import Release as Bounds
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.release_files import Release
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Warehouse
 
 GATE = {

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Filling, Given, Warehouse, bound_in, composed, select_of
 
 TABLES = ("history_months", "segment_history")

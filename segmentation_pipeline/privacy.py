@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.errors import PrivacyError
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Given, Warehouse
 
 VARIABLE = "SEGMENTATION_PRIVACY_KEY"

@@ -18,9 +18,9 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.tables import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.tables.contract import Contract, quoted
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"

@@ -19,7 +19,7 @@ from segmentation_pipeline.config.paths import unused_name
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.locks import alone_in
 from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.tables import CONTRACT_VERSION
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION
 
 _NAME = re.compile(r"\d{6,}-")
 CURRENT = "current"

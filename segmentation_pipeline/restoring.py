@@ -10,11 +10,11 @@ from pathlib import Path
 
 from segmentation_pipeline import locks
 from segmentation_pipeline.config.paths import Folders, unused_name
-from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.errors import RestoreError
 from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import Filling, Warehouse
 
 PATIENCE = 30.0

@@ -15,9 +15,9 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.contracts import Contract, Violation, quoted
 from segmentation_pipeline.errors import WarehouseError
-from segmentation_pipeline.tables import CONTRACTS, WITHOUT_SOURCE
+from segmentation_pipeline.tables.catalog import CONTRACTS, WITHOUT_SOURCE
+from segmentation_pipeline.tables.contract import Contract, Violation, quoted
 
 SQL = Path(__file__).parent / "sql"
 

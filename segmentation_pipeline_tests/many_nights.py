@@ -21,9 +21,9 @@ import duckdb
 import tomli_w
 
 from segmentation_pipeline.config.loading import SHIPPED
-from segmentation_pipeline.contracts import literal, quoted
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
+from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline_tests.scenarios import REAL_DATA, regular_customers, retailer_file, run_job, write_csv
 from segmentation_pipeline_tests.shop import MEMORY
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmentation_pipeline.tables import PUBLISHED
+from segmentation_pipeline.tables.catalog import PUBLISHED
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, write_csv
 from segmentation_pipeline_tests.shop import MEMORY, Shop
 

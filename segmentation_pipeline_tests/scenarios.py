@@ -18,7 +18,7 @@ from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs import customers, features, history, membership, model, segments
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.warehouse import Warehouse
 
 SHARED = Path(__file__).parents[2] / "shared"

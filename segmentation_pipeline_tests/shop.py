@@ -16,8 +16,8 @@ from pathlib import Path
 
 import duckdb
 
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.tables.contract import quoted
 
 # So that no night imports them again.
 for module in ("sklearn.cluster", "segmentation_pipeline.definitions"):

@@ -19,7 +19,7 @@ import segmentation_pipeline
 from segmentation_pipeline.defs.model import TABLES as FITTED
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
 
 PACKAGE = Path(segmentation_pipeline.__file__).parent

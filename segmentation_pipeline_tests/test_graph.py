@@ -19,10 +19,10 @@ from sqlglot import exp
 
 import segmentation_pipeline
 from segmentation_pipeline import backtest, history
-from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.columns import LINE
 from segmentation_pipeline.warehouse import SQL, composed, select_of
 
 PACKAGE = Path(segmentation_pipeline.__file__).parent

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import tomli_w
 
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline_tests.scenarios import (
     HEADER,
     Line,

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from segmentation_pipeline.assets import dependencies
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.tables import CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import SQL, Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import (
     Line,

@@ -13,12 +13,12 @@ import pytest
 
 from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.config.paths import Folders
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
 from segmentation_pipeline.forgetting import erase
 from segmentation_pipeline.privacy import Key, Mouth, hash_of, shape_of, words_of
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.tables import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
+from segmentation_pipeline.tables.catalog import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Warehouse, bound_in
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 

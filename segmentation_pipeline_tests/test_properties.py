@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segmentation_pipeline.defs import cleaning, ingestion
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import HEADER, NIGHT, Nights, regular_customers
 from segmentation_pipeline_tests.workbooks import write_workbook
 

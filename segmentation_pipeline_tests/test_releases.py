@@ -20,11 +20,11 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.config.loading import load
-from segmentation_pipeline.contracts import Contract, quoted
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.release_files import OLDEST_CLIENT, Release
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.tables import CONTRACT_VERSION, CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.contract import Contract, quoted
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]

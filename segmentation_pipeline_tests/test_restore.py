@@ -17,7 +17,7 @@ from segmentation_pipeline import locks
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.release_files import checksum, write_manifest
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.tables import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
 from segmentation_pipeline_tests.scenarios import Line, regular_customers, retailer_file, write_csv
 
 SEGMENTS = Path(sys.executable).with_name("segments")

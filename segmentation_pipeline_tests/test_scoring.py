@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from segmentation_pipeline import scoring
-from segmentation_pipeline.columns import TRANSFORMS
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
 from segmentation_pipeline.release_files import OLDEST_CLIENT, STORAGE_VERSION
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.columns import TRANSFORMS
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import retailer_settings
 

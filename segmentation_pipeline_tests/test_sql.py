@@ -16,15 +16,15 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from segmentation_pipeline.columns import RFM_SEGMENTS
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core import kmeans, naming
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.columns import RFM_SEGMENTS
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 

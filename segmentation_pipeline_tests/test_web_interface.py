@@ -21,7 +21,7 @@ from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwrig
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 
 PROJECT = Path(__file__).parents[1]

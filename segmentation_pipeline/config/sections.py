@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from segmentation_pipeline.tables import MAY_BE_WITHHELD
+from segmentation_pipeline.tables.catalog import MAY_BE_WITHHELD
 
 Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[

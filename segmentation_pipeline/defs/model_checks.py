@@ -5,12 +5,12 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline.checking import found, selected, warned
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.core.kmeans import TIE
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.scoring import score_macro
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import select_of
 
 PARITY_SAMPLE = 100_000

@@ -12,7 +12,7 @@ from segmentation_pipeline.gate import STOPPED, Figures, faults
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.warehouse import Warehouse
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from segmentation_pipeline.columns import LINE
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.privacy import shape_of
+from segmentation_pipeline.tables.columns import LINE
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse import Given, Warehouse
 
 _DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}

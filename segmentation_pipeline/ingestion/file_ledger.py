@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from segmentation_pipeline.contracts import quoted
 from segmentation_pipeline.ingestion.column_mapping import plain
-from segmentation_pipeline.tables import CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.contract import quoted
 
 LEDGER = CONTRACTS["ingested_files"]
 LOADED, GONE, SET_ASIDE = "loaded", "gone", "set_aside"

@@ -5,9 +5,9 @@ Belongs here: what a word means wherever it stands. Does not: the tables (`table
 
 from dataclasses import replace
 
-from segmentation_pipeline.contracts import Column
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.tables.contract import Column
 
 MONEY = "DECIMAL(18,4)"
 GROUPS = ("normal", "outlier", "inactive")

@@ -6,7 +6,8 @@ the model and of the segments over time are in `model_tables`.
 
 from dataclasses import replace
 
-from segmentation_pipeline.columns import (
+from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.tables.columns import (
     ACTION,
     AS_OF,
     CLEAN_REQUIRED,
@@ -30,9 +31,8 @@ from segmentation_pipeline.columns import (
     UNPARSED,
     line,
 )
-from segmentation_pipeline.contracts import Column, Contract, quoted
-from segmentation_pipeline.core.model import FEATURES
-from segmentation_pipeline.model_tables import MODEL_CONTRACTS
+from segmentation_pipeline.tables.contract import Column, Contract, quoted
+from segmentation_pipeline.tables.model_catalog import MODEL_CONTRACTS
 
 # Of the published tables: a column that goes or changes its meaning is a new major version, one that comes a minor one.
 CONTRACT_VERSION = "2.0.0"

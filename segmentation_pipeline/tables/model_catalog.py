@@ -5,7 +5,7 @@ Those of the transactions and the customers are in `tables`, where all come toge
 
 from dataclasses import replace
 
-from segmentation_pipeline.columns import (
+from segmentation_pipeline.tables.columns import (
     ACTION,
     AS_OF,
     CENTROID,
@@ -33,7 +33,7 @@ from segmentation_pipeline.columns import (
     STATUSES,
     TRANSFORMS,
 )
-from segmentation_pipeline.contracts import Column, Contract
+from segmentation_pipeline.tables.contract import Column, Contract
 
 MODEL_CONTRACTS = (
     Contract(
