@@ -31,7 +31,7 @@ from segmentation_pipeline.core.choice import Candidate, bootstrap_ari, choose
 from segmentation_pipeline.core.kmeans import Array, fit
 from segmentation_pipeline.core.model import is_normal, tukey_fences
 from segmentation_pipeline.tables.contract import literal
-from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 
 FEW, WIDE = 20, (2, 8)  # Resamples of the rule that was planned; where silhouette alone is let look.
 KINDS = {"net": "refunds netted", "ignore": "refunds ignored"}

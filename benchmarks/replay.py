@@ -36,7 +36,7 @@ from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey
 from segmentation_pipeline.core.naming import SEGMENTS
 from segmentation_pipeline.promotion import refit
 from segmentation_pipeline.registry import Registry
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
 ROOT = Path(__file__).parents[1]
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")

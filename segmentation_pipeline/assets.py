@@ -22,7 +22,7 @@ from segmentation_pipeline.errors import PipelineError, first_line
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import Contract
-from segmentation_pipeline.warehouse import Filling, Given, Outcome, select_of, tables_read_by
+from segmentation_pipeline.warehouse.database import Filling, Given, Outcome, select_of, tables_read_by
 
 OWNERS = ["team:segmentation"]
 # What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.

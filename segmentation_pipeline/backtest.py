@@ -18,7 +18,7 @@ from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.history import AS_OF_THEN, begin_anew_without
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, composed
+from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

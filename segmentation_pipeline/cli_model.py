@@ -11,14 +11,15 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline import home, locks
+from segmentation_pipeline import home
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.registry import Entry, Registry
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import Warehouse
 
 model_app = typer.Typer(no_args_is_help=True, help="The segmentation models: list, promote, roll back, search.")
 ModelArgument = Annotated[str, typer.Argument(help="The model's name, or how it begins.")]
@@ -91,7 +92,7 @@ def _opened(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
     if not folders.working_database.exists():
         raise RegistryError(f"no model in {folders.working_database.parent} yet; `segments run` fits the first")
     with (
-        locks.writer(folders.lock, "segments model", PATIENCE, typer.echo),
+        lock.writer(folders.lock, "segments model", PATIENCE, typer.echo),
         connection_to(folders.working_database, folders.spill, PATIENCE, typer.echo) as connection,
     ):
         warehouse = Warehouse(connection)

@@ -9,7 +9,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 
 def figures(warehouse: Warehouse, settings: Retailer) -> list[tuple[Any, ...]]:

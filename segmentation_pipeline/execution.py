@@ -59,9 +59,10 @@ def _executed(
 ) -> bool:
     import dagster as dg
 
-    from segmentation_pipeline import home, locks, notices
+    from segmentation_pipeline import home, notices
     from segmentation_pipeline.definitions import defs
     from segmentation_pipeline.progress import watching
+    from segmentation_pipeline.warehouse import lock
 
     run_id = str(uuid.uuid4())
     job = defs().resolve_job_def("refit_segmentation" if refit or search else "nightly_segmentation")
@@ -72,7 +73,7 @@ def _executed(
     }
     with (
         dg.DagsterInstance.get() as instance,
-        locks.alive(data_folder() / "runs", run_id),
+        lock.alive(data_folder() / "runs", run_id),
         home.books_open(_begun(instance, run_id)),
         watching(instance, run_id, out) as watch,
     ):

@@ -13,7 +13,7 @@ from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import bound_in
+from segmentation_pipeline.warehouse.database import bound_in
 
 # Excel takes a file without it for one in the machine's old encoding, and breaks every accent.
 _MARK = "\ufeff"

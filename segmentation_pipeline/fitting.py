@@ -15,7 +15,7 @@ from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.registry import Entry
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Warehouse
+from segmentation_pipeline.warehouse.database import Filling, Warehouse
 
 if TYPE_CHECKING:
     from segmentation_pipeline.core.choice import Choice

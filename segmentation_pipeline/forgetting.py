@@ -15,17 +15,17 @@ from pathlib import Path
 
 import duckdb
 
-from segmentation_pipeline import locks
 from segmentation_pipeline.config.paths import Folders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.ledger import last_moment
-from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, Mouth, words_of
 from segmentation_pipeline.release_files import sync
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables.contract import literal, quoted
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import Warehouse
 
 PATIENCE = 3600.0
 # By these columns a table tells of a customer, and by which condition in SQL of `$customers`.
@@ -69,7 +69,7 @@ def counted(folders: Folders, names: Sequence[str], tell: Callable[[str], None])
 
     Every table and file that may tell of one is there, also with none.
     """
-    with locks.writer(folders.lock, "segments forget", PATIENCE, tell):
+    with lock.writer(folders.lock, "segments forget", PATIENCE, tell):
         return _counted(folders, names)
 
 
@@ -129,7 +129,7 @@ def erase(
         LockTimeoutError: A run is writing.
     """
     names, work = named(settings, key, customers), folders.working_database
-    with locks.writer(folders.lock, "segments forget", PATIENCE, tell):
+    with lock.writer(folders.lock, "segments forget", PATIENCE, tell):
         if not work.exists():
             raise ErasureError(
                 f"{work}: there is no working database yet, so nobody to forget; `segments run` makes it"

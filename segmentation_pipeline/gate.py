@@ -12,7 +12,7 @@ from typing import Any
 from segmentation_pipeline.config.sections import Release as Bounds
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 GATE = {
     "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",

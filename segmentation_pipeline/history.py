@@ -11,7 +11,7 @@ from datetime import datetime
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, bound_in, composed, select_of
+from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, bound_in, composed, select_of
 
 TABLES = ("history_months", "segment_history")
 _AT_MONTH_END = """

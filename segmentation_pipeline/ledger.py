@@ -5,7 +5,7 @@ Belongs here: what the runs before this one have written; the ledger's rows are 
 
 from datetime import datetime
 
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 
 def last_moment(warehouse: Warehouse, before: datetime | None = None) -> datetime | None:

@@ -13,7 +13,7 @@ from typing import Any
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PrivacyError
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Given, Warehouse
+from segmentation_pipeline.warehouse.database import Given, Warehouse
 
 VARIABLE = "SEGMENTATION_PRIVACY_KEY"
 FORGOTTEN = "forgotten_customers"

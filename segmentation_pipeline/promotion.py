@@ -11,7 +11,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.fitting import Candidate, features_of, fit
 from segmentation_pipeline.registry import Entry, Registry, under
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Warehouse
+from segmentation_pipeline.warehouse.database import Filling, Warehouse
 
 if TYPE_CHECKING:
     from segmentation_pipeline.core.model import Keys

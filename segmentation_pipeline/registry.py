@@ -12,7 +12,7 @@ from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, composed, select_of
+from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed, select_of
 
 if TYPE_CHECKING:
     from segmentation_pipeline.core.model import SegmentationModel

@@ -17,9 +17,9 @@ import duckdb
 from segmentation_pipeline import release_files
 from segmentation_pipeline.config.paths import unused_name
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.locks import alone_in
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION
+from segmentation_pipeline.warehouse.lock import alone_in
 
 _NAME = re.compile(r"\d{6,}-")
 CURRENT = "current"

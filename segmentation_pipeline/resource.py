@@ -14,13 +14,14 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from segmentation_pipeline import home, locks, notices
+from segmentation_pipeline import home, notices
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
-from segmentation_pipeline.opening import connection_to
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import Warehouse
 
 
 class RetailerResource(dg.ConfigurableResource[Any]):
@@ -60,7 +61,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             self._warehouse, self._refusal = None, None
             try:
                 if context.run is not None:
-                    stack.enter_context(locks.alive(self.runs, context.run.run_id))
+                    stack.enter_context(lock.alive(self.runs, context.run.run_id))
                     stack.enter_context(home.books_open(context.run.run_id))
             except (OSError, PipelineError) as error:
                 # A resource that fails is a stack trace; an asset that fails is a sentence.
@@ -171,9 +172,9 @@ class RetailerResource(dg.ConfigurableResource[Any]):
         who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
         with ExitStack() as opening:
             tell = log.warning if log else print
-            opening.enter_context(locks.writer(self.folders.lock, who, self.lock_patience, tell))
+            opening.enter_context(lock.writer(self.folders.lock, who, self.lock_patience, tell))
             if (instance := self._context.instance) is not None:
-                notices.tell_deaths(instance, locks.fail_dead_runs(instance, self.runs), tell)
+                notices.tell_deaths(instance, lock.fail_dead_runs(instance, self.runs), tell)
             places, patience = self.folders, self.lock_patience
             opened = connection_to(places.working_database, places.spill, patience, tell, beside=[places.releases])
             connection = opening.enter_context(opened)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmentation_pipeline import locks
 from segmentation_pipeline.config.paths import Folders, unused_name
 from segmentation_pipeline.errors import RestoreError
-from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import literal, quoted
-from segmentation_pipeline.warehouse import Filling, Warehouse
+from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import Filling, Warehouse
 
 PATIENCE = 30.0
 
@@ -42,7 +42,7 @@ def restore(folders: Folders, release: Release, *, replace: bool, tell: Callable
         LockTimeoutError: A run is writing.
     """
     work = folders.working_database
-    with locks.writer(folders.lock, "segments restore", PATIENCE, tell):
+    with lock.writer(folders.lock, "segments restore", PATIENCE, tell):
         if work.exists() and not replace:
             raise RestoreError(
                 f"{work} stands, with a registry and a ledger of its own, maybe newer ones. --replace restores all the"

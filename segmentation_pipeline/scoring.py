@@ -11,7 +11,7 @@ from typing import Any
 from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.core.naming import SEGMENTS
 from segmentation_pipeline.tables.contract import literal, quoted
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 Row = Mapping[str, Any]
 NAMES = {segment.key: segment.name for segment in SEGMENTS}

@@ -40,7 +40,7 @@ from segmentation_pipeline.errors import RetailerError, SourceError
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.incremental import Asked, taken_in
-from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.fuzz_inputs import Input, input_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_customers, retailer_settings, write_csv
 

@@ -19,7 +19,7 @@ from segmentation_pipeline.defs import customers, features, history, membership,
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 SHARED = Path(__file__).parents[2] / "shared"
 REAL_DATA = SHARED / "data"

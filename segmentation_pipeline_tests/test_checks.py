@@ -22,7 +22,7 @@ from segmentation_pipeline.defs.model import TABLES as FITTED
 from segmentation_pipeline.gate import GATE, Figures, change_since, time_jump
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
-from segmentation_pipeline.warehouse import select_of
+from segmentation_pipeline.warehouse.database import select_of
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 LOADED = defs()

@@ -18,7 +18,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 
 CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report")

@@ -14,9 +14,9 @@ import tomli_w
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.opening import connection_to, reading_connection
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.tables.contract import literal
+from segmentation_pipeline.warehouse.connection import connection_to, reading_connection
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv
 from segmentation_pipeline_tests.test_nightly import sentence_of
 

@@ -12,10 +12,10 @@ import pytest
 
 from segmentation_pipeline.assets import fill
 from segmentation_pipeline.errors import WarehouseError
-from segmentation_pipeline.opening import connection_to
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
-from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import SQL, Filling, Given, Warehouse
 
 SHELF = Contract(
     "shelf",

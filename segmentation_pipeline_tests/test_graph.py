@@ -23,7 +23,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import LINE
-from segmentation_pipeline.warehouse import SQL, composed, select_of
+from segmentation_pipeline.warehouse.database import SQL, composed, select_of
 
 PACKAGE = Path(segmentation_pipeline.__file__).parent
 PROJECT = PACKAGE.parent

@@ -18,10 +18,10 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline import locks
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.home import prepare
 from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
@@ -101,7 +101,7 @@ def test_a_tick_makes_a_release_although_the_machine_died_in_the_evening(
         return sorted((run.status for run in home.get_runs()), key=str)
 
     with (
-        locks.writer(folder / "work.lock", "another", 0, pytest.fail),
+        lock.writer(folder / "work.lock", "another", 0, pytest.fail),
         daemon(log),
         started(log, *launch),
         started(log, *launch),

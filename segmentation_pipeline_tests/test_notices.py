@@ -21,7 +21,7 @@ from segmentation_pipeline import notices
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.automation import dead_runs
 from segmentation_pipeline.home import prepare
-from segmentation_pipeline.locks import writer
+from segmentation_pipeline.warehouse.lock import writer
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]

@@ -21,7 +21,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import SQL, Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import SQL, Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import (
     Line,
     line,

@@ -19,7 +19,7 @@ from segmentation_pipeline.privacy import Key, Mouth, hash_of, shape_of, words_o
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Warehouse, bound_in
+from segmentation_pipeline.warehouse.database import Warehouse, bound_in
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 KEY = "c4" * 32

@@ -13,11 +13,11 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline import locks
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.release_files import checksum, write_manifest
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import Line, regular_customers, retailer_file, write_csv
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -292,7 +292,7 @@ def test_a_restore_from_no_release_says_which_there_are(shop: Shop) -> None:
 def test_a_restore_waits_for_the_run_that_writes_and_says_so(shop: Shop) -> None:
     first, *_ = shop.releases.all()
     whole = shop.work.read_bytes()
-    with locks.writer(shop.work.with_name("work.lock"), "a run of the night", 0, pytest.fail):
+    with lock.writer(shop.work.with_name("work.lock"), "a run of the night", 0, pytest.fail):
         restoring = shop.started("restore", first.name, "--replace")
         assert restoring.stdout is not None
         assert restoring.stdout.readline().startswith("waiting for a run of the night")

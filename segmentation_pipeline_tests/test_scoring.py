@@ -23,7 +23,7 @@ from segmentation_pipeline.release_files import OLDEST_CLIENT, STORAGE_VERSION
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import TRANSFORMS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import retailer_settings
 
 Row = dict[str, Any]

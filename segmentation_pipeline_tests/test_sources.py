@@ -23,7 +23,7 @@ from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.incremental import Asked, taken_in
 from segmentation_pipeline.tables.columns import LINE
-from segmentation_pipeline.warehouse import Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 from segmentation_pipeline_tests.workbooks import write_workbook
 

@@ -25,7 +25,7 @@ from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import RFM_SEGMENTS
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import SQL, Filling, Given, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import SQL, Filling, Given, Warehouse, select_of
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 
 TABLES = sorted(path.stem for path in SQL.glob("*.sql"))

@@ -4,12 +4,13 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import locks, notices
+from segmentation_pipeline import notices
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
+from segmentation_pipeline.warehouse import lock
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
 
@@ -75,7 +76,7 @@ SCHEDULED = (
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not fill the queue."""
-    found = locks.fail_dead_runs(context.instance, data_folder() / "runs")
+    found = lock.fail_dead_runs(context.instance, data_folder() / "runs")
     notices.tell_deaths(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 

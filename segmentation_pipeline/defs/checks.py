@@ -12,7 +12,7 @@ from segmentation_pipeline.gate import GATE, STOPPED, Figures, faults
 from segmentation_pipeline.ingestion.cleaning import loss
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.warehouse import select_of
+from segmentation_pipeline.warehouse.database import select_of
 
 USUAL_RELEASES = 5
 MOST = 0.5

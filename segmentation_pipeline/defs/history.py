@@ -8,7 +8,7 @@ from segmentation_pipeline import backtest, history
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, derived_asset, fill, sentences
 from segmentation_pipeline.registry import STANDING_TABLES
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.warehouse import select_of
+from segmentation_pipeline.warehouse.database import select_of
 
 PYTHON = frozenset({"duckdb", "python"})
 

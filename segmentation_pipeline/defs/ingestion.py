@@ -22,7 +22,7 @@ from segmentation_pipeline.ingestion.discovery import source_files, source_roots
 from segmentation_pipeline.privacy import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
-from segmentation_pipeline.warehouse import select_of
+from segmentation_pipeline.warehouse.database import select_of
 
 _READING = code_of(discovery, parsing, decompression, excel, column_mapping, staging, privacy) + select_of(
     "raw_transactions"

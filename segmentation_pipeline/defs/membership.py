@@ -18,7 +18,7 @@ from segmentation_pipeline.assets import (
 )
 from segmentation_pipeline.registry import Registry, under
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.warehouse import Filling, Given, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
 _LEDGER = select_of("segment_membership")
 _NOBODY = "select customer_id, segment_key, is_held from assigned_segments where false"

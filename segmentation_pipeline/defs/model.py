@@ -14,7 +14,7 @@ from segmentation_pipeline.ledger import is_late
 from segmentation_pipeline.promotion import refit
 from segmentation_pipeline.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.warehouse import Filling
+from segmentation_pipeline.warehouse.database import Filling
 
 TABLES = ("segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates", *STANDING_TABLES)
 _METHOD = code_of(fitting, promotion, choice, kmeans, matching, model, naming)

@@ -11,7 +11,7 @@ from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.scoring import score_macro
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import select_of
+from segmentation_pipeline.warehouse.database import select_of
 
 PARITY_SAMPLE = 100_000
 

@@ -13,7 +13,7 @@ from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.warehouse import Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 
 
 @dg.asset(

@@ -13,7 +13,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.privacy import shape_of
 from segmentation_pipeline.tables.columns import LINE
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse import Given, Warehouse
+from segmentation_pipeline.warehouse.database import Given, Warehouse
 
 _DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}
 

@@ -19,10 +19,10 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.ingestion.column_mapping import mapped, told, where
 from segmentation_pipeline.ingestion.parsing import MOST_COLUMNS, Part, numbered_csv, parts_of
-from segmentation_pipeline.opening import reading_connection
 from segmentation_pipeline.tables.columns import LINE
 from segmentation_pipeline.tables.contract import literal, quoted
-from segmentation_pipeline.warehouse import Given
+from segmentation_pipeline.warehouse.connection import reading_connection
+from segmentation_pipeline.warehouse.database import Given
 
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
 

@@ -19,7 +19,7 @@ from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.catalog import CONTRACTS, WITHOUT_SOURCE
 from segmentation_pipeline.tables.contract import Contract, Violation, quoted
 
-SQL = Path(__file__).parent / "sql"
+SQL = Path(__file__).parents[1] / "sql"
 
 
 @dataclass(frozen=True)
