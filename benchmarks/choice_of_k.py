@@ -27,9 +27,9 @@ from replay import ROOT, WINDOWS, prepared
 from segmentation_pipeline import fitting
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core.choice import Candidate, bootstrap_ari, choose
-from segmentation_pipeline.core.kmeans import Array, fit
-from segmentation_pipeline.core.model import is_normal, tukey_fences
+from segmentation_pipeline.model.k_search import Candidate, bootstrap_ari, choose
+from segmentation_pipeline.model.kmeans import Array, fit
+from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 

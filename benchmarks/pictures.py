@@ -21,9 +21,9 @@ from replay import ROOT, WINDOWS, prepared, window
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core.choice import bootstrap_ari
-from segmentation_pipeline.core.kmeans import fit
-from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.model.k_search import bootstrap_ari
+from segmentation_pipeline.model.kmeans import fit
+from segmentation_pipeline.model.naming import SEGMENTS
 
 FOLDER = ROOT / "docs" / "pictures"
 INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#999999", "#08519c", "#d94801", "#33a02c"

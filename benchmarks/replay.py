@@ -30,10 +30,10 @@ from scipy.optimize import linear_sum_assignment
 from segmentation_pipeline import fitting
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core.figures import usefulness
-from segmentation_pipeline.core.kmeans import Array, fit_scaler
-from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey_fences
-from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.model.kmeans import Array, fit_scaler
+from segmentation_pipeline.model.lift import usefulness
+from segmentation_pipeline.model.naming import SEGMENTS
+from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 from segmentation_pipeline.promotion import refit
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of

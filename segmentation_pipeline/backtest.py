@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from segmentation_pipeline import fitting
 from segmentation_pipeline.assets import code_of
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core import choice, figures, kmeans, model, naming
-from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.history import AS_OF_THEN, begin_anew_without
+from segmentation_pipeline.model import kmeans, naming
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed
 
@@ -107,7 +107,7 @@ def _month(
     """The rows of both tables for one month end."""
     import numpy as np
 
-    from segmentation_pipeline.core.model import is_normal
+    from segmentation_pipeline.model.segmentation_model import is_normal
 
     until = month + timedelta(days=settings.backtest.horizon_days)
     values = settings.sql_values | {"as_of": month, "until": until}
@@ -149,7 +149,7 @@ def _figures(
     """How well each segmentation tells the spend of the time after, with the noise of the customers."""
     import numpy as np
 
-    from segmentation_pipeline.core.figures import FIGURES, intervals, spend_groups, usefulness
+    from segmentation_pipeline.model.lift import FIGURES, intervals, spend_groups, usefulness
 
     codes, groups = np.unique(keys, return_inverse=True)
     groupings = {

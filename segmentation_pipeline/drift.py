@@ -6,7 +6,7 @@ Belongs here: the figures. Their bounds are settings, the warning is a check.
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -16,7 +16,7 @@ def figures(warehouse: Warehouse, settings: Retailer) -> list[tuple[Any, ...]]:
     """The rows of `model_drift`: the population stability index of each feature, who moved, who is new."""
     import numpy as np
 
-    from segmentation_pipeline.core.figures import bin_shares, psi
+    from segmentation_pipeline.model.lift import bin_shares, psi
 
     standing = Registry.of(warehouse).standing
     assert standing is not None

@@ -10,17 +10,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import FitError
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.registry import Entry
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Warehouse
 
 if TYPE_CHECKING:
-    from segmentation_pipeline.core.choice import Choice
-    from segmentation_pipeline.core.kmeans import Array, KMeansFit
-    from segmentation_pipeline.core.model import SegmentationModel
+    from segmentation_pipeline.model.k_search import Choice
+    from segmentation_pipeline.model.kmeans import Array, KMeansFit
+    from segmentation_pipeline.model.segmentation_model import SegmentationModel
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fit(
     Raises:
         FitError: There are too few different customers.
     """
-    from segmentation_pipeline.core.model import SegmentationModel, is_normal, tukey_fences
+    from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 
     try:
         fences = tukey_fences(features, list(settings.outliers.features), settings.outliers.factor)
@@ -98,8 +98,8 @@ def _clusters(
     normal: "Array", settings: Retailer, standing: Entry | None, search: bool
 ) -> "tuple[KMeansFit, Choice | None]":
     """K-means on the normal customers: a search where it is asked for or nothing stands, else from what stands."""
-    from segmentation_pipeline.core.choice import choose
-    from segmentation_pipeline.core.kmeans import fit as fit_kmeans
+    from segmentation_pipeline.model.k_search import choose
+    from segmentation_pipeline.model.kmeans import fit as fit_kmeans
 
     asked = settings.model
     method: dict[str, Any] = {
@@ -126,10 +126,10 @@ def _keys(
     """The segment of each cluster: the standing one that it goes on as, or a new name by where it lies."""
     import numpy as np
 
-    from segmentation_pipeline.core.kmeans import nearest
-    from segmentation_pipeline.core.matching import match
-    from segmentation_pipeline.core.model import is_normal
-    from segmentation_pipeline.core.naming import name_clusters
+    from segmentation_pipeline.model.kmeans import nearest
+    from segmentation_pipeline.model.matching import match
+    from segmentation_pipeline.model.naming import name_clusters
+    from segmentation_pipeline.model.segmentation_model import is_normal
 
     if standing is None:
         return tuple(name_clusters(fitted.standardised_))
@@ -151,8 +151,8 @@ def _entry(
     number: int,
 ) -> Entry:
     """The rows of a model, and a name that tells when and what it is."""
-    from segmentation_pipeline.core.figures import bin_shares, quantile_edges
-    from segmentation_pipeline.core.kmeans import rounded
+    from segmentation_pipeline.model.kmeans import rounded
+    from segmentation_pipeline.model.lift import bin_shares, quantile_edges
 
     features, centroids = [], []
     for place, name in enumerate(FEATURES):

@@ -14,7 +14,7 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Warehouse
 
 if TYPE_CHECKING:
-    from segmentation_pipeline.core.model import Keys
+    from segmentation_pipeline.model.segmentation_model import Keys
 
 # How far the fences of a refit go from the standing ones to today's, where they cannot go all the way.
 FENCE_STEPS = (0.5, 0.25, 0.125, 0.0)
@@ -57,8 +57,8 @@ def refit(
 
 def judged(warehouse: Warehouse, candidate: Candidate, standing: Entry, settings: Retailer) -> Entry:
     """The candidate's entry with what the gate found: under each model every customer as it would be published."""
-    from segmentation_pipeline.core.kmeans import rounded
-    from segmentation_pipeline.core.matching import agreement, kept_share
+    from segmentation_pipeline.model.kmeans import rounded
+    from segmentation_pipeline.model.matching import agreement, kept_share
 
     now, before = _segments_under(warehouse, standing, settings)
     then, _ = _segments_under(warehouse, candidate.entry, settings)
@@ -117,7 +117,7 @@ def _reasons(entry: Entry, candidate: Candidate, standing: Entry, settings: Reta
 
 def _misnamed(candidate: Candidate) -> list[str]:
     """The keys whose cluster lies nearer to another name's place, and that would have another name today."""
-    from segmentation_pipeline.core.naming import misplaced, name_clusters
+    from segmentation_pipeline.model.naming import misplaced, name_clusters
 
     places, keys = candidate.fit.standardised_, candidate.model.keys
     today = dict(zip(keys, name_clusters(places), strict=True))

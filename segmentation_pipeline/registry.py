@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.errors import RegistryError
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed, select_of
 
 if TYPE_CHECKING:
-    from segmentation_pipeline.core.model import SegmentationModel
+    from segmentation_pipeline.model.segmentation_model import SegmentationModel
 
 Row = dict[str, Any]
 STANDING_TABLES = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
@@ -44,8 +44,8 @@ class Entry:
         """The model as arrays."""
         import numpy as np
 
-        from segmentation_pipeline.core.kmeans import Scaler
-        from segmentation_pipeline.core.model import Fence, SegmentationModel
+        from segmentation_pipeline.model.kmeans import Scaler
+        from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
 
         rows = {row["feature"]: row for row in self.features}
         ordered = [rows[name] for name in FEATURES]
@@ -212,7 +212,7 @@ class Registry:
 
     def _segments(self) -> Iterable[Row]:
         """The part of the catalogue that customers are or have been in: of clusters, once a model stood with them."""
-        from segmentation_pipeline.core.naming import SEGMENTS
+        from segmentation_pipeline.model.naming import SEGMENTS
 
         introduced: dict[str, str] = {}
         for entry in self.entries:

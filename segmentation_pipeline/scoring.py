@@ -8,8 +8,8 @@ the release is attached under another name. The rules are those of `inactive_cus
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmentation_pipeline.core.model import FEATURES
-from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.model.naming import SEGMENTS
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 

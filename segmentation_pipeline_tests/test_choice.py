@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core import choice, kmeans
+from segmentation_pipeline.model import k_search, kmeans
 from segmentation_pipeline_tests.scenarios import REAL_DATA
 
 Array = NDArray[np.float64]
@@ -28,12 +28,12 @@ def noise(number: int = 300) -> Array:
     return 20 + np.random.default_rng(5).normal(size=(number, 3))
 
 
-def choose(features: Array, **changed: Any) -> choice.Choice:
+def choose(features: Array, **changed: Any) -> k_search.Choice:
     usual = {"k_range": (3, 8), "tolerance": 0.15, "min_share": 0.05, "min_stability": 0.80, "random_state": 42}
-    return choice.choose(features, **{"transform": "standard", "n_init": 10, **usual, **changed})
+    return k_search.choose(features, **{"transform": "standard", "n_init": 10, **usual, **changed})
 
 
-def taken(found: choice.Choice) -> int:
+def taken(found: k_search.Choice) -> int:
     """The chosen number of clusters; the choice must not contradict itself."""
     [chosen] = [candidate for candidate in found.candidates if candidate.is_chosen]
     assert len(found.fit.centroids_) == chosen.n_clusters
@@ -44,7 +44,7 @@ def taken(found: choice.Choice) -> int:
     return chosen.n_clusters
 
 
-def of(found: choice.Choice, n_clusters: int) -> choice.Candidate:
+def of(found: k_search.Choice, n_clusters: int) -> k_search.Candidate:
     return next(candidate for candidate in found.candidates if candidate.n_clusters == n_clusters)
 
 

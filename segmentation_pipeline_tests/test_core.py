@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core import kmeans, matching, naming
-from segmentation_pipeline.core.model import FEATURES, Fence, SegmentationModel, is_active, is_normal, tukey_fences
+from segmentation_pipeline.model import kmeans, matching, naming
+from segmentation_pipeline.model.segmentation_model import (
+    FEATURES,
+    Fence,
+    SegmentationModel,
+    is_active,
+    is_normal,
+    tukey_fences,
+)
 
 Array = NDArray[np.float64]
 CATALOGUE = {segment.key: segment for segment in naming.SEGMENTS}

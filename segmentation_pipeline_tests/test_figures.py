@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from segmentation_pipeline.core import figures
-from segmentation_pipeline.core.figures import FIGURES, Usefulness, usefulness
+from segmentation_pipeline.model import lift
+from segmentation_pipeline.model.lift import FIGURES, Usefulness, usefulness
 
 Array = NDArray[np.float64]
 SEEDS = range(8)
@@ -60,29 +60,29 @@ def by_loops(groups: Any, past: Any, future: Any) -> list[float]:
 
 
 def test_gini_by_hand() -> None:
-    assert figures.gini(floats(5, 5, 5, 5)) == 0
-    assert figures.gini(floats(0.1, 0.1, 0.1)) == 0
-    assert figures.gini(floats(0, 0, 0, 8)) == 3 / 4
+    assert lift.gini(floats(5, 5, 5, 5)) == 0
+    assert lift.gini(floats(0.1, 0.1, 0.1)) == 0
+    assert lift.gini(floats(0, 0, 0, 8)) == 3 / 4
     # Pairs of 1, 3: |1-3| twice of four, mean difference 1, mean 2: 1 / (2 · 2).
-    assert figures.gini(floats(3, 1)) == 1 / 4
-    assert figures.gini(floats(7)) == 0
+    assert lift.gini(floats(3, 1)) == 1 / 4
+    assert lift.gini(floats(7)) == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_gini_is_half_the_mean_difference_of_all_pairs_over_the_mean(seed: int) -> None:
     values = np.maximum(shop(60, seed)[2], 0)
     expected = np.abs(values[:, None] - values[None, :]).mean() / (2 * values.mean())
-    assert figures.gini(values) == pytest.approx(expected, abs=1e-11)
-    assert figures.gini(np.random.default_rng(seed).permutation(values)) == figures.gini(values)
-    assert figures.gini(np.repeat(values, 3)) == figures.gini(values)
+    assert lift.gini(values) == pytest.approx(expected, abs=1e-11)
+    assert lift.gini(np.random.default_rng(seed).permutation(values)) == lift.gini(values)
+    assert lift.gini(np.repeat(values, 3)) == lift.gini(values)
 
 
 def test_gini_is_of_amounts_only() -> None:
-    assert figures.gini(floats(0, 0)) is None
-    assert figures.gini(floats()) is None
+    assert lift.gini(floats(0, 0)) is None
+    assert lift.gini(floats()) is None
     for wrong in (floats(1, -1), floats(1, np.nan), floats(1, np.inf)):
         with pytest.raises(ValueError, match="must"):
-            figures.gini(wrong)
+            lift.gini(wrong)
 
 
 # Usefulness.
@@ -148,8 +148,8 @@ def test_the_order_of_the_rows_cannot_matter(seed: int) -> None:
     past, future = past / 7, future / 3
     other = np.random.default_rng(seed).permutation(300)
     assert usefulness(groups[other], past[other], future[other]) == usefulness(groups, past, future)
-    drawn = figures.intervals({"a": groups}, past, future, random_state=1, resamples=5).draws["a"]
-    again = figures.intervals({"a": groups[other]}, past[other], future[other], random_state=1, resamples=5).draws["a"]
+    drawn = lift.intervals({"a": groups}, past, future, random_state=1, resamples=5).draws["a"]
+    again = lift.intervals({"a": groups[other]}, past[other], future[other], random_state=1, resamples=5).draws["a"]
     assert drawn.tolist() == again.tolist()
 
 
@@ -159,7 +159,7 @@ def test_no_groups_beat_the_perfect_order_and_its_inverse_is_as_bad(seed: int) -
     none_negative = np.maximum(future, 0)
     alone = np.arange(200)
     perfect, worst = usefulness(alone, none_negative, future), usefulness(alone, -none_negative, future)
-    assert perfect.gini == pytest.approx(figures.gini(none_negative), abs=1e-11)
+    assert perfect.gini == pytest.approx(lift.gini(none_negative), abs=1e-11)
     assert perfect.top_decile == pytest.approx(np.sort(none_negative)[-20:].sum() / none_negative.sum(), abs=1e-11)
     assert (perfect.spearman, worst.spearman) == (1, -1)
     assert worst.gini == pytest.approx(-float(perfect.gini or 0), abs=1e-11)
@@ -222,7 +222,7 @@ def test_columns_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_resample_is_usefulness_of_rows_literally_drawn() -> None:
     groups, past, future = shop(50, 3)
     other = np.digitize(past, [40, 90])
-    draws = figures.intervals({"z": groups, "b": other}, past, future, random_state=9, resamples=30).draws
+    draws = lift.intervals({"z": groups, "b": other}, past, future, random_state=9, resamples=30).draws
     # The rows' own order: past, then spend, then the groupings by name.
     rows = np.lexsort((other, groups, np.maximum(future, 0), past))
     random = np.random.RandomState(9)
@@ -235,8 +235,8 @@ def test_a_resample_is_usefulness_of_rows_literally_drawn() -> None:
 
 def test_intervals_are_percentiles_of_the_draws_and_differences_are_paired() -> None:
     groups, past, future = shop(400, 1)
-    found = figures.intervals(
-        {"a": groups, "b": figures.spend_groups(past, 4), "again": groups}, past, future, random_state=0, level=0.9
+    found = lift.intervals(
+        {"a": groups, "b": lift.spend_groups(past, 4), "again": groups}, past, future, random_state=0, level=0.9
     )
     for number, figure in enumerate(FIGURES):
         column = np.sort(found.draws["a"][:, number])
@@ -258,11 +258,11 @@ def test_what_is_worse_beyond_the_noise_is_told_from_what_is_not() -> None:
     random = np.random.default_rng(2)
     future = past * random.exponential(1, 800)
     groupings = {
-        "spend": figures.spend_groups(past, 4),
+        "spend": lift.spend_groups(past, 4),
         "noise": random.integers(0, 4, 800),
         "noise too": random.integers(0, 4, 800),
     }
-    found = figures.intervals(groupings, past, future, random_state=4)
+    found = lift.intervals(groupings, past, future, random_state=4)
     worse, neither = found.difference("noise", "spend")["gini"], found.difference("noise", "noise too")["gini"]
     assert worse is not None
     assert worse[1] < 0
@@ -272,20 +272,18 @@ def test_what_is_worse_beyond_the_noise_is_told_from_what_is_not() -> None:
 
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     groups, past, future = shop(100, 0)
-    first, same, other = (
-        figures.intervals({"a": groups}, past, future, random_state=s, resamples=20) for s in (1, 1, 2)
-    )
+    first, same, other = (lift.intervals({"a": groups}, past, future, random_state=s, resamples=20) for s in (1, 1, 2))
     assert first.draws["a"].tolist() == same.draws["a"].tolist()
     assert first.draws["a"].tolist() != other.draws["a"].tolist()
     # Nor does it matter in which order the groupings are given, with customers alike in past and future.
     one, two = {"a": groups, "b": groups[::-1].copy()}, {"b": groups[::-1].copy(), "a": groups}
-    there, back = (figures.intervals(both, past, future, random_state=1, resamples=20).draws for both in (one, two))
+    there, back = (lift.intervals(both, past, future, random_state=1, resamples=20).draws for both in (one, two))
     assert [there[name].tolist() for name in "ab"] == [back[name].tolist() for name in "ab"]
     # Whatever else is measured beside it: no two customers are alike in past and future here.
     past = past + np.arange(100) / 1000
     alone, beside = (
-        figures.intervals(groupings, past, future, random_state=1, resamples=20).draws["a"].tolist()
-        for groupings in ({"a": groups}, {"0": figures.spend_groups(past, 7), "a": groups})
+        lift.intervals(groupings, past, future, random_state=1, resamples=20).draws["a"].tolist()
+        for groupings in ({"a": groups}, {"0": lift.spend_groups(past, 7), "a": groups})
     )
     assert alone == beside
 
@@ -293,20 +291,18 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
 def test_an_interval_takes_resamples_enough() -> None:
     # One of 20 customers spends: 36 % of the resamples hold nobody who does.
     groups, past, future = np.arange(20) % 3, np.arange(20.0), np.r_[np.zeros(19), 5.0]
-    found = figures.intervals({"a": groups}, past, future, random_state=0)
+    found = lift.intervals({"a": groups}, past, future, random_state=0)
     assert 0.2 < np.isnan(found.draws["a"][:, 1]).mean() < 0.5
     assert found.of("a") == dict.fromkeys(FIGURES)
-    assert set(figures.intervals({"a": groups}, past, future, random_state=0, level=0.5).of("a").values()) != {None}
-    nobody = figures.intervals({"a": groups[:0]}, past[:0], future[:0], random_state=0)
+    assert set(lift.intervals({"a": groups}, past, future, random_state=0, level=0.5).of("a").values()) != {None}
+    nobody = lift.intervals({"a": groups[:0]}, past[:0], future[:0], random_state=0)
     assert nobody.of("a") == nobody.difference("a", "a") == dict.fromkeys(FIGURES)
 
 
 def test_two_hundred_resamples_of_four_thousand_customers_take_no_time() -> None:
     groups, past, future = shop(4000, 0)
     started = time.process_time()
-    figures.intervals(
-        {"a": groups, "b": groups // 20, "c": figures.spend_groups(past, 5)}, past, future, random_state=0
-    )
+    lift.intervals({"a": groups, "b": groups // 20, "c": lift.spend_groups(past, 5)}, past, future, random_state=0)
     assert time.process_time() - started < 2
 
 
@@ -314,13 +310,13 @@ def test_two_hundred_resamples_of_four_thousand_customers_take_no_time() -> None
 
 
 def test_spend_groups_by_hand() -> None:
-    assert figures.spend_groups(floats(8, 1, 7, 2, 6, 3), 3).tolist() == [2, 0, 2, 0, 1, 1]
+    assert lift.spend_groups(floats(8, 1, 7, 2, 6, 3), 3).tolist() == [2, 0, 2, 0, 1, 1]
     # Half have nothing and stay together; the three others make two groups, the odd one above.
-    assert figures.spend_groups(floats(0, 0, 0, 5, 6, 7), 3).tolist() == [0, 0, 0, 1, 2, 2]
+    assert lift.spend_groups(floats(0, 0, 0, 5, 6, 7), 3).tolist() == [0, 0, 0, 1, 2, 2]
     # Ties at the top leave each group a spend of its own.
-    assert figures.spend_groups(floats(1, 2, 9, 9, 9, 9), 3).tolist() == [0, 1, 2, 2, 2, 2]
-    assert figures.spend_groups(floats(4, 4, 1), 5).tolist() == [1, 1, 0]
-    assert figures.spend_groups(floats(), 5).tolist() == []
+    assert lift.spend_groups(floats(1, 2, 9, 9, 9, 9), 3).tolist() == [0, 1, 2, 2, 2, 2]
+    assert lift.spend_groups(floats(4, 4, 1), 5).tolist() == [1, 1, 0]
+    assert lift.spend_groups(floats(), 5).tolist() == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -328,46 +324,46 @@ def test_spend_groups_by_hand() -> None:
 def test_spend_groups_are_equal_ordered_and_whole(seed: int, k: int) -> None:
     random = np.random.default_rng(seed)
     distinct = random.permutation(101.0 + np.arange(101))
-    sizes = np.bincount(figures.spend_groups(distinct, k))
+    sizes = np.bincount(lift.spend_groups(distinct, k))
     assert len(sizes) == k
     assert sizes.max() - sizes.min() <= 1
     past = random.integers(0, 9, 101).astype(np.float64)
-    groups = figures.spend_groups(past, k)
+    groups = lift.spend_groups(past, k)
     assert len(np.unique(groups)) == min(k, len(np.unique(past)))
     for low in range(k - 1):
         assert past[groups == low].max() < past[groups == low + 1].min()
     other = random.permutation(101)
-    assert figures.spend_groups(past[other], k).tolist() == groups[other].tolist()
+    assert lift.spend_groups(past[other], k).tolist() == groups[other].tolist()
 
 
 # Drift.
 
 
 def test_bins_by_hand() -> None:
-    assert figures.quantile_edges(np.arange(1.0, 21), 4).tolist() == [5, 10, 15]
+    assert lift.quantile_edges(np.arange(1.0, 21), 4).tolist() == [5, 10, 15]
     # Quarters of 7 are 1.75, 3.5 and 5.25 values: the 2nd, 4th and 6th are the first with as many.
-    assert figures.quantile_edges(np.arange(1.0, 8), 4).tolist() == [2, 4, 6]
+    assert lift.quantile_edges(np.arange(1.0, 8), 4).tolist() == [2, 4, 6]
     # Of ten, six are 1: the lower half and the sixth tenth share an edge.
     skewed = floats(1, 1, 1, 1, 1, 1, 2, 3, 4, 5)
-    edges = figures.quantile_edges(skewed)
+    edges = lift.quantile_edges(skewed)
     assert edges.tolist() == [1, 2, 3, 4]
-    assert figures.bin_shares(skewed, edges).tolist() == [0.6, 0.1, 0.1, 0.1, 0.1]
+    assert lift.bin_shares(skewed, edges).tolist() == [0.6, 0.1, 0.1, 0.1, 0.1]
     # What was never seen falls into the open ends, what lies on an edge below it.
-    assert figures.bin_shares(floats(-99, 1, 1.5, 2, 99), edges).tolist() == [0.4, 0.4, 0, 0, 0.2]
-    assert figures.quantile_edges(floats(3, 3, 3)).tolist() == []
-    assert figures.bin_shares(floats(3, 8), floats()).tolist() == [1]
+    assert lift.bin_shares(floats(-99, 1, 1.5, 2, 99), edges).tolist() == [0.4, 0.4, 0, 0, 0.2]
+    assert lift.quantile_edges(floats(3, 3, 3)).tolist() == []
+    assert lift.bin_shares(floats(3, 8), floats()).tolist() == [1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bins_hold_equally_many_and_never_split_equals(seed: int) -> None:
     random = np.random.default_rng(seed)
     values = random.permutation(random.normal(size=1000))
-    assert figures.bin_shares(values, figures.quantile_edges(values)).tolist() == [0.1] * 10
+    assert lift.bin_shares(values, lift.quantile_edges(values)).tolist() == [0.1] * 10
     tied = random.geometric(0.3, 1000) / 10
-    edges = figures.quantile_edges(tied)
+    edges = lift.quantile_edges(tied)
     assert set(edges.tolist()) <= set(tied.tolist())
     assert edges.tolist() == sorted(set(edges.tolist()))
-    shares = figures.bin_shares(tied, edges)
+    shares = lift.bin_shares(tied, edges)
     assert shares.min() > 0
     expected = [(tied <= edge).mean() for edge in edges]
     assert np.cumsum(shares)[:-1] == pytest.approx(expected, abs=1e-12)
@@ -375,28 +371,28 @@ def test_bins_hold_equally_many_and_never_split_equals(seed: int) -> None:
 
 def test_values_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
-        figures.quantile_edges(floats(1, np.nan))
+        lift.quantile_edges(floats(1, np.nan))
     with pytest.raises(ValueError, match="finite"):
-        figures.bin_shares(floats(1, np.nan), floats(1))
+        lift.bin_shares(floats(1, np.nan), floats(1))
 
 
 def test_psi_by_hand() -> None:
-    assert figures.psi(floats(0.5, 0.5), floats(0.5, 0.5)) == 0
-    assert figures.psi(floats(0.5, 0.5), floats(0.2, 0.8)) == pytest.approx(-0.3 * log(0.4) + 0.3 * log(1.6), abs=1e-12)
-    assert figures.psi(floats(0.2, 0.8), floats(0.5, 0.5)) == figures.psi(floats(0.5, 0.5), floats(0.2, 0.8))
+    assert lift.psi(floats(0.5, 0.5), floats(0.5, 0.5)) == 0
+    assert lift.psi(floats(0.5, 0.5), floats(0.2, 0.8)) == pytest.approx(-0.3 * log(0.4) + 0.3 * log(1.6), abs=1e-12)
+    assert lift.psi(floats(0.2, 0.8), floats(0.5, 0.5)) == lift.psi(floats(0.5, 0.5), floats(0.2, 0.8))
     # An empty bin counts as 1 in 10,000, on either side; empty on both sides it says nothing.
-    assert figures.psi(floats(0.5, 0.5), floats(0, 1)) == pytest.approx(0.4999 * log(5000) + 0.5 * log(2), abs=1e-12)
-    assert figures.psi(floats(0, 0.5, 0.5), floats(0, 0.5, 0.5)) == 0
-    assert figures.psi(floats(0, 1), floats(0.00005, 0.99995)) == pytest.approx(0, abs=1e-8)
+    assert lift.psi(floats(0.5, 0.5), floats(0, 1)) == pytest.approx(0.4999 * log(5000) + 0.5 * log(2), abs=1e-12)
+    assert lift.psi(floats(0, 0.5, 0.5), floats(0, 0.5, 0.5)) == 0
+    assert lift.psi(floats(0, 1), floats(0.00005, 0.99995)) == pytest.approx(0, abs=1e-8)
     with pytest.raises(ValueError, match="broadcast"):
-        figures.psi(floats(0.5, 0.5), floats(0.2, 0.3, 0.5))
+        lift.psi(floats(0.5, 0.5), floats(0.2, 0.3, 0.5))
 
 
 def test_psi_tells_the_same_customers_from_dearer_ones() -> None:
     random = np.random.default_rng(0)
     before = random.lognormal(5, 1, 4000)
-    edges = figures.quantile_edges(before)
-    expected = figures.bin_shares(before, edges)
-    same, dearer = (figures.bin_shares(random.lognormal(mean, 1, 4000), edges) for mean in (5, 6))
-    assert figures.psi(expected, same) < 0.02
-    assert figures.psi(expected, dearer) > 0.25
+    edges = lift.quantile_edges(before)
+    expected = lift.bin_shares(before, edges)
+    same, dearer = (lift.bin_shares(random.lognormal(mean, 1, 4000), edges) for mean in (5, 6))
+    assert lift.psi(expected, same) < 0.02
+    assert lift.psi(expected, dearer) > 0.25

@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
 
 FIRST = datetime.fromisoformat("2024-02-01")

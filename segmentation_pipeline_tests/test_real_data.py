@@ -25,9 +25,9 @@ import tomli_w
 from numpy.typing import NDArray
 
 from segmentation_pipeline.config.loading import SHIPPED
-from segmentation_pipeline.core.kmeans import KMeansFit, Transform, fit, nearest
-from segmentation_pipeline.core.model import FEATURES
-from segmentation_pipeline.core.naming import SEGMENTS, name_clusters
+from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest
+from segmentation_pipeline.model.naming import SEGMENTS, name_clusters
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import REAL_DATA, run_job
 from segmentation_pipeline_tests.workbooks import mixed, write_workbook

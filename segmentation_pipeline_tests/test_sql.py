@@ -17,11 +17,11 @@ import sqlglot
 from sqlglot import exp
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.core import kmeans, naming
-from segmentation_pipeline.core.model import FEATURES
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
+from segmentation_pipeline.model import kmeans, naming
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import RFM_SEGMENTS
 from segmentation_pipeline.tables.contract import quoted

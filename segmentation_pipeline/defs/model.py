@@ -8,16 +8,16 @@ from pydantic import Field
 
 from segmentation_pipeline import fitting, promotion
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
-from segmentation_pipeline.core import choice, kmeans, matching, model, naming
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.ledger import is_late
+from segmentation_pipeline.model import k_search, kmeans, matching, naming, segmentation_model
 from segmentation_pipeline.promotion import refit
 from segmentation_pipeline.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.warehouse.database import Filling
 
 TABLES = ("segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates", *STANDING_TABLES)
-_METHOD = code_of(fitting, promotion, choice, kmeans, matching, model, naming)
+_METHOD = code_of(fitting, promotion, k_search, kmeans, matching, segmentation_model, naming)
 
 
 class Fit(dg.Config):

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline.checking import found, selected, warned
-from segmentation_pipeline.core.kmeans import TIE
-from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.model.kmeans import TIE
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.scoring import score_macro
@@ -39,7 +39,7 @@ def sql_agrees_with_predict(retailer: RetailerResource) -> dg.AssetCheckResult:
     """SQL finds the cluster that scikit-learn's predict finds, for each customer (of a sample where there are many)."""
     import numpy as np
 
-    from segmentation_pipeline.core.kmeans import agree, nearest
+    from segmentation_pipeline.model.kmeans import agree, nearest
 
     columns = _sampled_customers(retailer)
     standing = Registry.of(retailer.warehouse).standing

@@ -6,7 +6,7 @@ the model and of the segments over time are in `model_tables`.
 
 from dataclasses import replace
 
-from segmentation_pipeline.core.model import FEATURES
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.columns import (
     ACTION,
     AS_OF,

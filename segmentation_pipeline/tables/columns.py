@@ -5,8 +5,8 @@ Belongs here: what a word means wherever it stands. Does not: the tables (`table
 
 from dataclasses import replace
 
-from segmentation_pipeline.core.model import FEATURES
-from segmentation_pipeline.core.naming import SEGMENTS
+from segmentation_pipeline.model.naming import SEGMENTS
+from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.tables.contract import Column
 
 MONEY = "DECIMAL(18,4)"

@@ -6,8 +6,8 @@ Belongs here: segments compared by the customers that they share.
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core.kmeans import Array
-from segmentation_pipeline.core.model import Keys
+from segmentation_pipeline.model.kmeans import Array
+from segmentation_pipeline.model.segmentation_model import Keys
 
 MIN_JACCARD = 0.5
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_pipeline.core.kmeans import Array, KMeansFit, Transform, fit, nearest, rounded
+from segmentation_pipeline.model.kmeans import Array, KMeansFit, Transform, fit, nearest, rounded
 
 
 @dataclass(frozen=True)

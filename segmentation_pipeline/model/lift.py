@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core.kmeans import Array, rounded
+from segmentation_pipeline.model.kmeans import Array, rounded
 
 Groups = NDArray[np.integer[Any]]
 Groupings = Mapping[str, Groups]

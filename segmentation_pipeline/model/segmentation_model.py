@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.core.kmeans import Array, Scaler, nearest, rounded
+from segmentation_pipeline.model.kmeans import Array, Scaler, nearest, rounded
 
 Keys = NDArray[np.str_]
 # The columns of features, wherever they are an array.
