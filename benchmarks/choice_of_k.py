@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from replay import ROOT, WINDOWS, prepared
 
-from segmentation_pipeline import fitting
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.k_search import Candidate, bootstrap_ari, choose
 from segmentation_pipeline.model.kmeans import Array, fit
 from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
+from segmentation_pipeline.segments import training
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
 
@@ -69,7 +69,7 @@ class Shop:
             )
             for table in ("purchase_rhythm", "rfm_features"):
                 warehouse.replace([Filling(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
-            return fitting.features_of(warehouse)
+            return training.features_of(warehouse)
 
     def published(self) -> list[Candidate]:
         """What the run found, from the table that its release has."""
@@ -80,7 +80,7 @@ class Shop:
 
 def searched(shop: Shop, as_of: datetime | None = None) -> list[Candidate]:
     """The numbers of clusters that the search looks at, from the lines before as_of."""
-    found = fitting.fit(shop.features(as_of), shop.settings, as_of or LAST, standing=None, number=1, search=True)
+    found = training.fit(shop.features(as_of), shop.settings, as_of or LAST, standing=None, number=1, search=True)
     assert found.choice is not None
     return found.choice.candidates
 
@@ -89,7 +89,7 @@ def keys(shop: Shop, order: int, seeds: int, n_clusters: int) -> list[NDArray[np
     """Each customer's segment under each seed, from the rows in one order."""
     features = shop.features(order=order)
     asked = [shop.asking(random_state=seed, n_clusters=n_clusters).settings for seed in range(seeds)]
-    fits = [fitting.fit(features, settings, LAST, standing=None, number=1) for settings in asked]
+    fits = [training.fit(features, settings, LAST, standing=None, number=1) for settings in asked]
     return [one.model.assign(features) for one in fits]
 
 

@@ -27,15 +27,15 @@ import duckdb
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from segmentation_pipeline import fitting
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.kmeans import Array, fit_scaler
 from segmentation_pipeline.model.lift import usefulness
 from segmentation_pipeline.model.naming import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
-from segmentation_pipeline.promotion import refit
-from segmentation_pipeline.registry import Registry
+from segmentation_pipeline.segments import training
+from segmentation_pipeline.segments.promotion import refit
+from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             [row[0] for row in rows],
             {row[0]: row[1] for row in rows},
             {row[0]: row[2] for row in rows},
-            fitting.features_of(warehouse),
+            training.features_of(warehouse),
             promoted,
             fence_step,
             held_because,

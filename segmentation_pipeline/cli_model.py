@@ -15,7 +15,7 @@ from segmentation_pipeline import home
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.execution import execute
-from segmentation_pipeline.registry import Entry, Registry
+from segmentation_pipeline.segments.registry import Entry, Registry
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to

@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from sqlglot import exp
 
 import segmentation_pipeline
-from segmentation_pipeline import backtest, history
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.segments import backtest, history
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import LINE
 from segmentation_pipeline.warehouse.database import SQL, composed, select_of

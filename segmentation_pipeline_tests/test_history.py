@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segmentation_pipeline import backtest, history
+from segmentation_pipeline.segments import backtest, history
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
 
 LINES = four_behaviours(200)

@@ -13,7 +13,7 @@ import pytest
 from segmentation_pipeline.defs.model_checks import customers_are_those_of_the_model, last_model_was_promoted
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.model.matching import match
-from segmentation_pipeline.promotion import FENCE_STEPS
+from segmentation_pipeline.segments.promotion import FENCE_STEPS
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
 
 FIRST = datetime.fromisoformat("2024-02-01")

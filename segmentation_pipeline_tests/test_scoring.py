@@ -15,11 +15,11 @@ import duckdb
 import numpy as np
 import pytest
 
-from segmentation_pipeline import scoring
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.naming import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import FEATURES
 from segmentation_pipeline.release_files import OLDEST_CLIENT, STORAGE_VERSION
+from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import TRANSFORMS
 from segmentation_pipeline.tables.contract import quoted
@@ -133,7 +133,7 @@ def expected(customer: Customer, fences: Sequence[Row], scaler: Sequence[Row], c
 
 def scored(customers: Sequence[Customer], *model: Sequence[Row], argument: str = "$m, $f, $r") -> list[str | None]:
     with duckdb.connect() as connection:
-        connection.execute(scoring.macro(*model))
+        connection.execute(score_macro.macro(*model))
         found = []
         for m, f, r in customers:
             given = {name: value for name, value in {"m": m, "f": f, "r": r}.items() if f"${name}" in argument}
@@ -157,8 +157,8 @@ def filled(warehouse: Warehouse, table: str, rows: Sequence[Row]) -> None:
 def released(folder: Path, *model: Sequence[Row]) -> Path:
     database = folder / "segments.duckdb"
     with duckdb.connect(str(database), config={"storage_compatibility_version": STORAGE_VERSION}) as connection:
-        connection.execute(scoring.macro(*model))
-        connection.execute(scoring.comment())
+        connection.execute(score_macro.macro(*model))
+        connection.execute(score_macro.comment())
     return database
 
 
@@ -201,13 +201,16 @@ def test_the_macro_the_pipelines_tables_and_python_give_every_customer_the_same(
     keys = warehouse.rows("select segment_key from nearest_segments order by customer_id")
     assert warehouse.rows("select segment_key from assigned_segments order by customer_id") == keys
     assert warehouse.rows("select count(*) as held from assigned_segments where is_held") == [{"held": 0}]
-    by_pipeline = [scoring.NAMES[row["segment_key"]] for row in keys]
+    by_pipeline = [score_macro.NAMES[row["segment_key"]] for row in keys]
     # As a release has them: read from the tables.
     warehouse.connection.execute(
-        scoring.macro(
+        score_macro.macro(
             warehouse.rows("select * from outlier_fences"),
             warehouse.rows("select * from kmeans_scaler"),
-            [row | {"segment": scoring.NAMES[row["segment_key"]]} for row in warehouse.rows("from kmeans_centroids")],
+            [
+                row | {"segment": score_macro.NAMES[row["segment_key"]]}
+                for row in warehouse.rows("from kmeans_centroids")
+            ],
         )
     )
     by_macro = warehouse.rows(
@@ -263,7 +266,7 @@ def test_any_client_shows_what_the_macro_does(tmp_path: Path, path: Path | None)
     done = subprocess.run(
         [sys.executable, "-c", text, str(database)], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str([(scoring.COMMENT,)])
+    assert done.stdout.strip() == str([(score_macro.COMMENT,)])
 
 
 def test_the_definition_written_out_as_text_makes_the_same_macro() -> None:
@@ -271,7 +274,7 @@ def test_the_definition_written_out_as_text_makes_the_same_macro() -> None:
     model = random_model("yeo-johnson", seed=9)
     customers = random_customers(9, count=50)
     with duckdb.connect() as connection:
-        connection.execute(scoring.macro(*model))
+        connection.execute(score_macro.macro(*model))
         definition = connection.execute(
             "select macro_definition from duckdb_functions() where function_name = 'score_customer'"
         ).fetchall()[0][0]
@@ -286,10 +289,10 @@ def test_the_definition_written_out_as_text_makes_the_same_macro() -> None:
 def test_a_constant_keeps_every_bit(value: float) -> None:
     with duckdb.connect() as connection:
         [(found, kind)] = connection.execute(
-            f"select {scoring._number(value)}, typeof({scoring._number(value)})"
+            f"select {score_macro._number(value)}, typeof({score_macro._number(value)})"
         ).fetchall()
     assert (found.hex(), kind) == (value.hex(), "DOUBLE")
-    assert scoring._number(np.float64(value)) == scoring._number(value)
+    assert score_macro._number(np.float64(value)) == score_macro._number(value)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -340,7 +343,7 @@ def test_distances_are_those_of_nearest_centroids_to_the_last_bit() -> None:
             near = [place[0], place[1], math.nextafter(place[2], 9)]
             at = [{f"scaled_{name}": x for name, x in zip(FEATURES, spot, strict=True)} for spot in (near, place)]
             two = [row | {"segment_key": key, "segment": key} for row, key in zip(at, "ab", strict=True)]
-            connection.execute(scoring.macro([], UNSCALED, two))
+            connection.execute(score_macro.macro([], UNSCALED, two))
             distances = "union all ".join(
                 f"select '{row['segment_key']}' as name, sqrt(pow(1e0 - {row['scaled_monetary']!r}e0, 2)"
                 f" + pow(5e0 - {row['scaled_frequency']!r}e0, 2)"
@@ -361,7 +364,7 @@ def test_a_name_cannot_break_out_of_its_literal(name: str) -> None:
 
 def test_the_consumers_own_names_do_not_get_into_it() -> None:
     with duckdb.connect() as connection:
-        connection.execute(scoring.macro([], UNSCALED, TWO))
+        connection.execute(score_macro.macro([], UNSCALED, TWO))
         found = connection.execute(
             "with scaled(monetary, frequency, recency, scaled, distances) as"
             " (values (1, 1, 0, 7, [9]), (3, 1, 0, 7, [9]))"
@@ -373,7 +376,7 @@ def test_the_consumers_own_names_do_not_get_into_it() -> None:
 
 def test_it_stands_wherever_an_expression_may() -> None:
     with duckdb.connect() as connection:
-        connection.execute(scoring.macro([], UNSCALED, TWO))
+        connection.execute(score_macro.macro([], UNSCALED, TWO))
         connection.execute(
             "create table t as select 1 + n % 3 as m, n % 2 as f, 0 as r, '' as name from range(600) as x(n)"
         )

@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import drift, ledger
 from segmentation_pipeline.assets import (
     Results,
     asset_spec,
@@ -16,8 +15,9 @@ from segmentation_pipeline.assets import (
     fill,
     sentences,
 )
-from segmentation_pipeline.registry import Registry, under
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.segments import drift, membership
+from segmentation_pipeline.segments.registry import Registry, under
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
 _LEDGER = select_of("segment_membership")
@@ -45,9 +45,9 @@ def segment_membership(context: dg.AssetExecutionContext, retailer: RetailerReso
     with sentences():
         warehouse = retailer.warehouse
         as_of = warehouse.row("select max(as_of) as as_of from customer_segments")["as_of"]
-        if late := ledger.is_late(warehouse, as_of) and not retailer.accept_change:
+        if late := membership.is_late(warehouse, as_of) and not retailer.accept_change:
             context.log.warning(
-                f"the ledger goes beyond {as_of}, to {ledger.last_moment(warehouse)}: it stays as it is"
+                f"the ledger goes beyond {as_of}, to {membership.last_moment(warehouse)}: it stays as it is"
             )
         filling = Filling("segment_membership", "select * from segment_membership" if late else _LEDGER)
         given = _otherwise(warehouse, as_of)
@@ -59,7 +59,7 @@ def _otherwise(warehouse: Warehouse, as_of: datetime) -> Given:
 
     Not since the last run: that may have let another model stand, and failed before the ledger.
     """
-    last, registry = ledger.last_moment(warehouse, before=as_of), Registry.of(warehouse)
+    last, registry = membership.last_moment(warehouse, before=as_of), Registry.of(warehouse)
     before = None if last is None else registry.standing_at(last)
     if before is None or before.facts["status"] == "standing":
         return Given({"assigned_by_previous_model": _NOBODY})

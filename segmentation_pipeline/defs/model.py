@@ -6,18 +6,18 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from segmentation_pipeline import fitting, promotion
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.errors import FitError
-from segmentation_pipeline.ledger import is_late
 from segmentation_pipeline.model import k_search, kmeans, matching, naming, segmentation_model
-from segmentation_pipeline.promotion import refit
-from segmentation_pipeline.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.segments import promotion, training
+from segmentation_pipeline.segments.membership import is_late
+from segmentation_pipeline.segments.promotion import refit
+from segmentation_pipeline.segments.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.warehouse.database import Filling
 
 TABLES = ("segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates", *STANDING_TABLES)
-_METHOD = code_of(fitting, promotion, k_search, kmeans, matching, segmentation_model, naming)
+_METHOD = code_of(training, promotion, k_search, kmeans, matching, segmentation_model, naming)
 
 
 class Fit(dg.Config):

@@ -7,9 +7,9 @@ import dagster as dg
 from segmentation_pipeline.checking import found, selected, warned
 from segmentation_pipeline.model.kmeans import TIE
 from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.registry import Registry
 from segmentation_pipeline.resource import RetailerResource
-from segmentation_pipeline.scoring import score_macro
+from segmentation_pipeline.segments.registry import Registry
+from segmentation_pipeline.segments.score_macro import score_macro
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import select_of
 

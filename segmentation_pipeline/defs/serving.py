@@ -5,13 +5,14 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import __version__, scoring
+from segmentation_pipeline import __version__
 from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.gate import STOPPED, Figures, faults
 from segmentation_pipeline.release_files import Release
 from segmentation_pipeline.releases import Releases
 from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.warehouse.database import Warehouse
 
@@ -37,7 +38,7 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerResource) -> Re
         published = releases.publish(
             warehouse.connection,
             _facts(settings, warehouse, figures),
-            macros=[scoring.score_macro(warehouse), scoring.comment()],
+            macros=[score_macro.score_macro(warehouse), score_macro.comment()],
             as_of=figures.as_of,
             run_id=context.run.run_id,
             keep=settings.release.keep,

@@ -7,7 +7,7 @@ from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.registry import Registry
+from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.fitting import Candidate, features_of, fit
-from segmentation_pipeline.registry import Entry, Registry, under
+from segmentation_pipeline.segments.registry import Entry, Registry, under
+from segmentation_pipeline.segments.training import Candidate, features_of, fit
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Warehouse
 

@@ -10,13 +10,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from segmentation_pipeline import fitting
 from segmentation_pipeline.assets import code_of
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
-from segmentation_pipeline.history import AS_OF_THEN, begin_anew_without
 from segmentation_pipeline.model import kmeans, naming
 from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.segments import training
+from segmentation_pipeline.segments.history import AS_OF_THEN, begin_anew_without
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed
 
@@ -113,7 +113,7 @@ def _month(
     values = settings.sql_values | {"as_of": month, "until": until}
     found = warehouse.fetch(composed(_CUSTOMERS, _THEN), values)
     features = np.column_stack([found[name] for name in FEATURES])
-    candidate = fitting.fit(features, settings, month, standing=None, number=1)
+    candidate = training.fit(features, settings, month, standing=None, number=1)
     keys = candidate.model.assign(features)
     segments = list(_segments(month, digest, keys, found))
     normal = is_normal(candidate.model.fences, features)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.registry import Entry
+from segmentation_pipeline.segments.registry import Entry
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Filling, Warehouse
