@@ -28,8 +28,8 @@ from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.terminal import (
     RetailerOption,
     SourceOption,

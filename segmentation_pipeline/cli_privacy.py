@@ -14,7 +14,7 @@ from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.forgetting import Counts, clear_away, counted, erase, named
 from segmentation_pipeline.privacy import Key
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, say, sentences
 
 

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.exporting import export, refuse_unknown
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import CURRENT, Releases
-from segmentation_pipeline.restoring import restore
+from segmentation_pipeline.releases.export import export, refuse_unknown
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.restore import restore
+from segmentation_pipeline.releases.store import CURRENT, Releases
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, say, sentences
 
 releases_app = typer.Typer(invoke_without_command=True, help="The published releases: list, verify, roll back, resume.")

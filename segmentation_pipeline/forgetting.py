@@ -19,8 +19,8 @@ from segmentation_pipeline.config.paths import Folders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, Mouth, words_of
-from segmentation_pipeline.release_files import sync
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import sync
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.membership import last_moment
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock

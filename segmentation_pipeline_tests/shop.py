@@ -16,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.contract import quoted
 
 # So that no night imports them again.

@@ -19,9 +19,9 @@ import pytest
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.model import TABLES as FITTED
-from segmentation_pipeline.gate import GATE, Figures, change_since, time_jump
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.gate import GATE, Figures, change_since, time_jump
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse.database import select_of
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 

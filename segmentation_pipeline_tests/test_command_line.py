@@ -18,7 +18,7 @@ import pytest
 import segmentation_pipeline
 from segmentation_pipeline.defs.model import TABLES as FITTED
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
 

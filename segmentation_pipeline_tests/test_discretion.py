@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.errors import first_line
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
 
 # In capitals, with digits, and an address: each a name that stands in nothing else.

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from segmentation_pipeline import __version__, dictionary
-from segmentation_pipeline.release_files import OLDEST_CLIENT
+from segmentation_pipeline.releases.files import OLDEST_CLIENT
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, PUBLISHED
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 

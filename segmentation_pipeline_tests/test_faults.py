@@ -15,8 +15,8 @@ import pytest
 
 from segmentation_pipeline import assets
 from segmentation_pipeline.home import prepare
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 from segmentation_pipeline_tests.test_nightly import sentence_of
 from segmentation_pipeline_tests.test_notices import webhook

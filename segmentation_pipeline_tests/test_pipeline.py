@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline_tests.scenarios import (

@@ -16,7 +16,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests import readers
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
 

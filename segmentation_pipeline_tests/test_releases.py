@@ -21,8 +21,8 @@ import pytest
 import segmentation_pipeline
 from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.release_files import OLDEST_CLIENT, Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import OLDEST_CLIENT, Release
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, CONTRACTS, PUBLISHED
 from segmentation_pipeline.tables.contract import Contract, quoted
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
@@ -369,7 +369,7 @@ PUBLISH_ON = """
 import duckdb, sys
 from datetime import datetime
 from pathlib import Path
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 folder, work = sys.argv[1:]
 with duckdb.connect(work, read_only=True) as connection:
     for number in range(10_000):

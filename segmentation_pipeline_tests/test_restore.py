@@ -14,8 +14,8 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.release_files import checksum, write_manifest
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import checksum, write_manifest
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import Line, regular_customers, retailer_file, write_csv

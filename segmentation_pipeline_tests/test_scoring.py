@@ -18,7 +18,7 @@ import pytest
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.naming import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.release_files import OLDEST_CLIENT, STORAGE_VERSION
+from segmentation_pipeline.releases.files import OLDEST_CLIENT, STORAGE_VERSION
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.columns import TRANSFORMS

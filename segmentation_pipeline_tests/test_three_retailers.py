@@ -10,8 +10,8 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests.scenarios import (
     line,
     regular_customers,

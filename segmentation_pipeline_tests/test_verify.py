@@ -17,8 +17,8 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.release_files import Release, write_manifest
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release, write_manifest
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS, STATE
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv

@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
 
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 

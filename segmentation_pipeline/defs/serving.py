@@ -8,9 +8,9 @@ import dagster as dg
 from segmentation_pipeline import __version__
 from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.gate import STOPPED, Figures, faults
-from segmentation_pipeline.release_files import Release
-from segmentation_pipeline.releases import Releases
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.gate import STOPPED, Figures, faults
+from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import CONTRACTS

@@ -14,10 +14,10 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline import release_files
 from segmentation_pipeline.config.paths import unused_name
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.release_files import Release
+from segmentation_pipeline.releases import files
+from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION
 from segmentation_pipeline.warehouse.lock import alone_in
 
@@ -133,17 +133,15 @@ class Releases:
             "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "contract_version": CONTRACT_VERSION,
             "withheld": sorted(withheld),
-            "oldest_duckdb_client": release_files.OLDEST_CLIENT,
+            "oldest_duckdb_client": files.OLDEST_CLIENT,
         }
         building = self.folder / f".building-{run_id}"
         building.mkdir(mode=0o700)
         try:
-            release_files.write_manifest(
-                building, manifest | release_files.write(connection, building, macros, withheld)
-            )
-            release_files.hand_over(building, group)
-            manifest = release_files.read_manifest(building)
-            if faults := release_files.faults(building, manifest):
+            files.write_manifest(building, manifest | files.write(connection, building, macros, withheld))
+            files.hand_over(building, group)
+            manifest = files.read_manifest(building)
+            if faults := files.faults(building, manifest):
                 raise ReleaseError(
                     f"not published: what was written reads back otherwise: {'; '.join(faults)}. Look after the disk"
                     " and run again"
@@ -238,7 +236,7 @@ class Releases:
     def _read(self) -> Iterator[tuple[str, Release | ReleaseError]]:
         for folder in self._folders():
             try:
-                yield folder.name, Release(folder, release_files.read_manifest(folder))
+                yield folder.name, Release(folder, files.read_manifest(folder))
             except ReleaseError as fault:
                 # A run may prune it between the listing and the reading.
                 if folder.exists():
@@ -248,7 +246,7 @@ class Releases:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             self.folder.chmod(0o750)
-        release_files.open_to(self.folder, group)
+        files.open_to(self.folder, group)
         self._clear()
 
     def _clear(self) -> None:
@@ -263,7 +261,7 @@ class Releases:
         following.unlink(missing_ok=True)
         following.symlink_to(release.name, target_is_directory=True)
         following.replace(self._link)
-        release_files.sync(self.folder)
+        files.sync(self.folder)
 
     def _prune(self, oldest: str) -> None:
         """A damaged one goes with those of its age: it is none of those that are kept, and none that is sought."""

@@ -10,7 +10,7 @@ from typing import TextIO
 import duckdb
 
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.release_files import Release
+from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import bound_in

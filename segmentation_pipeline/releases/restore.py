@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segmentation_pipeline.config.paths import Folders, unused_name
 from segmentation_pipeline.errors import RestoreError
-from segmentation_pipeline.release_files import STATE_DATABASE, Release, file_faults, sync
+from segmentation_pipeline.releases.files import STATE_DATABASE, Release, file_faults, sync
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from segmentation_pipeline.config.sections import Release as Bounds
-from segmentation_pipeline.release_files import Release
+from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
