@@ -18,8 +18,8 @@ import pytest
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.paths import Folders
-from segmentation_pipeline.forgetting import erase
-from segmentation_pipeline.privacy import Key
+from segmentation_pipeline.privacy.erasure import erase
+from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv

@@ -14,8 +14,8 @@ import pytest
 from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.config.paths import Folders
 from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
-from segmentation_pipeline.forgetting import erase
-from segmentation_pipeline.privacy import Key, Mouth, hash_of, shape_of, words_of
+from segmentation_pipeline.privacy.erasure import erase
+from segmentation_pipeline.privacy.pseudonyms import Key, Mouth, hash_of, shape_of, words_of
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
 from segmentation_pipeline.tables.contract import quoted

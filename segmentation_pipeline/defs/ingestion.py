@@ -4,7 +4,6 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline import forgetting, privacy
 from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.checking import found
 from segmentation_pipeline.config.paths import expanded
@@ -19,12 +18,13 @@ from segmentation_pipeline.ingestion import (
     staging,
 )
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
-from segmentation_pipeline.privacy import FORGOTTEN
+from segmentation_pipeline.privacy import erasure, pseudonyms
+from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN
 from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.warehouse.database import select_of
 
-_READING = code_of(discovery, parsing, decompression, excel, column_mapping, staging, privacy) + select_of(
+_READING = code_of(discovery, parsing, decompression, excel, column_mapping, staging, pseudonyms) + select_of(
     "raw_transactions"
 )
 # Another version of the code that reads may read the same files otherwise.
@@ -42,7 +42,7 @@ COLUMNS_AS_BEFORE = dg.AssetCheckSpec(
     specs=[
         asset_spec("raw_transactions", "ingestion", _READING),
         asset_spec("ingested_files", "ingestion", code_of(incremental), kinds=frozenset({"duckdb", "python"})),
-        asset_spec(FORGOTTEN, "ingestion", code_of(forgetting), kinds=frozenset({"duckdb", "python"})),
+        asset_spec(FORGOTTEN, "ingestion", code_of(erasure), kinds=frozenset({"duckdb", "python"})),
     ],
     check_specs=[*map(contract_check, incremental.TABLES), COLUMNS_AS_BEFORE],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.privacy import shape_of
+from segmentation_pipeline.privacy.pseudonyms import shape_of
 from segmentation_pipeline.tables.columns import LINE
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Given, Warehouse

@@ -17,7 +17,7 @@ from segmentation_pipeline.ingestion.decompression import content_hash
 from segmentation_pipeline.ingestion.discovery import refuse_what_is_no_file_of
 from segmentation_pipeline.ingestion.file_ledger import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.ingestion.staging import Lines, read_lines
-from segmentation_pipeline.privacy import FORGOTTEN, Mouth
+from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN, Mouth
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.

@@ -18,7 +18,7 @@ import duckdb
 from segmentation_pipeline.config.paths import Folders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
-from segmentation_pipeline.privacy import ERASED, FORGOTTEN, Key, Mouth, words_of
+from segmentation_pipeline.privacy.pseudonyms import ERASED, FORGOTTEN, Key, Mouth, words_of
 from segmentation_pipeline.releases.files import sync
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.membership import last_moment
