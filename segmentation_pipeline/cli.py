@@ -12,7 +12,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline import home as dagster_home
 from segmentation_pipeline.cli_model import model_app
 from segmentation_pipeline.cli_privacy import forget
 from segmentation_pipeline.cli_releases import (
@@ -28,6 +27,7 @@ from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.execution import execute
 from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.orchestration import instance as dagster_home
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.terminal import (

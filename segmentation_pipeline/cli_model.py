@@ -11,10 +11,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline import home
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.execution import execute
+from segmentation_pipeline.orchestration import instance
 from segmentation_pipeline.segments.registry import Entry, Registry
 from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences
 from segmentation_pipeline.warehouse import lock
@@ -66,7 +66,7 @@ def search(retailer: RetailerOption = "sample", traceback: TracebackOption = Fal
     """Run the job and search for the number of clusters again; another than the standing one is held for a person."""
     with sentences(traceback):
         chosen(retailer)
-        home.prepare()
+        instance.prepare()
     if not execute(search=True, traceback=traceback):
         err.print("The run failed; run again with --traceback.", markup=False)
         raise typer.Exit(1)

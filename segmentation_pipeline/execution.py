@@ -38,7 +38,7 @@ def execute(
         return _executed(retailer, refit=refit, search=search, reads_source=reads_source, traceback=traceback)
     except (OSError, SQLAlchemyError) as error:
         # The assets say themselves what they cannot do; this is Dagster, which writes each step down.
-        from segmentation_pipeline import notices
+        from segmentation_pipeline.orchestration import alerts
 
         if traceback:
             print_exc()
@@ -48,8 +48,8 @@ def execute(
             " are whole, those of before or new ones."
         )
         say(err, "red", "failed:", said)
-        notices.tell(
-            notices.shareable(f"A run of `segments` failed: {said}"), lambda why: say(err, "yellow", "warning:", why)
+        alerts.tell(
+            alerts.shareable(f"A run of `segments` failed: {said}"), lambda why: say(err, "yellow", "warning:", why)
         )
         return False
 
@@ -59,8 +59,8 @@ def _executed(
 ) -> bool:
     import dagster as dg
 
-    from segmentation_pipeline import home, notices
     from segmentation_pipeline.definitions import defs
+    from segmentation_pipeline.orchestration import alerts, instance
     from segmentation_pipeline.progress import watching
     from segmentation_pipeline.warehouse import lock
 
@@ -74,7 +74,7 @@ def _executed(
     with (
         dg.DagsterInstance.get() as instance,
         lock.alive(data_folder() / "runs", run_id),
-        home.books_open(_begun(instance, run_id)),
+        instance.books_open(_begun(instance, run_id)),
         watching(instance, run_id, out) as watch,
     ):
         derived = [dg.AssetKey(table) for table in sorted({*CONTRACTS, "release"} - {*TABLES})]
@@ -83,11 +83,11 @@ def _executed(
             instance=instance,
             run_config=config,
             run_id=run_id,
-            tags=notices.of_command(run_id),
+            tags=alerts.of_command(run_id),
             raise_on_error=False,
         )
         if not result.success:
-            notices.tell_failure(instance, run_id, watch.warnings.append)
+            alerts.tell_failure(instance, run_id, watch.warnings.append)
     out.print(f"  {'all steps':<44} {'':17} {watch.seconds:6.2f} s", highlight=False)
     for warning in watch.warnings:
         say(err, "yellow", "warning:", warning)

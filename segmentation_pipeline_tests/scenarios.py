@@ -16,7 +16,7 @@ import tomli_w
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs import customers, features, history, membership, model, segments
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.warehouse.database import Warehouse

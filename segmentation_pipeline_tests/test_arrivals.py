@@ -16,7 +16,7 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.home import prepare
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline_tests.scenarios import line, retailer_file, write_csv
 from segmentation_pipeline_tests.test_notices import webhook
 

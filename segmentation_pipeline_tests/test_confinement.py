@@ -14,7 +14,7 @@ import tomli_w
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.connection import connection_to, reading_connection
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv

@@ -10,8 +10,8 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline.assets import fill
 from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.orchestration.sql_assets import fill
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.warehouse.connection import connection_to

@@ -13,8 +13,8 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline import assets
-from segmentation_pipeline.home import prepare
+from segmentation_pipeline.orchestration import sql_assets
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
@@ -30,7 +30,7 @@ RETRIED = dg.DagsterEventType.STEP_UP_FOR_RETRY
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(assets, "_SECONDS_BETWEEN", 1.0)
+    monkeypatch.setattr(sql_assets, "_SECONDS_BETWEEN", 1.0)
     folder = write_csv(tmp_path / "source" / "a.csv", regular_customers()).parent
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, folder)))
     return folder
@@ -98,14 +98,14 @@ def test_a_share_that_comes_back_costs_a_retry_and_one_that_does_not_fails_the_r
     source: Path, releases: Releases, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mounted("dead share", source, "") as take_away:
-        monkeypatch.setattr(assets, "_SECONDS_BETWEEN", 0.0)
+        monkeypatch.setattr(sql_assets, "_SECONDS_BETWEEN", 0.0)
         result = run_job(instance)
         assert not result.success
         said = sentence_of(result, "raw_transactions")
         assert f"Transport endpoint is not connected: '{source}'" in said
         assert "that this user may read the source" in said
-        assert retries(result) == ["raw_transactions"] * assets.RETRIES
-        monkeypatch.setattr(assets, "_SECONDS_BETWEEN", 1.0)
+        assert retries(result) == ["raw_transactions"] * sql_assets.RETRIES
+        monkeypatch.setattr(sql_assets, "_SECONDS_BETWEEN", 1.0)
         with at_first_retry(instance, take_away):
             result = run_job(instance)
     assert result.success

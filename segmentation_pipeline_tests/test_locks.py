@@ -14,7 +14,7 @@ import pytest
 
 from segmentation_pipeline.defs.automation import dead_runs
 from segmentation_pipeline.errors import LockTimeoutError
-from segmentation_pipeline.home import prepare
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv

@@ -19,7 +19,7 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.home import prepare
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv

@@ -17,10 +17,10 @@ import dagster as dg
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline import notices
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.automation import dead_runs
-from segmentation_pipeline.home import prepare
+from segmentation_pipeline.orchestration import alerts
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.warehouse.lock import writer
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
@@ -91,7 +91,7 @@ def test_a_failed_command_tells_what_failed_and_what_to_do(
     home: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(notices.WEBHOOK, heard.address)
+        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
         ran = segments("run")
         assert ran.returncode == 1
         [run] = home.get_runs()
@@ -146,7 +146,7 @@ def failure_of(instance: dg.DagsterInstance, error: Exception, tags: dict[str, s
 def test_nothing_that_may_stand_in_a_source_file_is_told(
     instance: dg.DagsterInstance, error: Exception, told: str
 ) -> None:
-    text = notices.text_of(instance, failure_of(instance, error))
+    text = alerts.text_of(instance, failure_of(instance, error))
     assert told in text
     assert not [word for word in ("Hara", "17850", "536365", "Mendel", "Traceback") if word in text]
     assert len(text) < 1500
@@ -158,7 +158,7 @@ def test_no_customer_and_no_cell_of_a_real_run_is_told(
     write_csv(tmp_path / "source" / "a.csv", [line(price="twenty-two", customer="77077", at="yesterday")])
     run_job(instance)
     [run] = instance.get_runs()
-    text = notices.text_of(instance, run)
+    text = alerts.text_of(instance, run)
     assert "1 of 1 lines were refused" in text
     assert "see source.decimal" in text, "what to do stands behind what is left out"
     assert not [word for word in ("twenty-two", "77077", "yesterday") if word in text]
@@ -181,13 +181,13 @@ def test_the_sensor_tells_of_each_run_once_and_leaves_those_of_a_command_to_it(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(notices.WEBHOOK, heard.address)
+        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
         cursor, _ = evaluated(instance, None)
         ours = failure_of(instance, dg.Failure("of a schedule"))
         commands = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED)
-        instance.add_run_tags(commands.run_id, notices.of_command(commands.run_id))
+        instance.add_run_tags(commands.run_id, alerts.of_command(commands.run_id))
         instance.report_run_failed(commands, "it died")
-        again = failure_of(instance, dg.Failure("of its repetition"), tags=notices.of_command(commands.run_id))
+        again = failure_of(instance, dg.Failure("of its repetition"), tags=alerts.of_command(commands.run_id))
         for _ in range(5):
             cursor, _ = evaluated(instance, cursor)
         assert [text.splitlines()[0] for text in heard.texts] == [
@@ -199,7 +199,7 @@ def test_a_command_that_was_killed_is_told_of_once_by_whoever_finds_it(
     shop: Path, home: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(notices.WEBHOOK, heard.address)
+        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
         cursor, _ = evaluated(home, None)
         dead = []
         for by in ("the sensor", "the next run"):
@@ -230,18 +230,18 @@ def test_a_command_that_was_killed_is_told_of_once_by_whoever_finds_it(
 def test_a_webhook_that_does_not_take_it_is_a_warning_and_hurts_no_run(
     fault: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "_PATIENCE", 0.5)
+    monkeypatch.setattr(alerts, "_PATIENCE", 0.5)
     run, said, enough = failure_of(instance, dg.Failure("it failed")), list[str](), Event()
     with webhook(500 if fault == "refuses" else 200, enough.wait if fault == "slow" else lambda: None) as heard:
         address = f"no://address/{SECRET}" if fault == "no address" else heard.address
-        monkeypatch.setenv(notices.WEBHOOK, address)
+        monkeypatch.setenv(alerts.WEBHOOK, address)
         if fault != "down":
             begun = time.monotonic()
-            notices.tell_failure(instance, run.run_id, said.append)
+            alerts.tell_failure(instance, run.run_id, said.append)
             assert time.monotonic() - begun < 3
         enough.set()
     if fault == "down":
-        notices.tell_failure(instance, run.run_id, said.append)
+        alerts.tell_failure(instance, run.run_id, said.append)
     wanted = {"down": "refused", "slow": "", "refuses": "it answered 500", "no address": "begins with https://"}
     [warning] = said
     assert wanted[fault] in warning
@@ -252,11 +252,11 @@ def test_a_failed_command_with_a_webhook_that_is_down_ends_as_without_one(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as gone:
-        monkeypatch.setenv(notices.WEBHOOK, gone.address)
+        monkeypatch.setenv(alerts.WEBHOOK, gone.address)
     ran = segments("run")
     said = " ".join(ran.stderr.split())
     assert ran.returncode == 1
     assert "Too little data" in said
-    assert f"{notices.WEBHOOK}: Connection refused. Look at the address" in said
+    assert f"{alerts.WEBHOOK}: Connection refused. Look at the address" in said
     assert SECRET not in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentation_pipeline.assets import dependencies
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
+from segmentation_pipeline.orchestration.sql_assets import dependencies
 from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import SQL, Filling, Warehouse, select_of

@@ -4,12 +4,12 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline import notices
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
+from segmentation_pipeline.orchestration import alerts
 from segmentation_pipeline.warehouse import lock
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
@@ -77,7 +77,7 @@ SCHEDULED = (
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not fill the queue."""
     found = lock.fail_dead_runs(context.instance, data_folder() / "runs")
-    notices.tell_deaths(context.instance, found, context.log.warning)
+    alerts.tell_deaths(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 
 
@@ -89,8 +89,8 @@ def failed_runs(context: dg.RunFailureSensorContext) -> None:
 
     Every run of the instance is looked at, because one that was started past the queue is of no code location.
     """
-    if not notices.is_of_command(context.dagster_run):
-        notices.tell_failure(context.instance, context.dagster_run.run_id, context.log.warning)
+    if not alerts.is_of_command(context.dagster_run):
+        alerts.tell_failure(context.instance, context.dagster_run.run_id, context.log.warning)
 
 
 def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:

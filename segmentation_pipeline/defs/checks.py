@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from segmentation_pipeline.checking import SHOWN_FAULTS, found, selected, warned
 from segmentation_pipeline.ingestion.cleaning import loss
+from segmentation_pipeline.orchestration.check_results import SHOWN_FAULTS, found, selected, warned
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.releases.gate import GATE, STOPPED, Figures, faults
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.warehouse.database import select_of
 
 USUAL_RELEASES = 5

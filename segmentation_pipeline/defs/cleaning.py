@@ -4,9 +4,9 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.assets import derived_asset
 from segmentation_pipeline.ingestion import cleaning
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import derived_asset
 
 
 def _loss(retailer: RetailerResource) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which customers can be compared: the inactive set aside, the outliers set apart, the normal ones left."""
 
-from segmentation_pipeline.assets import derived_asset
+from segmentation_pipeline.orchestration.sql_assets import derived_asset
 
 inactive_customers = derived_asset("inactive_customers", group="customers")
 previous_segments = derived_asset("previous_segments", group="customers", state=("segment_membership",))

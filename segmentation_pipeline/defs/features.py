@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from segmentation_pipeline.assets import derived_asset
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import derived_asset
 
 
 def _money(retailer: RetailerResource) -> dict[str, Any]:

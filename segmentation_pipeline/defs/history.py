@@ -4,8 +4,16 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, derived_asset, fill, sentences
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import (
+    Results,
+    asset_spec,
+    code_of,
+    contract_check,
+    derived_asset,
+    fill,
+    sentences,
+)
 from segmentation_pipeline.segments import backtest, history
 from segmentation_pipeline.segments.registry import STANDING_TABLES
 from segmentation_pipeline.warehouse.database import select_of

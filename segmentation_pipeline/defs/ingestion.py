@@ -4,8 +4,6 @@ import hashlib
 
 import dagster as dg
 
-from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
-from segmentation_pipeline.checking import found
 from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.ingestion import (
     column_mapping,
@@ -18,9 +16,11 @@ from segmentation_pipeline.ingestion import (
     staging,
 )
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
+from segmentation_pipeline.orchestration.check_results import found
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.privacy import erasure, pseudonyms
 from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN
-from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.sample import write_once
 from segmentation_pipeline.warehouse.database import select_of
 

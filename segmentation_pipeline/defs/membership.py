@@ -5,7 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.assets import (
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import (
     Results,
     asset_spec,
     code_of,
@@ -15,7 +16,6 @@ from segmentation_pipeline.assets import (
     fill,
     sentences,
 )
-from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.segments import drift, membership
 from segmentation_pipeline.segments.registry import Registry, under
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from segmentation_pipeline.assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import k_search, kmeans, matching, naming, segmentation_model
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.segments import promotion, training
 from segmentation_pipeline.segments.membership import is_late
 from segmentation_pipeline.segments.promotion import refit

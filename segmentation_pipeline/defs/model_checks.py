@@ -4,10 +4,10 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.checking import found, selected, warned
 from segmentation_pipeline.model.kmeans import TIE
 from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.check_results import found, selected, warned
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.segments.score_macro import score_macro
 from segmentation_pipeline.tables.contract import quoted

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
 
 
 @dg.definitions

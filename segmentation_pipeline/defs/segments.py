@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.assets import derived_asset
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import derived_asset
 
 # A night may fail and be mended the next day before anybody is called.
 _NIGHTLY = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))

@@ -6,12 +6,12 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline import __version__
-from segmentation_pipeline.assets import OWNERS, Results, sentences
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.sql_assets import OWNERS, Results, sentences
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.gate import STOPPED, Figures, faults
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.resource import RetailerResource
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.warehouse.database import Warehouse

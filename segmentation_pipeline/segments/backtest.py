@@ -10,11 +10,11 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from segmentation_pipeline.assets import code_of
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import kmeans, naming
 from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.orchestration.sql_assets import code_of
 from segmentation_pipeline.segments import training
 from segmentation_pipeline.segments.history import AS_OF_THEN, begin_anew_without
 from segmentation_pipeline.tables.contract import quoted

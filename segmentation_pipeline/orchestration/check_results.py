@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.warehouse.database import select_of
 
 SHOWN_FAULTS = 20

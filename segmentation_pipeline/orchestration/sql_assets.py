@@ -19,7 +19,7 @@ import duckdb
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, first_line
-from segmentation_pipeline.resource import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.tables.catalog import CONTRACTS
 from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.database import Filling, Given, Outcome, select_of, tables_read_by
