@@ -74,7 +74,7 @@ class Shop:
         os.dup2(output, 1)
         os.dup2(output, 2)
         first()
-        from segmentation_pipeline.cli import app
+        from segmentation_pipeline.cli.app import app
 
         app(["run", *(["--refit"] if refit else [])])
 

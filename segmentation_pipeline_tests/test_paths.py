@@ -61,7 +61,7 @@ def test_who_runs_the_pipeline_may_write_dots(shop: Shop, given: str) -> None:
     here.mkdir()
     asked = ["retailer", "check", "--source", given]
     environment = os.environ | {"SEGMENTATION_RETAILER": str(shop.folder / "retailer.toml")}
-    code = "from segmentation_pipeline.cli import app; app()"
+    code = "from segmentation_pipeline.cli.app import app; app()"
     said = subprocess.run(
         [sys.executable, "-c", code, *asked], cwd=here, env=environment, capture_output=True, text=True
     )

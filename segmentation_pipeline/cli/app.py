@@ -12,25 +12,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli_model import model_app
-from segmentation_pipeline.cli_privacy import forget
-from segmentation_pipeline.cli_releases import (
-    current_of,
-    export_table,
-    releases_app,
-    releases_of,
-    restore_state,
-    tell_hold,
-)
-from segmentation_pipeline.config.loading import source_base
-from segmentation_pipeline.config.paths import Folders, data_folder
-from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.execution import execute
-from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.orchestration import instance as dagster_home
-from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.terminal import (
+from segmentation_pipeline.cli.console import (
     RetailerOption,
     SourceOption,
     TracebackOption,
@@ -39,6 +21,24 @@ from segmentation_pipeline.terminal import (
     out,
     sentences,
 )
+from segmentation_pipeline.cli.model import model_app
+from segmentation_pipeline.cli.privacy import forget
+from segmentation_pipeline.cli.releases import (
+    current_of,
+    export_table,
+    releases_app,
+    releases_of,
+    restore_state,
+    tell_hold,
+)
+from segmentation_pipeline.cli.run import execute
+from segmentation_pipeline.config.loading import source_base
+from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.orchestration import instance as dagster_home
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.store import Releases
 
 app = typer.Typer(
     no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False

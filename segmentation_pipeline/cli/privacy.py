@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, say, sentences
+from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ErasureError
-from segmentation_pipeline.execution import execute
 from segmentation_pipeline.orchestration import instance as dagster_home
 from segmentation_pipeline.privacy.erasure import Counts, clear_away, counted, erase, named
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, say, sentences
 
 
 def forget(

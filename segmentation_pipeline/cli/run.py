@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from segmentation_pipeline.cli.console import err, out, say
 from segmentation_pipeline.config.paths import dagster_home, data_folder
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.terminal import err, out, say
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -59,9 +59,9 @@ def _executed(
 ) -> bool:
     import dagster as dg
 
+    from segmentation_pipeline.cli.progress import watching
     from segmentation_pipeline.definitions import defs
     from segmentation_pipeline.orchestration import alerts, instance
-    from segmentation_pipeline.progress import watching
     from segmentation_pipeline.warehouse import lock
 
     run_id = str(uuid.uuid4())

@@ -11,12 +11,12 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, out, sentences
+from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
-from segmentation_pipeline.execution import execute
 from segmentation_pipeline.orchestration import instance
 from segmentation_pipeline.segments.registry import Entry, Registry
-from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, sentences
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse

@@ -12,13 +12,13 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, out, say, sentences
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.export import export, refuse_unknown
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.restore import restore
 from segmentation_pipeline.releases.store import CURRENT, Releases
-from segmentation_pipeline.terminal import RetailerOption, TracebackOption, chosen, err, out, say, sentences
 
 releases_app = typer.Typer(invoke_without_command=True, help="The published releases: list, verify, roll back, resume.")
 _NOT_CURRENT = "consumers do not see it; do not go back to it. It goes when it is old, or delete its folder"
