@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from segmentation_pipeline.sample import HEADER, ORPHANS, RATES, write_once, write_sample
+from segmentation_pipeline.sample_data import HEADER, ORPHANS, RATES, write_once, write_sample
 
 PRODUCT = r"\d{5}[A-Z]?"
 

@@ -21,7 +21,7 @@ from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.orchestration.sql_assets import Results, asset_spec, code_of, contract_check, fill, sentences
 from segmentation_pipeline.privacy import erasure, pseudonyms
 from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN
-from segmentation_pipeline.sample import write_once
+from segmentation_pipeline.sample_data import write_once
 from segmentation_pipeline.warehouse.database import select_of
 
 _READING = code_of(discovery, parsing, decompression, excel, column_mapping, staging, pseudonyms) + select_of(
