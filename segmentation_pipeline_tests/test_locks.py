@@ -14,9 +14,10 @@ import pytest
 
 from segmentation_pipeline.defs.automation import dead_runs
 from segmentation_pipeline.errors import LockTimeoutError
+from segmentation_pipeline.orchestration import run_liveness
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.warehouse.lock import try_lock, writer
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -24,7 +25,7 @@ SEGMENTS = Path(sys.executable).with_name("segments")
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from segmentation_pipeline.warehouse.lock import writer
+from segmentation_pipeline.warehouse.lock import try_lock, writer
 with writer(Path(sys.argv[1]), f"process {os.getpid()}, run of the night", 0, print):
     print("holding", flush=True)
     time.sleep(600)
@@ -32,7 +33,7 @@ with writer(Path(sys.argv[1]), f"process {os.getpid()}, run of the night", 0, pr
 TAKE_TURNS = """
 import sys, time
 from pathlib import Path
-from segmentation_pipeline.warehouse.lock import writer
+from segmentation_pipeline.warehouse.lock import try_lock, writer
 lock, log = map(Path, sys.argv[1:])
 for turn in range(5):
     with writer(lock, "one of three", 60, lambda said: None), log.open("a") as file:
@@ -95,7 +96,7 @@ def test_who_waits_says_for_whom_and_gives_up_with_a_sentence(tmp_path: Path) ->
     lock, told = tmp_path / "shop" / "work.lock", list[str]()
     with held(lock) as holder:
         began = time.monotonic()
-        with pytest.raises(LockTimeoutError) as caught, lock.writer(lock, "me", 0.5, told.append):
+        with pytest.raises(LockTimeoutError) as caught, writer(lock, "me", 0.5, told.append):
             pass
         assert 0.5 <= time.monotonic() - began < 5
     whom = f"process {holder.pid}, run of the night"
@@ -107,15 +108,15 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     lock = tmp_path / "work.lock"
     with held(lock) as holder:
         kill(holder)
-        with lock.writer(lock, "me", 0, pytest.fail):
+        with writer(lock, "me", 0, pytest.fail):
             assert lock.read_text("utf-8") == "me"
 
 
 def test_the_lock_of_a_failed_writer_is_free(tmp_path: Path) -> None:
     lock = tmp_path / "work.lock"
-    with pytest.raises(ZeroDivisionError), lock.writer(lock, "the one that failed", 0, pytest.fail):
+    with pytest.raises(ZeroDivisionError), writer(lock, "the one that failed", 0, pytest.fail):
         _ = 1 / 0
-    with lock.writer(lock, "me", 0, pytest.fail):
+    with writer(lock, "me", 0, pytest.fail):
         pass
     assert lock.read_text("utf-8") == ""
 
@@ -178,7 +179,7 @@ def test_a_run_that_waits_for_the_lock_says_so_and_is_taken_for_dead_when_it_is(
 
     folder, instance = shop
     with (
-        lock.writer(folder / "work.lock", "process 1, run of another", 0, pytest.fail),
+        writer(folder / "work.lock", "process 1, run of another", 0, pytest.fail),
         started(SEGMENTS, "run") as process,
     ):
         assert process.stdout is not None
@@ -204,7 +205,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, instance: dg.DagsterIns
     finished = little.execute_in_process(instance=instance).run_id
     (tmp_path / finished).touch()
     (tmp_path / "a run of an instance that is gone").touch()
-    assert lock.fail_dead_runs(instance, tmp_path) == []
+    assert run_liveness.fail_dead_runs(instance, tmp_path) == []
     assert status_of(instance, finished) == dg.DagsterRunStatus.SUCCESS
     assert not list(tmp_path.iterdir())
 
@@ -241,33 +242,34 @@ def test_a_run_that_ends_while_signs_are_looked_through_is_not_taken_for_dead(
     # It ended after the listing and before the sign is opened ...
     with monkeypatch.context() as patched:
         patched.setattr(Path, "glob", lambda folder, pattern: iter([sign]))
-        assert lock.fail_dead_runs(instance, tmp_path) == []
+        assert run_liveness.fail_dead_runs(instance, tmp_path) == []
     assert not sign.exists(), "looking makes no sign"
 
     # ... or after that, and before it is locked.
     def end_first(descriptor: int) -> bool:
         sign.unlink()
-        return lock(descriptor)
+        return try_lock(descriptor)
 
-    lock = lock._lock
     sign.touch()
     with monkeypatch.context() as patched:
-        patched.setattr(lock, "_lock", end_first)
-        assert lock.fail_dead_runs(instance, tmp_path) == []
+        patched.setattr(run_liveness, "try_lock", end_first)
+        assert run_liveness.fail_dead_runs(instance, tmp_path) == []
     assert status_of(instance, unfinished) == dg.DagsterRunStatus.STARTED
 
     sign.touch()
-    assert lock.fail_dead_runs(instance, tmp_path) == [unfinished], "a sign that nobody holds is that of a dead run"
+    assert run_liveness.fail_dead_runs(instance, tmp_path) == [unfinished], (
+        "a sign that nobody holds is that of a dead run"
+    )
 
 
 def test_the_sign_of_a_command_outlasts_the_run_inside_it(
     tmp_path: Path, instance: dg.DagsterInstance, unfinished: str
 ) -> None:
-    with lock.alive(tmp_path, unfinished):
-        with lock.alive(tmp_path, unfinished):
-            assert lock.fail_dead_runs(instance, tmp_path) == []
+    with run_liveness.alive(tmp_path, unfinished):
+        with run_liveness.alive(tmp_path, unfinished):
+            assert run_liveness.fail_dead_runs(instance, tmp_path) == []
         assert (tmp_path / unfinished).exists()
-        assert lock.fail_dead_runs(instance, tmp_path) == []
+        assert run_liveness.fail_dead_runs(instance, tmp_path) == []
     assert not list(tmp_path.iterdir())
-    with lock.alive(tmp_path, unfinished):
+    with run_liveness.alive(tmp_path, unfinished):
         assert (tmp_path / unfinished).exists(), "whoever let go may hold it again"

@@ -61,8 +61,8 @@ def _executed(
 
     from segmentation_pipeline.cli.progress import watching
     from segmentation_pipeline.definitions import defs
-    from segmentation_pipeline.orchestration import alerts, instance
-    from segmentation_pipeline.warehouse import lock
+    from segmentation_pipeline.orchestration import alerts, run_liveness
+    from segmentation_pipeline.orchestration.instance import books_open
 
     run_id = str(uuid.uuid4())
     job = defs().resolve_job_def("refit_segmentation" if refit or search else "nightly_segmentation")
@@ -73,8 +73,8 @@ def _executed(
     }
     with (
         dg.DagsterInstance.get() as instance,
-        lock.alive(data_folder() / "runs", run_id),
-        instance.books_open(_begun(instance, run_id)),
+        run_liveness.alive(data_folder() / "runs", run_id),
+        books_open(_begun(instance, run_id)),
         watching(instance, run_id, out) as watch,
     ):
         derived = [dg.AssetKey(table) for table in sorted({*CONTRACTS, "release"} - {*TABLES})]

@@ -9,8 +9,7 @@ from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
-from segmentation_pipeline.orchestration import alerts
-from segmentation_pipeline.warehouse import lock
+from segmentation_pipeline.orchestration import alerts, run_liveness
 
 REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
 
@@ -76,7 +75,7 @@ SCHEDULED = (
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not fill the queue."""
-    found = lock.fail_dead_runs(context.instance, data_folder() / "runs")
+    found = run_liveness.fail_dead_runs(context.instance, data_folder() / "runs")
     alerts.tell_deaths(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 

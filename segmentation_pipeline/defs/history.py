@@ -8,7 +8,6 @@ from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.orchestration.sql_assets import (
     Results,
     asset_spec,
-    code_of,
     contract_check,
     derived_asset,
     fill,
@@ -27,7 +26,7 @@ PYTHON = frozenset({"duckdb", "python"})
         asset_spec(
             table,
             "history",
-            code_of(history) + select_of("history_months"),
+            "1" + select_of("history_months"),
             deps=["clean_transactions", "rfm_features", "previous_segments", *STANDING_TABLES],
             kinds=PYTHON,
         )
@@ -52,7 +51,7 @@ segment_migrations = derived_asset("segment_migrations", group="history")
         asset_spec(
             table,
             "history",
-            code_of(backtest),
+            backtest.METHOD_VERSION,
             deps=[
                 "clean_transactions",
                 "rfm_features",

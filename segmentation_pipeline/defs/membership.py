@@ -9,7 +9,6 @@ from segmentation_pipeline.orchestration.resources import RetailerResource
 from segmentation_pipeline.orchestration.sql_assets import (
     Results,
     asset_spec,
-    code_of,
     contract_check,
     dependencies,
     derived_asset,
@@ -82,7 +81,7 @@ def _reasons(retailer: RetailerResource) -> dict[str, Any]:
         asset_spec(
             "model_drift",
             "membership",
-            code_of(drift),
+            "1",
             deps=[
                 "customer_segments",
                 "normal_customers",

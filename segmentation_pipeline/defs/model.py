@@ -7,17 +7,16 @@ import dagster as dg
 from pydantic import Field
 
 from segmentation_pipeline.errors import FitError
-from segmentation_pipeline.model import k_search, kmeans, matching, naming, segmentation_model
 from segmentation_pipeline.orchestration.resources import RetailerResource
-from segmentation_pipeline.orchestration.sql_assets import Results, asset_spec, code_of, contract_check, fill, sentences
-from segmentation_pipeline.segments import promotion, training
+from segmentation_pipeline.orchestration.sql_assets import Results, asset_spec, contract_check, fill, sentences
 from segmentation_pipeline.segments.membership import is_late
 from segmentation_pipeline.segments.promotion import refit
 from segmentation_pipeline.segments.registry import STANDING_TABLES, Registry
 from segmentation_pipeline.warehouse.database import Filling
 
 TABLES = ("segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates", *STANDING_TABLES)
-_METHOD = code_of(training, promotion, k_search, kmeans, matching, segmentation_model, naming)
+# Raise it when the method of the fit changes.
+METHOD_VERSION = "1"
 
 
 class Fit(dg.Config):
@@ -33,7 +32,7 @@ class Fit(dg.Config):
         asset_spec(
             table,
             "model",
-            _METHOD,
+            METHOD_VERSION,
             deps=["rfm_features", "previous_segments", "inactive_customers"],
             kinds=frozenset({"duckdb", "python", "scikitlearn"}),
         )

@@ -20,6 +20,7 @@ from segmentation_pipeline.ingestion.staging import Lines, read_lines
 from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN, Mouth
 from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
 
+VERSION = "1"
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
 TABLES = ("raw_transactions", "ingested_files", FORGOTTEN)
 _SHOWN = 5

@@ -24,6 +24,8 @@ from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
 from segmentation_pipeline.warehouse.database import Given
 
+# Raise it when the same file would be read differently: every file is then read again.
+READER_VERSION = "1"
 _NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
 
 _NOTHING = f"""

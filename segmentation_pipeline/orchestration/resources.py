@@ -18,7 +18,7 @@ from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
-from segmentation_pipeline.orchestration import alerts, instance
+from segmentation_pipeline.orchestration import alerts, instance, run_liveness
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -61,7 +61,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             self._warehouse, self._refusal = None, None
             try:
                 if context.run is not None:
-                    stack.enter_context(lock.alive(self.runs, context.run.run_id))
+                    stack.enter_context(run_liveness.alive(self.runs, context.run.run_id))
                     stack.enter_context(instance.books_open(context.run.run_id))
             except (OSError, PipelineError) as error:
                 # A resource that fails is a stack trace; an asset that fails is a sentence.
@@ -174,7 +174,7 @@ class RetailerResource(dg.ConfigurableResource[Any]):
             tell = log.warning if log else print
             opening.enter_context(lock.writer(self.folders.lock, who, self.lock_patience, tell))
             if (instance := self._context.instance) is not None:
-                alerts.tell_deaths(instance, lock.fail_dead_runs(instance, self.runs), tell)
+                alerts.tell_deaths(instance, run_liveness.fail_dead_runs(instance, self.runs), tell)
             places, patience = self.folders, self.lock_patience
             opened = connection_to(places.working_database, places.spill, patience, tell, beside=[places.releases])
             connection = opening.enter_context(opened)

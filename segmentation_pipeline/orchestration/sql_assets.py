@@ -8,9 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import format_tb
-from types import ModuleType
 from typing import Any
 
 import dagster as dg
@@ -74,11 +72,6 @@ def asset_spec(
         freshness_policy=freshness,
         metadata={"dagster/column_schema": column_schema(CONTRACTS[table]), "dagster/table_name": table},
     )
-
-
-def code_of(*modules: ModuleType) -> str:
-    """The text of modules, for the version of an asset that is made by them."""
-    return "".join(Path(str(module.__file__)).read_text("utf-8") for module in modules)
 
 
 def contract_check(table: str) -> dg.AssetCheckSpec:

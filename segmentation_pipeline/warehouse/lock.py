@@ -1,6 +1,6 @@
-"""One run at a time writes, and a run that died is not taken for one that works.
+"""File locks: one writer a retailer, one change of the releases at a time.
 
-Belongs here: the operating system's locks. They are given back by the kernel when their process ends, however it ends.
+The operating system releases a lock when the process that holds it ends.
 """
 
 import fcntl
@@ -9,16 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from segmentation_pipeline.errors import LockTimeoutError
-
-if TYPE_CHECKING:
-    import dagster as dg
-
-
-# The signs that this process holds: a run inside a command is as alive as the command.
-_HELD: set[Path] = set()
 
 
 @contextmanager
@@ -38,7 +30,7 @@ def writer(lock: Path, who: str, patience: float, tell: Callable[[str], None]) -
     deadline = time.monotonic() + patience
     told = False
     with lock.open("a+", encoding="utf-8") as file:
-        while not _lock(file.fileno()):
+        while not try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
             if not told:
@@ -69,52 +61,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def alive(runs: Path, run_id: str) -> Iterator[None]:
-    """Hold the sign that the run's process lives: a locked file of the run's name, held once by whoever is first."""
-    runs.mkdir(parents=True, exist_ok=True)
-    sign, unseen = runs / run_id, runs / f".{run_id}"
-    if sign in _HELD:
-        yield
-        return
-    with unseen.open("w") as file:
-        _lock(file.fileno())
-        unseen.rename(sign)
-        _HELD.add(sign)
-        try:
-            yield
-        finally:
-            _HELD.discard(sign)
-            sign.unlink(missing_ok=True)
-
-
-def fail_dead_runs(instance: "dg.DagsterInstance", runs: Path) -> list[str]:
-    """Mark as failed each unfinished run whose sign of life is no longer held; it would fill the queue for ever.
-
-    Returns:
-        The ids of these runs.
-    """
-    dead = []
-    for sign in sorted(runs.glob("[!.]*")):
-        try:
-            file = sign.open("r+")
-        except FileNotFoundError:
-            continue
-        with file:
-            # A sign without a name is that of a run that ended well since the look into the folder.
-            if not _lock(file.fileno()) or not os.fstat(file.fileno()).st_nlink:
-                continue
-            run = instance.get_run_by_id(sign.name)
-            if run is not None and not run.is_finished:
-                instance.report_run_failed(
-                    run, "The process of this run died. Nothing was left half written; run it again."
-                )
-                dead.append(run.run_id)
-            sign.unlink(missing_ok=True)
-    return dead
-
-
-def _lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Take an exclusive lock on an open file without waiting."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
