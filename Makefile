@@ -37,6 +37,7 @@ fuzz: $(INSTALLED)  ## five minutes of damaged source and retailer files; writes
 check: $(INSTALLED)  ## lint, types, definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 

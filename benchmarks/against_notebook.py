@@ -1,6 +1,6 @@
 """Times `segments run` beside the pandas script that a user would otherwise run, in turns, in one session.
 
-In the same turns runs the pipeline's job with nothing in its assets (`dagster_alone.py`): what no SQL can win back.
+In the same turns runs the pipeline's job with nothing in its assets (`dagster_alone.py`): what no FOLDER can win back.
 
 Usage: python benchmarks/against_notebook.py [--data FOLDER] [--rival SCRIPT] [--runs N]
 
@@ -40,7 +40,7 @@ seconds.
 
 The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with its
 file and number and every refused line with its reason, checks the contract of each table and what must hold across
-them, holds SQL against scikit-learn, and publishes each release in two formats. Every step writes its events to
+them, holds FOLDER against scikit-learn, and publishes each release in two formats. Every step writes its events to
 Dagster's SQLite files; that, and the start of Dagster, is what the pipeline costs beyond the script at any size. The
 column "Dagster alone" is the same job, every asset and check of it, with nothing inside.
 """

@@ -30,8 +30,9 @@ from segmentation_pipeline.model.k_search import Candidate, bootstrap_ari, choos
 from segmentation_pipeline.model.kmeans import Array, fit
 from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
 from segmentation_pipeline.segments import training
+from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.tables.contract import literal
-from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 FEW, WIDE = 20, (2, 8)  # Resamples of the rule that was planned; where silhouette alone is let look.
 KINDS = {"net": "refunds netted", "ignore": "refunds ignored"}
@@ -67,8 +68,8 @@ class Shop:
                 " order by hash(source_file, source_sheet, source_line, cast($order as integer))",
                 {"as_of": as_of, "order": order},
             )
-            for table in ("purchase_rhythm", "rfm_features"):
-                warehouse.replace([Filling(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
+            for table in ("inter_purchase_times", "rfm_features"):
+                warehouse.write([TableWrite(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
             return training.features_of(warehouse)
 
     def published(self) -> list[Candidate]:
@@ -128,10 +129,10 @@ class Findings:
     @cached_property
     def k(self) -> int:
         """The number that the run took."""
-        return chosen(self.published)
+        return resolve_retailer(self.published)
 
 
-def chosen(candidates: Sequence[Candidate]) -> int:
+def resolve_retailer(candidates: Sequence[Candidate]) -> int:
     """The number that a search took."""
     return next(one.n_clusters for one in candidates if one.is_chosen)
 
@@ -139,7 +140,7 @@ def chosen(candidates: Sequence[Candidate]) -> int:
 def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nights: int) -> Findings:
     """Everything of one shop, on the cores of the pool."""
     published = shop.published()
-    k = chosen(published)
+    k = resolve_retailer(published)
     asked = [shop.asking(random_state=seed) for seed in range(seeds)]
     dates = [LAST - timedelta(days=back) for back in reversed(range(nights))]
 
@@ -211,9 +212,7 @@ def page(found: dict[str, Findings], settings: Retailer) -> str:
         if not best.passes:
             said += " The guards refuse that."
         if not any(one.passes for one in of.robust):
-            said += (
-                f" Nor does another pass, so {chosen(of.robust)} are taken as the least bad, and a check warns of it."
-            )
+            said += f" Nor does another pass, so {resolve_retailer(of.robust)} are taken as the least bad, and a check warns of it."
         lines.append(said)
         lines += ["", *_candidates(of.robust)]
     return "\n".join(lines) + "\n"
@@ -266,10 +265,10 @@ def _nights(found: dict[str, Findings]) -> Iterator[str]:
         yield f"{KINDS[kind].capitalize()}, {nights}: {_taken(list(of.by_night.values()), 'on')}."
         yield ""
     others = [
-        (night, kind, chosen(candidates), next(one for one in candidates if one.n_clusters == of.k))
+        (night, kind, resolve_retailer(candidates), next(one for one in candidates if one.n_clusters == of.k))
         for kind, of in found.items()
         for night, candidates in of.by_night.items()
-        if chosen(candidates) != of.k
+        if resolve_retailer(candidates) != of.k
     ]
     if not others:
         yield "The number of the last date is taken each night."

@@ -23,7 +23,7 @@ from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.k_search import bootstrap_ari
 from segmentation_pipeline.model.kmeans import fit
-from segmentation_pipeline.model.naming import SEGMENTS
+from segmentation_pipeline.model.segment_catalog import SEGMENTS
 
 FOLDER = ROOT / "docs" / "pictures"
 INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#999999", "#08519c", "#d94801", "#33a02c"
@@ -149,15 +149,21 @@ def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
             )
         ):
             rows = connection.execute(
-                "select month_end, value, low, high from backtest_figures where figure = 'gini'"
+                "select month_end, value, low, high from backtest_metrics where figure = 'gini'"
                 " and population = $population and segmentation = $name order by month_end",
                 {"population": population, "name": name},
             ).fetchall()
             values, low, high = (np.array([row[at] for row in rows], float) for at in (1, 2, 3))
             axes.errorbar(
-                np.arange(len(rows)) + 0.2 * (place - 1), values, [values - low, high - values], fmt="o", color=colour,
-                markersize=4, linewidth=1.2, label=label if population == "all" else "_",
-            )  # fmt: skip
+                np.arange(len(rows)) + 0.2 * (place - 1),
+                values,
+                [values - low, high - values],
+                fmt="o",
+                color=colour,
+                markersize=4,
+                linewidth=1.2,
+                label=label if population == "all" else "_",
+            )
         axes.set(title=title, xticks=range(len(rows)), ylim=(0, 0.75))
         axes.set_xticklabels([f"{row[0] - timedelta(days=1):%d %b %Y}" for row in rows])
     figure.axes[0].set_ylabel("Gini of the next 90 days' spend")
@@ -171,7 +177,7 @@ Written by `benchmarks/pictures.py`, a part of `make bench`, from one run with t
 the lines to {as_of:%Y-%m-%d}, {customers:,} customers. What the tables mean: [segments.md](segments.md); each column:
 [tables.md](tables.md). How the number of clusters was chosen: [choice_of_k.md](choice_of_k.md).
 """
-BACKTEST = """The figures of `backtest_figures`: segments as they would have been formed at a month end, with the number
+BACKTEST = """The figures of `backtest_metrics`: segments as they would have been formed at a month end, with the number
 of clusters that stands, held against the spend of the next {days} days, beside spend alone in as many groups and the
 rule-based RFM segments. *Ahead* is the 95 % interval of the segments' figure less the other's; in bold where it does
 not hold 0, so that the difference is beyond the noise.
@@ -192,23 +198,35 @@ def page(connection: Connection, settings: Retailer) -> Iterator[str]:
         "select segment, customer_group, customers, customer_share, revenue, revenue_share, mean_monetary,"
         " mean_frequency, mean_recency from segment_profiles order by revenue desc",
         {
-            "segment": "", "group": "", "customers": ",", "of all": ".1%", "revenue": ",.0f", "of the revenue": ".1%",
-            "mean spend": ",.0f", "mean purchases": ".1f", "mean recency": ".0f",
+            "segment": "",
+            "group": "",
+            "customers": ",",
+            "of all": ".1%",
+            "revenue": ",.0f",
+            "of the revenue": ".1%",
+            "mean spend": ",.0f",
+            "mean purchases": ".1f",
+            "mean recency": ".0f",
         },
-    )  # fmt: skip
+    )
     yield from ("", "## The outliers", "")
     [beyond] = connection.execute("select sum(customer_share), sum(revenue_share) from outlier_profiles").fetchall()
     yield "{:.1%} of the customers are beyond a fence, and make {:.1%} of the revenue.".format(*beyond)
     yield ""
     yield from table(
         connection,
-        "select segment, customers, revenue_share, gini, top_10_share, slipping_customers, revenue_at_risk_share"
+        "select segment, customers, revenue_share, gini, top_10_share, lapsing_customers, revenue_at_risk_share"
         " from outlier_profiles order by revenue desc",
         {
-            "segment": "", "customers": ",", "of the revenue": ".1%", "Gini within": ".2f", "ten best make": ".0%",
-            "slipping": ",", "of its revenue at risk": ".1%",
+            "segment": "",
+            "customers": ",",
+            "of the revenue": ".1%",
+            "Gini within": ".2f",
+            "ten best make": ".0%",
+            "slipping": ",",
+            "of its revenue at risk": ".1%",
         },
-    )  # fmt: skip
+    )
     yield ""
     yield from table(
         connection,
@@ -240,8 +258,8 @@ def verdicts(connection: Connection) -> Iterator[str]:
             counts: list[int] = []
             for rival in RIVALS:
                 [found] = connection.execute(
-                    "select count(*), count_if(segments_ahead_low > 0), count_if(segments_ahead_high < 0)"
-                    " from backtest_figures where population = ? and figure = ? and segmentation = ?",
+                    "select count(*), count_if(segments_lead_low > 0), count_if(segments_lead_high < 0)"
+                    " from backtest_metrics where population = ? and figure = ? and segmentation = ?",
                     [population, figure, rival],
                 ).fetchall()
                 counts += found[1:] if counts else found
@@ -253,7 +271,7 @@ def month_by_month(connection: Connection, population: str, figure: str) -> Iter
     yield f"| to | segments | {' | '.join(f'{words} | ahead of {words}' for words in RIVALS.values())} |"
     yield f"|---|--:|{'--:|--:|' * len(RIVALS)}"
     found = connection.execute(
-        "select month_end, segmentation, value, segments_ahead_low, segments_ahead_high from backtest_figures"
+        "select month_end, segmentation, value, segments_lead_low, segments_lead_high from backtest_metrics"
         " where population = ? and figure = ?",
         [population, figure],
     ).fetchall()

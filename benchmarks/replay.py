@@ -31,24 +31,33 @@ from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.kmeans import Array, fit_scaler
 from segmentation_pipeline.model.lift import usefulness
-from segmentation_pipeline.model.naming import SEGMENTS
+from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 from segmentation_pipeline.segments import training
 from segmentation_pipeline.segments.promotion import refit
 from segmentation_pipeline.segments.registry import Registry
-from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
+from segmentation_pipeline.tables.catalog import select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 ROOT = Path(__file__).parents[1]
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
 REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90  # Nights; nights of a way to and fro; days of the spend that is foretold.
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)
-BEFORE_MODEL = ("purchase_rhythm", "rfm_features", "inactive_customers", "previous_segments")
+BEFORE_MODEL = ("inter_purchase_times", "rfm_features", "inactive_customers", "previous_segments")
 AFTER_MODEL = (
-    "fence_sides", "outlier_customers", "normal_customers", "outlier_segments", "scaled_customers", "nearest_centroids",
-    "nearest_segments", "kmeans_segments", "assigned_segments",
-)  # fmt: skip
+    "outlier_flags",
+    "outlier_customers",
+    "normal_customers",
+    "outlier_segments",
+    "scaled_customers",
+    "nearest_centroids",
+    "nearest_segments",
+    "kmeans_segments",
+    "assigned_segments",
+)
 _PUBLISHED = (
-    "select assigned.customer_id, assigned.segment_key, assigned.is_held, model.model_id, features.as_of"
+    "select assigned.customer_id, assigned.segment_key, assigned.is_move_pending, model.model_id, features.as_of"
     " from assigned_segments as assigned join rfm_features as features using (customer_id)"
     " cross join kmeans_model as model"
 )
@@ -135,24 +144,24 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
     warehouse = Warehouse(connection)
     _copy_transactions(connection, database)
     registry = Registry()
-    until = Given({"clean_transactions": "select * from main.clean_transactions where transaction_at < $as_of"})
-    nobody = "select customer_id, segment_key, is_held from assigned_segments where false"
-    ledger = Given({"customer_segments": _PUBLISHED, "assigned_by_previous_model": nobody})
+    until = QueryInputs({"clean_transactions": "select * from main.clean_transactions where transaction_at < $as_of"})
+    nobody = "select customer_id, segment_key, is_move_pending from assigned_segments where false"
+    ledger = QueryInputs({"customer_segments": _PUBLISHED, "assigned_by_previous_model": nobody})
     for number in range(count + 1):
         as_of = last - timedelta(days=count - number)
         values = settings.sql_values | {"as_of": as_of}
         for table in BEFORE_MODEL:
-            warehouse.replace([Filling(table, select_of(table))], values, until)
+            warehouse.write([TableWrite(table, select_of(table))], values, until)
         promoted, fence_step, held_because = False, 0.0, None
         if number % REFIT_EVERY == 0:
             registry, _ = refit(warehouse, settings, registry, as_of)
-            warehouse.replace(registry.fillings(), values)
+            warehouse.write(registry.writes(), values)
             newest = registry.entries[-1].facts
             promoted, fence_step = number > 0 and newest["status"] == "standing", newest["fence_step"]
             held_because = newest["reasons"]
         for table in AFTER_MODEL:
-            warehouse.replace([Filling(table, select_of(table))], values)
-        warehouse.replace([Filling("segment_membership", select_of("segment_membership"))], values, ledger)
+            warehouse.write([TableWrite(table, select_of(table))], values)
+        warehouse.write([TableWrite("segment_membership", select_of("segment_membership"))], values, ledger)
         rows = connection.execute(
             "select customer_id, segment_key, nearest_key from assigned_segments order by customer_id"
         ).fetchall()
@@ -321,7 +330,7 @@ def targets(of: Window) -> list[tuple[str, float | None, float, int, str]]:
         ("loss of Gini, mean of the nights", float(np.mean(ours.losses)) if ours.losses else None, 0.005, -1, ".2%"),
         ("names that changed hands", ours.renamed, 0, -1, ".0f"),
         ("holds running at the end", of.holds_running, 2, -1, ".0f"),
-    ]  # fmt: skip
+    ]
 
 
 def reserve(figure: float | None, bound: float, direction: int) -> float:
@@ -371,11 +380,12 @@ def page(found: Sequence[Window], count: int, settings: Retailer) -> str:
     lines.append("|---|" + "--:|" * len(found))
     for row in zip(*map(targets, found), strict=True):
         cells = [
-            "no such night" if figure is None else
-            f"{figure:{form}} ({'≥' if way > 0 else '≤'} {bound:{form.replace('.2', '.1')}}"
+            "no such night"
+            if figure is None
+            else f"{figure:{form}} ({'≥' if way > 0 else '≤'} {bound:{form.replace('.2', '.1')}}"
             f" {'met' if reserve(figure, bound, way) >= 0 else '**missed**'})"
             for _, figure, bound, way, form in row
-        ]  # fmt: skip
+        ]
         lines.append(f"| {row[0][0]} | {' | '.join(cells)} |")
     for of in found:
         lines += ["", *_section(of)]

@@ -17,11 +17,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, CONTRACTS
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, contracts
 from segmentation_pipeline.tables.contract import Contract
 
-_TOML_TYPES = {str: "text", int: "integer", float: "number", Decimal: "number", bool: "boolean",
-               date: "date", datetime: "date-time"}  # fmt: skip
+_TOML_TYPES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    Decimal: "number",
+    bool: "boolean",
+    date: "date",
+    datetime: "date-time",
+}
 _WRITTEN = "Written by `make docs` from `{}`; change it there."
 
 
@@ -38,13 +45,13 @@ def retailer_file() -> str:
 def _tables() -> Iterator[str]:
     yield from ("# Tables", "", _WRITTEN.format("segmentation_pipeline/tables/catalog.py"))
     yield f"Tables marked *published* are in every release, under contract version {CONTRACT_VERSION}."
-    for contract in CONTRACTS.values():
+    for contract in contracts().values():
         yield from _table(contract)
 
 
 def _table(contract: Contract) -> Iterator[str]:
     yield from ("", f"## {contract.table}{' (published)' if contract.published else ''}", "")
-    yield f"{contract.text} Key: {', '.join(f'`{name}`' for name in contract.key)}."
+    yield f"{contract.description} Key: {', '.join(f'`{name}`' for name in contract.key)}."
     yield from ("", "| column | type | meaning | unit | rules |", "|---|---|---|---|---|")
     for column in contract.columns:
         rules = "; ".join(filter(None, ["may be null" if column.nullable else "", column.rules]))

@@ -46,9 +46,18 @@ KINDS: Final = ["SMALL", "LARGE", "VINTAGE", "STRIPED", "SPOTTED", "PAINTED", "F
 STUFFS: Final = ["OAK", "TIN", "COTTON", "ENAMEL", "LINEN", "GLASS", "WICKER", "CORK", "SLATE", "FELT"]
 THINGS: Final = ["BOWL", "BASKET", "TRAY,ROUND", "CANDLE DISH", "PEG BAG", "EGG CUP", "DOOR STOP", 'SIGN 4"']
 PRODUCTS: Final = 600  # their items are 0 to 599, those of the odd codes follow
-ODD: Final = {"POST": "POSTAGE", "DOT": "DOTCOM POSTAGE", "BANK CHARGES": "Bank charges", "AMAZONFEE": "Fee",
-              "gift_0001_20": "Gift voucher", "PADS": "Pads for cushions", "M": "Manual", "CRUK": "Charity",
-              "D": "Discount", "B": "Adjust bad debt"}  # fmt: skip
+ODD: Final = {
+    "POST": "POSTAGE",
+    "DOT": "DOTCOM POSTAGE",
+    "BANK CHARGES": "Bank charges",
+    "AMAZONFEE": "Fee",
+    "gift_0001_20": "Gift voucher",
+    "PADS": "Pads for cushions",
+    "M": "Manual",
+    "CRUK": "Charity",
+    "D": "Discount",
+    "B": "Adjust bad debt",
+}
 MANUAL, CHARITY, _, DEBT, NO_TEXT = range(PRODUCTS + 6, PRODUCTS + 11)  # items, and an empty description
 COUNTRIES: Final = ["United Kingdom", "Germany", "France", "EIRE", "Spain", "Netherlands", "Belgium"]
 COUNTRY_SHARES: Final = (0.91, 0.025, 0.02, 0.015, 0.01, 0.01, 0.01)
@@ -248,11 +257,20 @@ def _as_text(lines: Lines, numbers: Ints, codes: list[str], texts: list[str]) ->
     """Return the rows of the files."""
     dates = np.datetime_as_string(START.astype("datetime64[s]") + lines["minute"] * 60)
     return [
-        (f"{('', 'C', 'A')[prefix]}{number}", codes[item], texts[text], str(quantity), date.replace("T", " "),
-         f"{pence / 100:.2f}", f"{customer}.0" if customer else "", COUNTRIES[country])
-        for number, date, (_, _, prefix, item, text, quantity, pence, customer, country)
-        in zip(numbers.tolist(), dates.tolist(), lines.tolist(), strict=True)
-    ]  # fmt: skip
+        (
+            f"{('', 'C', 'A')[prefix]}{number}",
+            codes[item],
+            texts[text],
+            str(quantity),
+            date.replace("T", " "),
+            f"{pence / 100:.2f}",
+            f"{customer}.0" if customer else "",
+            COUNTRIES[country],
+        )
+        for number, date, (_, _, prefix, item, text, quantity, pence, customer, country) in zip(
+            numbers.tolist(), dates.tolist(), lines.tolist(), strict=True
+        )
+    ]
 
 
 def _file_parts(minutes: Ints) -> list[slice]:

@@ -39,8 +39,9 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import RetailerError, SourceError
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.ingestion.incremental import Asked, taken_in
-from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
+from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
+from segmentation_pipeline.tables.catalog import check_select, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.fuzz_inputs import Input, input_of
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_customers, retailer_settings, write_csv
 
@@ -112,19 +113,19 @@ class Mouth:
 
     def _taken_in(self, settings: Retailer, base: Path, *, may_be_refused: bool = False) -> list[str]:
         """What is wrong with the tables of the mouth and of the cleaning after a run over the files."""
-        asked = Asked("a run", "", str(base), reload=True)
+        asked = LoadRequest("a run", "", str(base), reload=True)
         files = source_files(settings, base)
-        with taken_in(self.warehouse, settings, files, self.folder / "spill", asked) as taken:
-            outcomes = self.warehouse.replace(taken.fillings, settings.sql_values, taken.given)
+        with load_source(self.warehouse, settings, files, self.folder / "spill", asked) as taken:
+            outcomes = self.warehouse.write(taken.writes, settings.sql_values, taken.inputs)
         for table in _AROUND:
-            fillings = [Filling(table, select_of(table))]
-            outcomes += self.warehouse.replace(fillings, settings.sql_values, cleaning.given(settings))
+            writes = [TableWrite(table, select_of(table))]
+            outcomes += self.warehouse.write(writes, settings.sql_values, cleaning.query_inputs(settings))
         if may_be_refused:
             # The rules of a strange retailer file may refuse every line.
             return []
         found = [f"{one.table} breaks its contract: {one.violations}" for one in outcomes if one.violations]
         for check in ("lines_of_each_file", "lines_and_money_reconcile"):
-            found += [f"{check}: {row}" for row in self.warehouse.rows(select_of(f"checks/{check}"))]
+            found += [f"{check}: {row}" for row in self.warehouse.rows(check_select(f"{check}"))]
         if left := list((self.folder / "spill").iterdir()):
             found.append(f"left behind: {left}")
         return found
@@ -330,9 +331,9 @@ def child(first: int, step: int, count: int) -> None:
     print(json.dumps({"done": True}), flush=True)
 
 
-def watched(first: int, step: int, until: float, most: int, batch: int = 400) -> Figures:
+def watched(first: int, step: int, until: float, most: int, batch: int = 400) -> ReleaseMetrics:
     """Try inputs in children until a moment, or so many of them."""
-    figures, number, end = Figures(), first, first + step * most
+    figures, number, end = ReleaseMetrics(), first, first + step * most
     while number < end and time.monotonic() < until:
         count = min(batch, (end - number + step - 1) // step)
         command = [sys.executable, "-m", "segmentation_pipeline_tests.fuzz", "--child", f"{number},{step},{count}"]
@@ -341,7 +342,7 @@ def watched(first: int, step: int, until: float, most: int, batch: int = 400) ->
     return figures
 
 
-def _followed(process: "subprocess.Popen[bytes]", figures: Figures, at: int, until: float) -> int:
+def _followed(process: "subprocess.Popen[bytes]", figures: ReleaseMetrics, at: int, until: float) -> int:
     """Read what a child tells; the last number that it tried. A child that is silent or dies is a fault."""
     assert process.stdout is not None
     rest = b""
@@ -367,20 +368,22 @@ def _followed(process: "subprocess.Popen[bytes]", figures: Figures, at: int, unt
     return _found(figures, at, [f"its process ended with {process.wait()}: {said_last}"])
 
 
-def _found(figures: Figures, at: int, faults: list[str]) -> int:
+def _found(figures: ReleaseMetrics, at: int, faults: list[str]) -> int:
     figures.faults[at] = faults
     print(json.dumps({at: faults}), file=sys.stderr, flush=True)
     return at
 
 
-def run(seconds: float, most: int = 10**9, first: int = 0, processes: int = 2) -> Figures:
+def run(seconds: float, most: int = 10**9, first: int = 0, processes: int = 2) -> ReleaseMetrics:
     """Try inputs side by side."""
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(processes) as pool:
         parts = list(
             pool.map(lambda part: watched(first + part, processes, until, most // processes), range(processes))
         )
-    return Figures(sum(part.tried for part in parts), {at: said for part in parts for at, said in part.faults.items()})
+    return ReleaseMetrics(
+        sum(part.tried for part in parts), {at: said for part in parts for at, said in part.faults.items()}
+    )
 
 
 def smallest(given: Input) -> Input:

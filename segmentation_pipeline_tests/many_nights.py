@@ -55,7 +55,7 @@ def growth(measured: Sequence[int]) -> float:
     return max(measured[3:]) / max(measured[:3])
 
 
-class Intake:
+class SourceLoad:
     """A shipped retailer whose files come night by night; a night runs the mouth alone, with its checks."""
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ def single_nights(number: int, folder: Path) -> dict[str, Any]:
     days = sorted(DAYS.glob("*.csv"))[:number]
     order, faults, nights, read = drawn.sample(days, len(days)), list[str](), 0, 0
     changes = len(order) // 2
-    by_night, at_once = Intake(folder / "by night"), Intake(folder / "at once")
+    by_night, at_once = SourceLoad(folder / "by night"), SourceLoad(folder / "at once")
 
     def night(expected: tuple[int, int], what: str) -> None:
         nonlocal nights, read

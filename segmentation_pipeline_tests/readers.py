@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmentation_pipeline.tables.catalog import PUBLISHED
+from segmentation_pipeline.tables.catalog import published
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, write_csv
 from segmentation_pipeline_tests.shop import MEMORY, Shop
 
@@ -35,7 +35,7 @@ OF_ONE_MOMENT = ("rfm_features", "customer_segments", "segment_profiles", "model
 # In several queries of one connection: what the manifest tells of the release, and where it tells it.
 QUESTIONS: Sequence[tuple[str, Sequence[str]]] = (
     *((f"select distinct strftime(as_of, '%Y-%m-%d %H:%M:%S') from {name}", ["as_of"]) for name in OF_ONE_MOMENT),
-    *((f'select count(*)::varchar from "{one.table}"', ["tables", one.table]) for one in PUBLISHED),
+    *((f'select count(*)::varchar from "{one.table}"', ["tables", one.table]) for one in published()),
     ("select sum(customers)::varchar from segment_profiles", ["figures", "customers"]),
     ("select count(*)::varchar from customer_segments", ["figures", "customers"]),
     ("select sum(revenue)::decimal(18, 4)::varchar from segment_profiles", ["figures", "revenue"]),

@@ -16,9 +16,9 @@ import tomli_w
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs import customers, features, history, membership, model, segments
-from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.segments.registry import Registry
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -171,11 +171,27 @@ NIGHTLY_ASSETS = {
 }
 # In an order in which each finds what it reads; who wants the rest asks for it by name.
 NIGHT = (
-    "purchase_rhythm", "rfm_features", "inactive_customers", "previous_segments", "segmentation_model", "fence_sides",
-    "outlier_customers", "normal_customers", "outlier_segments", "scaled_customers", "nearest_centroids",
-    "nearest_segments", "kmeans_segments", "assigned_segments", "rfm_thresholds", "rfm_segment_map", "rfm_scores",
-    "customer_segments", "segment_membership", "segment_changes",
-)  # fmt: skip
+    "inter_purchase_times",
+    "rfm_features",
+    "inactive_customers",
+    "previous_segments",
+    "segmentation_model",
+    "outlier_flags",
+    "outlier_customers",
+    "normal_customers",
+    "outlier_segments",
+    "scaled_customers",
+    "nearest_centroids",
+    "nearest_segments",
+    "kmeans_segments",
+    "assigned_segments",
+    "rfm_thresholds",
+    "rfm_segment_map",
+    "rfm_scores",
+    "customer_segments",
+    "segment_membership",
+    "segment_changes",
+)
 
 
 class Nights:
@@ -190,7 +206,7 @@ class Nights:
         self.connection = duckdb.connect(str(database), config={"threads": 1})
         self.warehouse = Warehouse(self.connection)
         if not self.warehouse.has("every_line"):
-            ddl = CONTRACTS["clean_transactions"].ddl(constraints=False)
+            ddl = contracts()["clean_transactions"].ddl(constraints=False)
             self.connection.execute(ddl.replace("clean_transactions", "every_line", 1))
         if lines:
             self.sell(lines)
@@ -275,7 +291,7 @@ class Nights:
 
     def table(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table, in the order of its key."""
-        return self.rows(f"select * from {table} order by {CONTRACTS[table].key_order}")
+        return self.rows(f"select * from {table} order by {contracts()[table].key_order}")
 
     def check(self, check: dg.AssetChecksDefinition) -> dg.AssetCheckResult:
         """What a check says of the tables as they stand."""
@@ -304,8 +320,8 @@ class Nights:
         """What is known of the model that was fitted last."""
         return self.registry.entries[-1].facts
 
-    def _retailer(self, accept_change: bool = False) -> RetailerResource:
-        retailer = RetailerResource(accept_change=accept_change)
+    def _retailer(self, accept_change: bool = False) -> RetailerConfig:
+        retailer = RetailerConfig(accept_change=accept_change)
         retailer._settings, retailer._warehouse = self.settings, self.warehouse
         return retailer
 

@@ -40,7 +40,7 @@ class Ran(NamedTuple):
 
     name: str
     code: int
-    figures: Figures
+    figures: ReleaseMetrics
 
 
 def lane(parts: Sequence[tuple[str, str]], deadline: float) -> list[Ran]:

@@ -18,11 +18,12 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
+from segmentation_pipeline.tables.catalog import check_select, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 
 CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report")
-RECONCILE = select_of("checks/lines_and_money_reconcile")
+RECONCILE = check_select("lines_and_money_reconcile")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,10 +45,12 @@ def cleaned(retailer: Retailer, base: Path) -> Warehouse:
     """The working database from raw transactions to the report; lines and money have been held against each other."""
     warehouse = Warehouse(duckdb.connect())
     with read_lines(warehouse.connection, retailer, source_files(retailer, base), base / "spill") as lines:
-        raw = [Filling("raw_transactions", select_of("raw_transactions"))]
-        outcomes = warehouse.replace(raw, retailer.sql_values, lines)
+        raw = [TableWrite("raw_transactions", select_of("raw_transactions"))]
+        outcomes = warehouse.write(raw, retailer.sql_values, lines)
     for table in CLEANED:
-        outcomes += warehouse.replace([Filling(table, select_of(table))], retailer.sql_values, cleaning.given(retailer))
+        outcomes += warehouse.write(
+            [TableWrite(table, select_of(table))], retailer.sql_values, cleaning.query_inputs(retailer)
+        )
     assert {outcome.table: outcome.violations for outcome in outcomes if outcome.violations} == {}
     assert warehouse.rows(RECONCILE) == []
     return warehouse
@@ -227,8 +230,8 @@ def test_negative_money_is_a_refund_where_no_pattern_tells(
 
 
 def features_of(warehouse: Warehouse, retailer: Retailer) -> dict[str, dict[str, Any]]:
-    for table in ("purchase_rhythm", "rfm_features"):
-        [outcome] = warehouse.replace([Filling(table, select_of(table))], retailer.sql_values)
+    for table in ("inter_purchase_times", "rfm_features"):
+        [outcome] = warehouse.write([TableWrite(table, select_of(table))], retailer.sql_values)
         assert not outcome.violations
     rows = warehouse.rows(
         "select customer_id, recency, frequency, monetary, refunds, last_purchase_at from rfm_features"
@@ -246,11 +249,19 @@ def test_a_refund_lowers_monetary_and_neither_counts_nor_renews(tmp_path: Path) 
     retailer = shop()
     found = features_of(run(tmp_path, lines, retailer), retailer)
     assert found["1"] | {"last_purchase_at": None} == {
-        "recency": 10, "frequency": 1, "monetary": Decimal("7.5"), "refunds": Decimal("2.5"), "last_purchase_at": None,
-    }  # fmt: skip
+        "recency": 10,
+        "frequency": 1,
+        "monetary": Decimal("7.5"),
+        "refunds": Decimal("2.5"),
+        "last_purchase_at": None,
+    }
     assert found["2"] == {
-        "recency": 1, "frequency": 0, "monetary": Decimal(-2), "refunds": Decimal(2), "last_purchase_at": None,
-    }  # fmt: skip
+        "recency": 1,
+        "frequency": 0,
+        "monetary": Decimal(-2),
+        "refunds": Decimal(2),
+        "last_purchase_at": None,
+    }
 
 
 def test_negative_money_on_an_ordinary_invoice_is_a_refund_and_no_purchase(tmp_path: Path) -> None:
@@ -266,13 +277,19 @@ def test_negative_money_on_an_ordinary_invoice_is_a_refund_and_no_purchase(tmp_p
     assert refused(warehouse) == {}
     found = features_of(warehouse, retailer)
     assert found["1"] == {
-        "recency": 10, "frequency": 1, "monetary": Decimal(90), "refunds": Decimal(450),
+        "recency": 10,
+        "frequency": 1,
+        "monetary": Decimal(90),
+        "refunds": Decimal(450),
         "last_purchase_at": datetime.fromisoformat("2024-03-01 10:00:00"),
-    }  # fmt: skip
+    }
     assert found["2"] == {
-        "recency": 0, "frequency": 1, "monetary": Decimal(15), "refunds": Decimal(5),
+        "recency": 0,
+        "frequency": 1,
+        "monetary": Decimal(15),
+        "refunds": Decimal(5),
         "last_purchase_at": datetime.fromisoformat("2024-03-11 10:00:00"),
-    }  # fmt: skip
+    }
 
 
 def test_refunds_that_are_ignored_never_lower_what_was_spent(tmp_path: Path) -> None:
@@ -285,8 +302,10 @@ def test_refunds_that_are_ignored_never_lower_what_was_spent(tmp_path: Path) -> 
     retailer = shop({"refunds": "ignore"})
     warehouse = run(tmp_path, lines, retailer)
     assert refused(warehouse) == {
-        "cancellation": ["C500003"], "invalid_invoice": ["A500004"], "negative_money": ["500002"],
-    }  # fmt: skip
+        "cancellation": ["C500003"],
+        "invalid_invoice": ["A500004"],
+        "negative_money": ["500002"],
+    }
     found = features_of(warehouse, retailer)["1"]
     assert (found["frequency"], found["monetary"], found["refunds"]) == (1, Decimal(540), Decimal(0))
 
@@ -397,17 +416,22 @@ def test_without_invoices_a_purchase_is_a_customers_day(tmp_path: Path) -> None:
     made = retailer_settings(Path("in")) | {"columns": columns, "cleaning": {}}
     retailer = Retailer.model_validate(made)
     lines = [
-        ("2024-03-01 09:00", "7.0", "1.50"), ("2024-03-01 18:00", "7", "2.50"), ("2024-03-02 00:00", "7", "1"),
-        ("2024-03-01 09:00", "8", "-4"), ("2024-03-01 10:00", "", "5"), ("never", "8", "5"),
-    ]  # fmt: skip
+        ("2024-03-01 09:00", "7.0", "1.50"),
+        ("2024-03-01 18:00", "7", "2.50"),
+        ("2024-03-02 00:00", "7", "1"),
+        ("2024-03-01 09:00", "8", "-4"),
+        ("2024-03-01 10:00", "", "5"),
+        ("never", "8", "5"),
+    ]
     write_csv(tmp_path / "in" / "a.csv", lines, ("at", "who", "money"))
     warehouse = cleaned(retailer, tmp_path)
     assert kept(warehouse) == ["7@2024-03-01", "7@2024-03-01", "7@2024-03-02", "8@2024-03-01"]
     assert refused(warehouse, "source_line") == {"missing_customer": [6], "unparseable_value": [7]}
     found = features_of(warehouse, retailer)
     assert {who: (row["frequency"], row["monetary"]) for who, row in found.items()} == {
-        "7": (2, Decimal(5)), "8": (0, Decimal(-4)),
-    }  # fmt: skip
+        "7": (2, Decimal(5)),
+        "8": (0, Decimal(-4)),
+    }
 
 
 # -- the report
@@ -452,9 +476,17 @@ def test_the_report_names_every_rule_that_holds_also_where_nothing_is_refused(tm
     retailer = shop({"refunds": "ignore", "sources_overlap": True}, rfm={"as_of": "2024-12-31"})
     rows = run(tmp_path, [line()], retailer).rows("select rule, lines from cleaning_report order by step")
     assert [row["rule"] for row in rows] == [
-        "read", "after_as_of", "unparseable_value", "cancellation", "invalid_invoice", "not_a_product",
-        "missing_customer", "price_not_positive", "negative_money", "exact_duplicate",
-    ]  # fmt: skip
+        "read",
+        "after_as_of",
+        "unparseable_value",
+        "cancellation",
+        "invalid_invoice",
+        "not_a_product",
+        "missing_customer",
+        "price_not_positive",
+        "negative_money",
+        "exact_duplicate",
+    ]
     assert [row["lines"] for row in rows] == [1] + [0] * 9
 
 

@@ -16,10 +16,10 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline.defs.model import TABLES as FITTED
+from segmentation_pipeline.defs.model.assets import TABLES as FITTED
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
 
 PACKAGE = Path(segmentation_pipeline.__file__).parent
@@ -125,10 +125,10 @@ def test_a_run_shows_every_asset_with_its_time(ran: "subprocess.CompletedProcess
         "history_months",
         "segment_history",
         "segment_backtest",
-        "backtest_figures",
+        "backtest_metrics",
     }
     one_step = {"segmentation_model", "segment_history", "segment_backtest"}
-    assert steps.keys() >= (CONTRACTS.keys() - together) | one_step | {"release"}
+    assert steps.keys() >= (contracts().keys() - together) | one_step | {"release"}
     total = re.search(r"^ +\D+ (\d+\.\d\d) s$", ran.stdout, re.MULTILINE)
     assert total is not None
     assert float(total[1]) == pytest.approx(sum(map(float, steps.values())), abs=0.2)
@@ -269,7 +269,7 @@ def test_a_run_without_a_single_setting_publishes_the_sample(tmp_path: Path) -> 
     environment |= {"SEGMENTATION_DATA": str(tmp_path), "HOME": str(tmp_path / "home")}
     ran = subprocess.run([SEGMENTS, "run"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     # Its customers spend by a rule that rules find again better than clusters do: that is said, and is true.
-    assert (ran.returncode, warnings(ran)) == (0, ["segments_foretell_no_worse_than_rules"])
+    assert (ran.returncode, warnings(ran)) == (0, ["segments_predict_no_worse_than_rules"])
     assert re.search(r"^✓ customer_segments +5,0\d\d rows", ran.stdout, re.MULTILINE)
     assert len(list((tmp_path / "sample" / "source").glob("*.csv"))) == 24
     [release] = Releases(tmp_path / "sample" / "releases").all()
@@ -280,8 +280,12 @@ def test_a_run_without_a_single_setting_publishes_the_sample(tmp_path: Path) -> 
         groups = connection.execute("select distinct customer_group from customer_segments order by 1").fetchall()
     # Every flaw that is made up is met.
     assert [rule for rule, _ in steps] == [
-        "invalid_invoice", "not_a_product", "missing_customer", "price_not_positive", "exact_duplicate",
-    ]  # fmt: skip
+        "invalid_invoice",
+        "not_a_product",
+        "missing_customer",
+        "price_not_positive",
+        "exact_duplicate",
+    ]
     assert groups == [("inactive",), ("normal",), ("outlier",)]
 
 

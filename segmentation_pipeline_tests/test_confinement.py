@@ -14,7 +14,7 @@ import tomli_w
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.connection import connection_to, reading_connection
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv
@@ -93,7 +93,7 @@ def test_the_connection_of_a_run_reaches_no_other_file_and_no_extension_and_stay
     home, ran = tmp_path / "data" / "corner_shop", list[str]()
 
     @dg.asset(deps=["release"])
-    def intruder(retailer: RetailerResource) -> None:
+    def intruder(retailer: RetailerConfig) -> None:
         ran.extend(escaped(retailer.warehouse.connection, out, home))
 
     loaded = dg.Definitions.merge(defs(), dg.Definitions(assets=[intruder]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, PUBLISHED
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, published
 
 CONTRACTS = Path(__file__).with_name("contracts")
 CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"

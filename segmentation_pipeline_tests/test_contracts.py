@@ -11,23 +11,24 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.errors import WarehouseError
-from segmentation_pipeline.orchestration.sql_assets import fill
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.orchestration.sql_assets import write_tables
+from segmentation_pipeline.tables.catalog import FOLDER, contracts
 from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import SQL, Filling, Given, Warehouse
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 SHELF = Contract(
-    "shelf",
-    "one row is one product on the shelf",
-    "Counted by hand.",
-    ("product", "place"),
-    (
-        Column("product", "VARCHAR", "The product's name"),
-        Column("place", "INTEGER", "Its place, from the left"),
-        Column("units", "INTEGER", "What lies there", "units", minimum=0, maximum=9),
-        Column("colour", "VARCHAR", "The label's colour", nullable=True, allowed=("red", "blue")),
-        Column("price", "DOUBLE", "Price of a unit", "pounds", nullable=True, minimum=0.5),
+    table="shelf",
+    stage="shop",
+    description="One row per product on the shelf. Counted by hand.",
+    key=("product", "place"),
+    columns=(
+        Column(name="product", type="VARCHAR", description="The product's name"),
+        Column(name="place", type="INTEGER", description="Its place, from the left"),
+        Column(name="units", type="INTEGER", description="What lies there", unit="units", minimum=0, maximum=9),
+        Column(name="colour", type="VARCHAR", description="The label's colour", nullable=True, allowed=("red", "blue")),
+        Column(name="price", type="DOUBLE", description="Price of a unit", unit="pounds", nullable=True, minimum=0.5),
     ),
 )
 Row = tuple[Any, ...]
@@ -89,7 +90,7 @@ def test_every_broken_rule_is_told_at_once(connection: duckdb.DuckDBPyConnection
 
 def test_an_empty_table_is_caught_unless_it_may_be_empty(warehouse: Warehouse) -> None:
     assert found(warehouse.connection, []) == [Violation("", "not empty", "0 rows")]
-    [outcome] = warehouse.replace([Filling("outlier_segments", OUTLIERS + " where false")], {})
+    [outcome] = warehouse.write([TableWrite("outlier_segments", OUTLIERS + " where false")], {})
     assert (outcome.rows, outcome.violations) == (0, ())
 
 
@@ -164,8 +165,8 @@ def outliers(warehouse: Warehouse) -> list[Row]:
 def test_a_select_that_breaks_the_contract_leaves_the_table_as_it_was(
     warehouse: Warehouse, bad: str, column: str, rule: str
 ) -> None:
-    warehouse.replace([Filling("outlier_segments", OUTLIERS)], {})
-    [outcome] = warehouse.replace([Filling("outlier_segments", bad)], {})
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    [outcome] = warehouse.write([TableWrite("outlier_segments", bad)], {})
     [violation] = outcome.violations
     assert (violation.column, violation.rule[: len(rule)]) == (column, rule)
     assert outliers(warehouse) == STANDS
@@ -183,82 +184,84 @@ def test_a_select_that_breaks_the_contract_leaves_the_table_as_it_was(
 def test_rows_made_in_python_that_break_the_contract_leave_the_table_as_it_was(
     warehouse: Warehouse, bad: list[Row], column: str, rule: str
 ) -> None:
-    warehouse.replace([Filling("segments", rows=[NAMED])], {})
-    [outcome] = warehouse.replace([Filling("segments", rows=bad)], {})
+    warehouse.write([TableWrite("segments", rows=[NAMED])], {})
+    [outcome] = warehouse.write([TableWrite("segments", rows=bad)], {})
     [violation] = outcome.violations
     assert (violation.column, violation.rule[: len(rule)]) == (column, rule)
     assert warehouse.connection.execute("select * from segments").fetchall() == [NAMED]
 
 
 def test_good_rows_replace_the_old_ones_wholly(warehouse: Warehouse) -> None:
-    warehouse.replace([Filling("outlier_segments", OUTLIERS)], {})
-    [outcome] = warehouse.replace(
-        [Filling("outlier_segments", "select 'z' as customer_id, 'examine' as segment_key")], {}
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    [outcome] = warehouse.write(
+        [TableWrite("outlier_segments", "select 'z' as customer_id, 'examine' as segment_key")], {}
     )
     assert (outcome.table, outcome.rows, outcome.violations) == ("outlier_segments", 1, ())
     assert outliers(warehouse) == [("z", "examine")]
 
 
 def test_a_select_may_read_the_table_that_it_replaces(warehouse: Warehouse) -> None:
-    warehouse.replace([Filling("outlier_segments", OUTLIERS)], {})
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
     again = "select customer_id, 'delight' as segment_key from outlier_segments where customer_id > 'c0'"
-    warehouse.replace([Filling("outlier_segments", again)], {})
+    warehouse.write([TableWrite("outlier_segments", again)], {})
     assert outliers(warehouse) == [("c1", "delight"), ("c2", "delight")]
 
 
 @pytest.mark.parametrize("broken_at", [0, 1])
 def test_several_tables_are_replaced_together_or_not_at_all(warehouse: Warehouse, broken_at: int) -> None:
-    old = [Filling("outlier_segments", OUTLIERS), Filling("segments", rows=[NAMED])]
-    assert [outcome.violations for outcome in warehouse.replace(old, {})] == [(), ()]
+    old = [TableWrite("outlier_segments", OUTLIERS), TableWrite("segments", rows=[NAMED])]
+    assert [outcome.violations for outcome in warehouse.write(old, {})] == [(), ()]
     new = [
-        Filling("outlier_segments", "select 'n' as customer_id, 'upsell' as segment_key"),
-        Filling("segments", rows=[("upsell", "UPSELL", *NAMED[2:])]),
+        TableWrite("outlier_segments", "select 'n' as customer_id, 'upsell' as segment_key"),
+        TableWrite("segments", rows=[("upsell", "UPSELL", *NAMED[2:])]),
     ]
     bad = [
-        Filling("outlier_segments", "select 'n' as customer_id, 'VIP' as segment_key"),
-        Filling("segments", rows=[("upsell", "UPSELL", "no group", *NAMED[3:])]),
+        TableWrite("outlier_segments", "select 'n' as customer_id, 'VIP' as segment_key"),
+        TableWrite("segments", rows=[("upsell", "UPSELL", "no group", *NAMED[3:])]),
     ]
-    outcomes = warehouse.replace([bad[0], new[1]] if broken_at == 0 else [new[0], bad[1]], {})
+    outcomes = warehouse.write([bad[0], new[1]] if broken_at == 0 else [new[0], bad[1]], {})
     assert [bool(outcome.violations) for outcome in outcomes] == [broken_at == 0, broken_at == 1]
     assert outliers(warehouse) == STANDS
     assert warehouse.connection.execute("select * from segments").fetchall() == [NAMED]
-    warehouse.replace(new, {})
+    warehouse.write(new, {})
     assert outliers(warehouse) == [("n", "upsell")]
     assert warehouse.count("segments") == 1
 
 
 def test_a_table_that_did_not_stand_does_not_stand_after_a_violation(warehouse: Warehouse) -> None:
-    warehouse.replace([Filling("outlier_segments", "select 'x' as customer_id, 'VIP' as segment_key")], {})
+    warehouse.write([TableWrite("outlier_segments", "select 'x' as customer_id, 'VIP' as segment_key")], {})
     assert not warehouse.has("outlier_segments")
 
 
 def test_what_runs_leave_behind_stands_empty_from_the_first_opening_on_and_outlives_a_violation(
     warehouse: Warehouse,
 ) -> None:
-    state = {table for table, contract in CONTRACTS.items() if contract.is_state}
+    state = {table for table, contract in contracts().items() if contract.state}
     assert state >= {"segmentation_models", "model_features", "model_centroids", "segments", "segment_membership"}
-    assert {table: warehouse.count(table) for table in CONTRACTS if warehouse.has(table)} == dict.fromkeys(state, 0)
-    warehouse.replace([Filling("segments", rows=[("vip", *NAMED[1:])])], {})
+    assert {table: warehouse.count(table) for table in contracts() if warehouse.has(table)} == dict.fromkeys(state, 0)
+    warehouse.write([TableWrite("segments", rows=[("vip", *NAMED[1:])])], {})
     assert warehouse.count("segments") == 0
 
 
 def test_an_error_of_the_select_rolls_back_and_the_warehouse_goes_on(warehouse: Warehouse) -> None:
-    warehouse.replace([Filling("outlier_segments", OUTLIERS)], {})
-    good = Filling("segments", rows=[NAMED])
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    good = TableWrite("segments", rows=[NAMED])
     with pytest.raises(duckdb.ConversionException):
-        warehouse.replace([good, Filling("outlier_segments", "select cast('x' as integer) as customer_id")], {})
+        warehouse.write([good, TableWrite("outlier_segments", "select cast('x' as integer) as customer_id")], {})
     assert outliers(warehouse) == STANDS
     assert warehouse.count("segments") == 0
-    warehouse.replace([good], {})
+    warehouse.write([good], {})
     assert warehouse.count("segments") == 1
 
 
 def test_what_was_rolled_back_is_not_in_the_file_either(tmp_path: Path) -> None:
     file, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
     with connection_to(file, spill, 0, pytest.fail) as connection:
-        Warehouse(connection).replace([Filling("outlier_segments", OUTLIERS)], {})
+        Warehouse(connection).write([TableWrite("outlier_segments", OUTLIERS)], {})
     with connection_to(file, spill, 0, pytest.fail) as connection:
-        Warehouse(connection).replace([Filling("outlier_segments", "select 'x' as customer_id, '' as segment_key")], {})
+        Warehouse(connection).write(
+            [TableWrite("outlier_segments", "select 'x' as customer_id, '' as segment_key")], {}
+        )
     with connection_to(file, spill, 0, pytest.fail) as connection:
         assert outliers(Warehouse(connection)) == STANDS
 
@@ -266,7 +269,7 @@ def test_what_was_rolled_back_is_not_in_the_file_either(tmp_path: Path) -> None:
 def test_a_table_of_another_version_is_dropped_when_the_database_is_opened(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    Warehouse(connection).replace([Filling("outlier_segments", OUTLIERS), Filling("segments", rows=[NAMED])], {})
+    Warehouse(connection).write([TableWrite("outlier_segments", OUTLIERS), TableWrite("segments", rows=[NAMED])], {})
     connection.execute("alter table outlier_segments rename segment_key to label")
     opened = Warehouse(connection)
     assert (opened.has("outlier_segments"), opened.count("segments")) == (False, 1)
@@ -275,7 +278,7 @@ def test_a_table_of_another_version_is_dropped_when_the_database_is_opened(
 def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    Warehouse(connection).replace([Filling("segments", rows=[NAMED])], {})
+    Warehouse(connection).write([TableWrite("segments", rows=[NAMED])], {})
     connection.execute("alter table segments rename colour to color")
     with pytest.raises(WarehouseError, match="segments in the working database has the columns of another version"):
         Warehouse(connection)
@@ -284,9 +287,9 @@ def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
 
 def test_values_are_bound_and_those_that_the_select_does_not_name_left_out(warehouse: Warehouse) -> None:
     nasty = "x'); drop table segments; --"
-    given = Given({"own": "select $who as customer_id", "unread": "select $never_bound"}, {"who": nasty})
+    given = QueryInputs({"own": "select $who as customer_id", "unread": "select $never_bound"}, {"who": nasty})
     select = "select customer_id, $key as segment_key from own"
-    [outcome] = warehouse.replace([Filling("outlier_segments", select)], {"key": "examine", "other": 1}, given)
+    [outcome] = warehouse.write([TableWrite("outlier_segments", select)], {"key": "examine", "other": 1}, given)
     assert outcome.violations == ()
     assert outliers(warehouse) == [(nasty, "examine")]
 
@@ -328,11 +331,11 @@ def test_comments_carry_the_contracts_words_and_units(connection: duckdb.DuckDBP
 def test_identifiers_and_words_are_quoted_whatever_they_hold(connection: duckdb.DuckDBPyConnection) -> None:
     table, column = 'odd"; drop table victim; --', 'select "x" from'
     odd = Contract(
-        table,
-        "one row is one of Bobby's tables",
-        "'; drop table victim; --",
-        (column,),
-        (Column(column, "VARCHAR", "It's 'quoted'", "'\"", allowed=("it's",), minimum=None),),
+        table=table,
+        stage="shop",
+        description="One row per table of Bobby's. '; drop table victim; --",
+        key=(column,),
+        columns=(Column(name=column, type="VARCHAR", description="It's 'quoted'", unit="'\"", allowed=("it's",)),),
     )
     connection.execute("create table victim (x integer)")
     connection.execute(odd.ddl())
@@ -342,8 +345,8 @@ def test_identifiers_and_words_are_quoted_whatever_they_hold(connection: duckdb.
     connection.execute(f"insert into {quoted(table)} values ('its')")
     assert odd.violations(connection) == [Violation(column, "one of it's", "1 rows")]
     tables = connection.execute("select table_name, comment from duckdb_tables() order by table_name").fetchall()
-    assert tables == [(table, "One row is one of Bobby's tables. '; drop table victim; --"), ("victim", None)]
-    assert connection.execute(f"select {literal(odd.text)}").fetchone() == (odd.text,)
+    assert tables == [(table, "One row per table of Bobby's. '; drop table victim; --"), ("victim", None)]
+    assert connection.execute(f"select {literal(odd.description)}").fetchone() == (odd.description,)
 
 
 def test_the_rules_are_told_in_words_for_the_columns_tab() -> None:
@@ -356,12 +359,11 @@ def test_the_rules_are_told_in_words_for_the_columns_tab() -> None:
     ]
 
 
-@pytest.mark.parametrize("table", CONTRACTS)
+@pytest.mark.parametrize("table", contracts())
 def test_each_contract_is_whole(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    contract = CONTRACTS[table]
+    contract = contracts()[table]
     names = [column.name for column in contract.columns]
     assert contract.table == table
-    assert contract.grain.startswith("one row is ")
     assert len(set(names)) == len(names)
     keys = [column for column in contract.columns if column.name in contract.key]
     assert {column.name for column in keys} == set(contract.key)
@@ -423,9 +425,9 @@ def values_beyond(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
 
 
 def filled(warehouse: Warehouse, contract: Contract, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str]:
-    """What filling the table as its asset does reports, and the sentence that the asset fails with."""
+    """What write the table as its asset does reports, and the sentence that the asset fails with."""
     values: dict[str, Any] = {}
-    if (SQL / f"{contract.table}.sql").exists():
+    if (FOLDER / f"{contract.table}.sql").exists():
         selects = []
         for number, row in enumerate(rows):
             cells = []
@@ -433,25 +435,25 @@ def filled(warehouse: Warehouse, contract: Contract, rows: Sequence[dict[str, An
                 values[f"v{number}_{place}"] = row[column.name]
                 cells.append(f"cast($v{number}_{place} as {column.type}) as {quoted(column.name)}")
             selects.append(f"select {', '.join(cells)}")
-        filling = Filling(contract.table, " union all ".join(selects))
+        write = TableWrite(contract.table, " union all ".join(selects))
     else:
-        filling = Filling(contract.table, rows=[tuple(row.values()) for row in rows])
+        write = TableWrite(contract.table, rows=[tuple(row.values()) for row in rows])
     run: Any = SimpleNamespace(warehouse=warehouse, settings=SimpleNamespace(sql_values=values))
     reported: list[Any] = []
     try:
-        for result in fill(run, [filling]):
+        for result in fill(run, [write]):
             reported.append(result)  # noqa: PERF402 - what came before the failure counts
     except dg.Failure as failure:
         return reported, failure.description or ""
     return reported, ""
 
 
-@pytest.mark.parametrize("table", CONTRACTS)
+@pytest.mark.parametrize("table", contracts())
 @pytest.mark.parametrize("breaking", [nulls, repeated_keys, values_beyond])
 def test_an_asset_that_breaks_its_contract_in_one_way_names_it_and_leaves_its_table(
     warehouse: Warehouse, table: str, breaking: Any
 ) -> None:
-    contract = CONTRACTS[table]
+    contract = contracts()[table]
     good = {column.name: good_value(column) for column in contract.columns}
     [check, materialised], said = filled(warehouse, contract, [good])
     assert (check.passed, check.asset_key.to_user_string(), said) == (True, table, "")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segmentation_pipeline.model import kmeans, matching, naming
+from segmentation_pipeline.model import kmeans, matching, naming, segment_catalog
 from segmentation_pipeline.model.segmentation_model import (
     FEATURES,
     Fence,
@@ -20,13 +20,13 @@ from segmentation_pipeline.model.segmentation_model import (
 )
 
 Array = NDArray[np.float64]
-CATALOGUE = {segment.key: segment for segment in naming.SEGMENTS}
+CATALOGUE = {segment.key: segment for segment in segment_catalog.SEGMENTS}
 TRANSFORMS: list[kmeans.Transform] = ["standard", "log", "yeo-johnson", "robust"]
 
 
-def segments_of(centroids: Any) -> list[naming.Segment]:
+def segments_of(centroids: Any) -> list[segment_catalog.Segment]:
     """The segments that clusters are given by where they lie."""
-    catalogue = {segment.key: segment for segment in naming.SEGMENTS}
+    catalogue = {segment.key: segment for segment in segment_catalog.SEGMENTS}
     return [catalogue[key] for key in naming.name_clusters(centroids)]
 
 
@@ -295,7 +295,7 @@ def test_a_name_no_longer_fits_whoever_has_come_back() -> None:
 
 
 def test_more_clusters_than_names_are_refused_in_a_sentence() -> None:
-    names = sum(segment.customer_group == "normal" for segment in naming.SEGMENTS)
+    names = sum(segment.customer_group == "normal" for segment in segment_catalog.SEGMENTS)
     centroids = np.random.default_rng(1).normal(size=(names + 1, 3))
     assert len({*naming.name_clusters(centroids[:-1])}) == names
     with pytest.raises(ValueError, match=f"{names + 1} clusters, but only {names} names"):
@@ -303,48 +303,75 @@ def test_more_clusters_than_names_are_refused_in_a_sentence() -> None:
 
 
 # What is written here was published: nothing of it may ever be changed, whatever the catalogue comes to hold besides.
-PUBLISHED = {
-    "nurture": "NURTURE", "retain": "RETAIN", "grow": "GROW", "reward": "REWARD",
-    "remind": "REMIND", "reactivate": "REACTIVATE", "recover": "RECOVER", "reclaim": "RECLAIM",
-    "re_engage": "RE-ENGAGE", "revive": "REVIVE", "rescue": "RESCUE", "win_back": "WIN-BACK",
-    "nurture_plus": "NURTURE PLUS", "retain_plus": "RETAIN PLUS", "grow_plus": "GROW PLUS",
-    "reward_plus": "REWARD PLUS", "remind_plus": "REMIND PLUS", "reactivate_plus": "REACTIVATE PLUS",
-    "recover_plus": "RECOVER PLUS", "reclaim_plus": "RECLAIM PLUS", "re_engage_plus": "RE-ENGAGE PLUS",
-    "revive_plus": "REVIVE PLUS", "rescue_plus": "RESCUE PLUS", "win_back_plus": "WIN-BACK PLUS",
-    "pamper": "PAMPER", "upsell": "UPSELL", "delight": "DELIGHT", "examine": "EXAMINE",
-    "dormant": "DORMANT", "refunded": "REFUNDED",
-}  # fmt: skip
+PUBLISHED_NAMES = {
+    "nurture": "NURTURE",
+    "retain": "RETAIN",
+    "grow": "GROW",
+    "reward": "REWARD",
+    "remind": "REMIND",
+    "reactivate": "REACTIVATE",
+    "recover": "RECOVER",
+    "reclaim": "RECLAIM",
+    "re_engage": "RE-ENGAGE",
+    "revive": "REVIVE",
+    "rescue": "RESCUE",
+    "win_back": "WIN-BACK",
+    "nurture_plus": "NURTURE PLUS",
+    "retain_plus": "RETAIN PLUS",
+    "grow_plus": "GROW PLUS",
+    "reward_plus": "REWARD PLUS",
+    "remind_plus": "REMIND PLUS",
+    "reactivate_plus": "REACTIVATE PLUS",
+    "recover_plus": "RECOVER PLUS",
+    "reclaim_plus": "RECLAIM PLUS",
+    "re_engage_plus": "RE-ENGAGE PLUS",
+    "revive_plus": "REVIVE PLUS",
+    "rescue_plus": "RESCUE PLUS",
+    "win_back_plus": "WIN-BACK PLUS",
+    "pamper": "PAMPER",
+    "upsell": "UPSELL",
+    "delight": "DELIGHT",
+    "examine": "EXAMINE",
+    "dormant": "DORMANT",
+    "refunded": "REFUNDED",
+}
 
 
 def test_a_key_and_a_name_never_come_to_mean_something_else() -> None:
-    assert {key: CATALOGUE[key].name for key in PUBLISHED} == PUBLISHED
-    groups = {"pamper": "outlier", "upsell": "outlier", "delight": "outlier", "examine": "outlier",
-              "dormant": "inactive", "refunded": "inactive"}  # fmt: skip
-    assert {key: CATALOGUE[key].customer_group for key in PUBLISHED} == {
-        key: groups.get(key, "normal") for key in PUBLISHED
+    assert {key: CATALOGUE[key].name for key in PUBLISHED_NAMES} == PUBLISHED_NAMES
+    groups = {
+        "pamper": "outlier",
+        "upsell": "outlier",
+        "delight": "outlier",
+        "examine": "outlier",
+        "dormant": "inactive",
+        "refunded": "inactive",
+    }
+    assert {key: CATALOGUE[key].customer_group for key in PUBLISHED_NAMES} == {
+        key: groups.get(key, "normal") for key in PUBLISHED_NAMES
     }
 
 
 def test_a_key_that_is_added_is_frozen_here_too() -> None:
-    assert set(CATALOGUE) == set(PUBLISHED)
+    assert set(CATALOGUE) == set(PUBLISHED_NAMES)
 
 
 def test_each_segment_has_a_colour_of_its_own() -> None:
-    colours = [segment.colour for segment in naming.SEGMENTS]
+    colours = [segment.colour for segment in segment_catalog.SEGMENTS]
     assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
     assert len({*colours}) == len(colours)
 
 
 def test_keys_and_names_of_the_catalogue_are_unique_and_speak_of_every_group() -> None:
-    assert len({segment.key for segment in naming.SEGMENTS}) == len(naming.SEGMENTS)
-    assert len({segment.name for segment in naming.SEGMENTS}) == len(naming.SEGMENTS)
-    assert {segment.customer_group for segment in naming.SEGMENTS} == {"normal", "outlier", "inactive"}
-    assert all(segment.key.isidentifier() and segment.key.islower() for segment in naming.SEGMENTS)
-    assert all(segment.action.endswith(".") for segment in naming.SEGMENTS)
+    assert len({segment.key for segment in segment_catalog.SEGMENTS}) == len(segment_catalog.SEGMENTS)
+    assert len({segment.name for segment in segment_catalog.SEGMENTS}) == len(segment_catalog.SEGMENTS)
+    assert {segment.customer_group for segment in segment_catalog.SEGMENTS} == {"normal", "outlier", "inactive"}
+    assert all(segment.key.isidentifier() and segment.key.islower() for segment in segment_catalog.SEGMENTS)
+    assert all(segment.action.endswith(".") for segment in segment_catalog.SEGMENTS)
 
 
-@pytest.mark.parametrize("segment", naming.SEGMENTS, ids=lambda segment: segment.key)
-def test_each_segment_is_described_in_exactly_one_sentence(segment: naming.Segment) -> None:
+@pytest.mark.parametrize("segment", segment_catalog.SEGMENTS, ids=lambda segment: segment.key)
+def test_each_segment_is_described_in_exactly_one_sentence(segment: segment_catalog.Segment) -> None:
     assert segment.description[0].isupper()
     assert re.findall(r"[.!?]+", segment.description) == ["."]
     assert segment.description.endswith(".")
@@ -352,7 +379,7 @@ def test_each_segment_is_described_in_exactly_one_sentence(segment: naming.Segme
 
 def test_who_is_beyond_a_fence_for_buying_recently_is_not_said_to_be_of_less_value() -> None:
     """With a fence on recency, the unusually recent are outliers too, and no other segment of outliers is theirs."""
-    [examine] = [segment for segment in naming.SEGMENTS if segment.key == "examine"]
+    [examine] = [segment for segment in segment_catalog.SEGMENTS if segment.key == "examine"]
     assert "recent" in examine.description
     assert "less value" not in examine.description
 

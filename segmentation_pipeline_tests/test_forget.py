@@ -197,7 +197,7 @@ def test_the_release_without_them_is_current_whole_and_of_the_same_moment_and_a_
 def test_all_others_are_as_they_were(before: Shop, after: tuple[Shop, "subprocess.CompletedProcess[str]"]) -> None:
     shop, _ = after
     for table, columns in (
-        ("rfm_features", "* exclude (expected_gap)"),  # of which a part is the median of everybody's gaps
+        ("rfm_features", "* exclude (inter_purchase_time)"),  # of which a part is the median of everybody's gaps
         ("clean_transactions", "*"),
         ("segment_membership", "customer_id, valid_from"),
         ("model_centroids", "*"),
@@ -265,11 +265,11 @@ def test_nobody_is_forgotten_by_another_key_than_those_before(
 ) -> None:
     """By two keys, no run could keep them all out any more."""
     shop, _ = after
-    stood = shop.rows("select * from forgotten_customers order by all")
+    stood = shop.rows("select * from erased_customers order by all")
     done = shop.segments("forget", "10001", key=OTHER_KEY)
     assert done.returncode == 2
     assert "is another key than that by which customers were forgotten" in " ".join(done.stderr.split())
-    assert shop.rows("select * from forgotten_customers order by all") == stood
+    assert shop.rows("select * from erased_customers order by all") == stood
 
 
 def test_forgetting_again_finds_nothing_and_changes_nothing(

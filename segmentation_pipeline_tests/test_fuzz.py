@@ -26,7 +26,7 @@ def test_an_input_that_kills_its_process_or_never_ends_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, end: str, told: str
 ) -> None:
     monkeypatch.setattr(fuzz, "HANG_SECONDS", 1.0)
-    figures = fuzz.Figures()
+    figures = fuzz.ReleaseMetrics()
     program = f"import json, os, time; print(json.dumps({{'at': 7}}), flush=True); {end}"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert fuzz._followed(process, figures, at=0, until=time.monotonic() + 60) == 7

@@ -21,9 +21,8 @@ import segmentation_pipeline
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.segments import backtest, history
-from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.tables.columns import LINE
-from segmentation_pipeline.warehouse.database import SQL, composed, select_of
+from segmentation_pipeline.tables.catalog import FOLDER, check_select, contracts, line_columns, select_of
+from segmentation_pipeline.warehouse.queries import inline_upstream
 
 PACKAGE = Path(segmentation_pipeline.__file__).parent
 PROJECT = PACKAGE.parent
@@ -32,16 +31,30 @@ DEFS = sorted(path.stem for path in (PACKAGE / "defs").glob("[!_]*.py"))
 
 # The assets that are made in Python, once: every other is the table, and the file in sql/, of its name.
 MODEL = {
-    "segmentation_models", "model_features", "model_centroids", "segments", "kmeans_candidates",
-    "outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids",
-}  # fmt: skip
+    "segmentation_models",
+    "model_features",
+    "model_centroids",
+    "segments",
+    "kmeans_candidates",
+    "outlier_fences",
+    "kmeans_model",
+    "kmeans_scaler",
+    "kmeans_centroids",
+}
 PYTHON = {
-    *MODEL, "ingested_files", "forgotten_customers", "history_months", "segment_history", "segment_backtest",
-    "backtest_figures", "model_drift", "release",
-}  # fmt: skip
+    *MODEL,
+    "ingested_files",
+    "erased_customers",
+    "history_months",
+    "segment_history",
+    "segment_backtest",
+    "backtest_metrics",
+    "model_drift",
+    "release",
+}
 # Of these, Python says when the file is run: with the model whose rows it selects, with the history it tells of.
 SELECTED_IN_PYTHON = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids", "history_months"}
-TABLES = sorted(CONTRACTS)
+TABLES = sorted(contracts())
 DERIVED = sorted({*TABLES} - PYTHON)
 # Read as the runs before left it: today's ledger hangs on the segments, and those on where customers were before.
 AS_LEFT = {"previous_segments": {"segment_membership"}, "segment_membership": {"segment_membership"}}
@@ -96,7 +109,7 @@ def test_every_asset_says_what_it_is_whose_it_is_and_what_it_is_made_with(name: 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_shows_its_columns_and_has_a_blocking_check_of_key_and_rules(name: str) -> None:
     schema = asset(name).metadata["dagster/column_schema"]
-    contract = CONTRACTS[name]
+    contract = contracts()[name]
     assert [(column.name, column.type) for column in schema.columns] == [(c.name, c.type) for c in contract.columns]
     assert all(column.description for column in schema.columns)
     assert [c.name for c in schema.columns if c.constraints.unique] == list(
@@ -110,8 +123,7 @@ def test_every_table_shows_its_columns_and_has_a_blocking_check_of_key_and_rules
 
 @pytest.mark.parametrize("name", TABLES)
 def test_an_assets_description_begins_with_what_one_row_is(name: str) -> None:
-    grain = CONTRACTS[name].grain
-    assert asset(name).description.startswith(grain[0].upper() + grain[1:])
+    assert asset(name).description == contracts()[name].description
 
 
 def test_the_assets_are_the_contracts_and_the_release() -> None:
@@ -119,7 +131,7 @@ def test_the_assets_are_the_contracts_and_the_release() -> None:
 
 
 def test_a_derived_assets_key_is_its_table_and_its_file() -> None:
-    assert {path.stem for path in SQL.glob("*.sql")} == {*DERIVED} | SELECTED_IN_PYTHON
+    assert {path.stem for path in FOLDER.glob("*.sql")} == {*DERIVED} | SELECTED_IN_PYTHON
     assert {asset(name).metadata["dagster/table_name"] for name in DERIVED} == set(DERIVED)
     assert all("sql" in asset(name).kinds for name in DERIVED)
     assert all("sql" not in asset(name).kinds for name in PYTHON)
@@ -134,17 +146,21 @@ STANDING = {"outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids
 IN_HINDSIGHT = {"clean_transactions", "rfm_features", "previous_segments"}
 OF_PYTHON = {
     "ingested_files": set[str](),
-    "forgotten_customers": set[str](),
+    "erased_customers": set[str](),
     **{name: {"rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
     **{name: {*IN_HINDSIGHT, *STANDING} for name in ("history_months", "segment_history")},
     **{
         name: {*IN_HINDSIGHT, "history_months", "kmeans_model", "rfm_segment_map"}
-        for name in ("segment_backtest", "backtest_figures")
+        for name in ("segment_backtest", "backtest_metrics")
     },
     "model_drift": {
-        "customer_segments", "normal_customers", "previous_segments", "model_features", "segmentation_models",
+        "customer_segments",
+        "normal_customers",
+        "previous_segments",
+        "model_features",
+        "segmentation_models",
     },
-}  # fmt: skip
+}
 
 
 def test_an_asset_made_in_python_depends_on_what_it_is_listed_with() -> None:
@@ -163,7 +179,7 @@ def test_an_asset_depends_on_all_that_is_read_where_other_tables_stand_in(
     name: str, select: str, given: dict[str, str]
 ) -> None:
     """Every table that is read as it stands, however far down, was made before."""
-    read = read_by(composed(select, given))
+    read = read_by(inline_upstream(select, given))
     assert read & {*TABLES}
     assert read <= ancestors(name)
 
@@ -181,10 +197,16 @@ def test_every_check_says_what_it_asks(key: dg.AssetCheckKey) -> None:
 def test_only_the_warnings_do_not_block() -> None:
     mild = {key.name for key in CHECKS if not GRAPH.get(key).blocking}
     assert mild == {
-        "files_are_readable", "files_are_there",
-        "feed_is_fresh", "refused_share_as_usual", "silhouette_above_floor", "number_of_clusters_is_clear",
-        "last_model_was_promoted", "customers_are_those_of_the_model", "segments_foretell_no_worse_than_rules",
-    }  # fmt: skip
+        "files_are_readable",
+        "no_file_is_missing",
+        "feed_is_fresh",
+        "rejected_share_is_usual",
+        "silhouette_above_minimum",
+        "number_of_clusters_is_clear",
+        "last_model_was_promoted",
+        "no_drift_since_fit",
+        "segments_predict_no_worse_than_rules",
+    }
 
 
 def test_a_bad_night_is_stopped_before_the_model_the_ledger_and_the_release() -> None:
@@ -199,11 +221,11 @@ def test_the_release_comes_after_every_asset_that_carries_a_blocking_check() -> 
     assert ancestors("release") == {*TABLES}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (SQL / "checks").glob("*.sql")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "checks").glob("*.sql")))
 def test_a_check_of_sql_runs_after_all_that_it_reads(name: str) -> None:
     [key] = [key for key in CHECKS if key.name == name]
     waits_for = {parent.to_user_string() for parent in GRAPH.get(key).parent_entity_keys}
-    read = read_by(select_of(f"checks/{name}"))
+    read = read_by(check_select(f"{name}"))
     checked = key.asset_key.to_user_string()
     assert read <= waits_for | {checked} | ancestors(checked)
     assert checked in read
@@ -373,7 +395,7 @@ def reads(code: str, key: str) -> bool:
 def is_used(key: str) -> bool:
     """Whether the package reads a setting; those of `columns` are read as a whole, and then by their name."""
     section, _, name = key.rpartition(".")
-    whole = {"columns": ("mapped", {column.name for column in LINE})}
+    whole = {"columns": ("mapped", {column.name for column in line_columns()})}
     read_as, names = whole.get(section, (name, {name}))
     texts = [
         path.read_text("utf-8") for path in MODULES if path.name not in ("sections.py", "rules.py", "parameters.py")
@@ -410,16 +432,16 @@ def test_a_setting_that_nobody_reads_is_seen() -> None:
     assert not any(map(is_used, ("source.colour", "title.path", "release.name", "model.colour", "columns.colour")))
 
 
-# No value gets into SQL text: it is bound. Text may be put together from text.
+# No value gets into FOLDER text: it is bound. Text may be put together from text.
 
-# An f-string is SQL where it is handed to a connection or reads like SQL (which the package writes in lower case).
+# An f-string is FOLDER where it is handed to a connection or reads like FOLDER (which the package writes in lower case).
 EXECUTING = {"execute", "executemany", "sql", "query", "rows", "row"}
 LIKE_SQL = re.compile(
     r"(?<![\w.])(select|insert into|create (or replace )?(temp )?table|drop table|comment on|describe|union all"
     r"|order by|count\(|cast\(|regexp_\w+\(|list_contains\(|read_\w+\(|when\s+then|is null|with \w+ as"
     r"|primary key)(?!\w)"
 )
-# What holds SQL text wherever it is met, by the attribute's name: made of quoted identifiers by a contract, by a rule
+# What holds FOLDER text wherever it is met, by the attribute's name: made of quoted identifiers by a contract, by a rule
 # of `cleaning` (whose own f-strings are held to the same), or read from a file of sql/.
 TEXT_BY_NAME = {"key_order", "names", "kept", "named", "ddl", "type", "condition", "select", "relations"}
 # What the reading below does not see through, with the reason why it is no value.
@@ -430,13 +452,13 @@ REASONED = {
     ): "'table' or 'column' and a quoted name, in the tuples beside the words, which are literals",
     ("lines.py", "number"): "a count: the number of a temporary table",
     ("privacy.py", "select"): "the SELECT of a table, from sql/",
-    ("privacy.py", "text"): "an expression of SQL of the callers, which are held to the same",
+    ("privacy.py", "text"): "an expression of FOLDER of the callers, which are held to the same",
     ("contracts.py", "broken"): "the condition of a rule: a quoted name beside names of bound values",
 }
 
 
 class Source:
-    """A module, and which of its expressions can only be SQL text: literals, quoted names, counts, or made of these."""
+    """A module, and which of its expressions can only be FOLDER text: literals, quoted names, counts, or made of these."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self.tree = name, ast.parse(text)
@@ -447,7 +469,7 @@ class Source:
 
     @cached_property
     def values_in_sql(self) -> list[str]:
-        """Each interpolation of an SQL f-string that may be a value."""
+        """Each interpolation of an FOLDER f-string that may be a value."""
         found = []
         for node in ast.walk(self.tree):
             if isinstance(node, ast.JoinedStr) and self._is_sql(node):
@@ -470,7 +492,7 @@ class Source:
             case ast.Constant():
                 return True
             case ast.Call(
-                func=ast.Name(id="quoted" | "literal" | "len" | "range" | "select_of" | "composed" | "shape_of")
+                func=ast.Name(id="quoted" | "literal" | "len" | "range" | "select_of" | "inline_upstream" | "shape_of")
             ):
                 # The last three read files of sql/, put their text together with quoted names, or text around it.
                 return True

@@ -16,7 +16,7 @@ EVENINGS = [datetime.fromisoformat(f"2023-{month:02d}-20") for month in (6, 8, 1
 LAST = datetime.fromisoformat("2024-02-20")
 QUICK: dict[str, Any] = {"rfm": {"look_back_days": 150}, "backtest": {"resamples": 20}}
 PAST = ("segment_history", "segment_migrations", "segment_backtest")
-TABLES = (*history.TABLES, "segment_migrations", "segment_backtest", "backtest_figures")
+TABLES = (*history.TABLES, "segment_migrations", "segment_backtest", "backtest_metrics")
 
 
 def lived(nights: Nights, as_of: datetime, **fit: Any) -> None:
@@ -38,11 +38,11 @@ def at_once(nights: Nights) -> dict[str, list[tuple[Any, ...]]]:
     return tables(nights)
 
 
-def restated(nights: Nights) -> list[str]:
+def restate_history(nights: Nights) -> list[str]:
     return str(nights.told["segment_history"]["restated"]).split(", ")
 
 
-def month_ends(nights: Nights, table: str = "segment_history") -> list[str]:
+def month_list(nights: Nights, table: str = "segment_history") -> list[str]:
     return [f"{month:%Y-%m-%d}" for (month,) in nights.rows(f"select distinct month_end from {table} order by 1")]
 
 
@@ -74,10 +74,10 @@ def test_a_history_that_grew_month_by_month_is_that_built_at_once(nights: Nights
 
 def test_a_run_computes_what_is_missing_and_says_which_months(nights: Nights) -> None:
     lived(nights, LAST)
-    assert (restated(nights), nights.told["segment_history"]["months_restated"]) == (["none"], 0)
+    assert (restate_history(nights), nights.told["segment_history"]["months_restated"]) == (["none"], 0)
     assert (nights.told["segment_backtest"]["tried"], nights.told["segment_backtest"]["months_tried"]) == ("none", 0)
     lived(nights, LAST + timedelta(days=11))
-    assert restated(nights) == ["2024-03-01"]
+    assert restate_history(nights) == ["2024-03-01"]
 
 
 def test_a_late_line_restates_the_months_after_it_and_says_so(nights: Nights) -> None:
@@ -88,7 +88,7 @@ def test_a_late_line_restates_the_months_after_it_and_says_so(nights: Nights) ->
     )
     nights.sell([line(invoice="999999", at="2023-11-15 10:00:00", customer=customer)])
     lived(nights, LAST)
-    assert restated(nights) == ["2023-12-01", "2024-01-01", "2024-02-01"]
+    assert restate_history(nights) == ["2023-12-01", "2024-01-01", "2024-02-01"]
     after = tables(nights)
     assert after["segment_history"] != before["segment_history"]
     of_before = [row for row in after["segment_history"] if row[1] < datetime.fromisoformat("2023-12-01")]
@@ -99,10 +99,10 @@ def test_a_late_line_restates_the_months_after_it_and_says_so(nights: Nights) ->
 
 
 def test_another_model_restates_every_month(nights: Nights) -> None:
-    months = month_ends(nights)
+    months = month_list(nights)
     nights.set("model", n_clusters=3)
     lived(nights, LAST + timedelta(days=1), accept_change=True)
-    assert restated(nights) == months == month_ends(nights)
+    assert restate_history(nights) == months == month_list(nights)
     assert nights.rows("select distinct model_id from segment_history") == [(nights.standing,)]
 
 
@@ -144,7 +144,7 @@ def test_migrations_are_counted_from_month_to_month(nights: Nights) -> None:
 def test_the_backtest_is_of_months_with_enough_days_before_and_after(nights: Nights) -> None:
     """180 days from 2023-01-01 are over on 2023-06-30, and 90 before 2024-02-20 begin on 2023-11-22."""
     expected = [f"2023-{month:02d}-01" for month in (7, 8, 9, 10, 11)]
-    assert month_ends(nights, "segment_backtest") == month_ends(nights, "backtest_figures") == expected
+    assert month_list(nights, "segment_backtest") == month_list(nights, "backtest_metrics") == expected
 
 
 def test_the_backtest_tells_what_each_segment_spent_in_the_days_after(nights: Nights) -> None:
@@ -181,7 +181,7 @@ def test_the_backtest_forms_its_segments_of_what_was_known_then(nights: Nights) 
 def test_a_table_that_an_upgrade_dropped_is_made_anew_with_the_months_that_it_had(nights: Nights) -> None:
     """`history_months` alone says nothing of whether the rows of its months are there, nor the reverse."""
     before = tables(nights)
-    for table in (*history.TABLES, "segment_backtest", "backtest_figures"):
+    for table in (*history.TABLES, "segment_backtest", "backtest_metrics"):
         nights.connection.execute(f"drop table {table}")
         for name in PAST:
             nights.materialize(name)
@@ -191,11 +191,11 @@ def test_a_table_that_an_upgrade_dropped_is_made_anew_with_the_months_that_it_ha
 def test_months_of_which_a_method_is_another_are_computed_again(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    months, tried = month_ends(nights), nights.told
+    months, tried = month_list(nights), nights.told
     monkeypatch.setattr(history, "_AT_MONTH_END", f"{history._AT_MONTH_END}-- mended")
     monkeypatch.setattr(backtest, "_CUSTOMERS", f"{backtest._CUSTOMERS}-- mended")
     lived(nights, LAST)
-    assert restated(nights) == months
+    assert restate_history(nights) == months
     assert tried["segment_backtest"]["months_tried"] == 5
 
 
@@ -204,7 +204,7 @@ def test_months_in_which_nobody_was_active_are_left_out_of_the_backtest() -> Non
     again = [(*sold[:4], f"{datetime.fromisoformat(sold[4]) + timedelta(days=730)}", *sold[5:]) for sold in LINES]
     nights = Nights([*LINES, *again], rfm={"look_back_days": 60}, backtest={"resamples": 20})
     lived(nights, LAST + timedelta(days=730))
-    tried = month_ends(nights, "segment_backtest")
+    tried = month_list(nights, "segment_backtest")
     assert "2024-04-01" in tried
     assert "2024-08-01" not in tried
     assert nights.told["segment_backtest"]["tried"] == ", ".join(tried)

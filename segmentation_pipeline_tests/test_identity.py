@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from segmentation_pipeline.defs.model_checks import customers_are_those_of_the_model, last_model_was_promoted
+from segmentation_pipeline.defs.model_checks import no_drift_since_fit, last_model_was_promoted
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.model.matching import match
 from segmentation_pipeline.segments.promotion import FENCE_STEPS
@@ -102,9 +102,9 @@ def test_a_retired_segment_that_returns_gets_its_own_key_back(nights: Nights) ->
     nights.set("model", n_clusters=3)
     nights.run(FIRST + WEEK, accept_change=True)
     [retired] = first.keys - nights.registry.find(nights.standing).keys
-    row = "select introduced_by, is_live, segment from segments where segment_key = ?"
-    [(introduced, is_live, name)] = nights.rows(row, retired)
-    assert (introduced, is_live) == (first.model_id, False)
+    row = "select introduced_by, in_active_model, segment from segments where segment_key = ?"
+    [(introduced, in_active_model, name)] = nights.rows(row, retired)
+    assert (introduced, in_active_model) == (first.model_id, False)
     nights.set("model", n_clusters=4)
     nights.run(FIRST + 2 * WEEK, accept_change=True)
     assert nights.registry.find(nights.standing).keys == first.keys
@@ -236,7 +236,7 @@ def test_what_a_person_promotes_stands_from_the_next_run_and_is_dated_by_it(nigh
     decide(nights, held.model_id)
     assert nights.standing == first, "not before that run"
     nights.run(night)
-    dates = "select model_id, status, promoted_by, standing_from, standing_to from segmentation_models order by number"
+    dates = "select model_id, status, promoted_by, active_from, active_to from segmentation_models order by number"
     assert nights.rows(dates) == [
         (first, "retired", "run", FIRST, night),
         (held.model_id, "standing", "person", night, None),
@@ -246,7 +246,7 @@ def test_what_a_person_promotes_stands_from_the_next_run_and_is_dated_by_it(nigh
 
 
 def decide(nights: Nights, model_id: str) -> None:
-    nights.warehouse.replace(nights.registry.promoting(nights.registry.find(model_id)).fillings(), {})
+    nights.warehouse.write(nights.registry.promoting(nights.registry.find(model_id)).writes(), {})
 
 
 def statuses(nights: Nights) -> list[str]:
@@ -372,6 +372,6 @@ def test_drift_is_the_stability_index_of_each_feature_and_the_shares_that_moved_
     assert drift["share_moved"][0] == pytest.approx(1 - kept(before, after))
     assert drift["share_new"][0] == pytest.approx(len(after.keys() - before.keys()) / len(after))
     assert drift["share_new"][0] > 0
-    said = str(nights.check(customers_are_those_of_the_model).description)
+    said = str(nights.check(no_drift_since_fit).description)
     assert "psi_monetary" in said
     assert "psi_recency" not in said

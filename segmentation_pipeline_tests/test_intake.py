@@ -18,7 +18,7 @@ import tomli_w
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline_tests.scenarios import (
     HEADER,
@@ -148,9 +148,9 @@ def test_files_one_night_at_a_time_in_any_order_with_repeats_give_the_tables_of_
             shop.file(name, files[name])
         with shop.instance:
             assert run_job(shop.instance).success
-        tables.append({name: shop.rows(f"select * from {quoted(name)} order by all") for name in CONTRACTS})
+        tables.append({name: shop.rows(f"select * from {quoted(name)} order by all") for name in contracts()})
     at_once, by_night = tables
-    assert {name for name in CONTRACTS if at_once[name] != by_night[name]} == {"ingested_files"}
+    assert {name for name in contracts() if at_once[name] != by_night[name]} == {"ingested_files"}
     # But for when and by which run.
     ledgers = [[(row[:7], row[9]) for row in one["ingested_files"]] for one in tables]
     assert ledgers[0] == ledgers[1]
@@ -239,12 +239,12 @@ def test_lines_of_another_version_are_not_dropped_where_their_files_are_gone(sho
 
 
 def test_the_lines_of_a_file_that_is_gone_are_kept_and_the_run_that_misses_it_warns(shop: Shop) -> None:
-    assert shop.night().warning("files_are_there") == ""
+    assert shop.night().warning("no_file_is_missing") == ""
     (shop.source / "a.csv").unlink()
     night = shop.night()
-    assert night.warning("files_are_there").startswith("Gone from the source: a.csv. Their lines are kept")
+    assert night.warning("no_file_is_missing").startswith("Gone from the source: a.csv. Their lines are kept")
     assert (shop.invoices, shop.statuses) == (A + B, {"a.csv": "gone", "b.csv": "loaded"})
-    assert shop.night().warning("files_are_there") == ""
+    assert shop.night().warning("no_file_is_missing") == ""
     assert shop.invoices == A + B
 
 
@@ -286,7 +286,7 @@ def packed(path: Path) -> None:
 def test_a_file_that_moved_counts_once(shop: Shop, move: Callable[[Path], None]) -> None:
     shop.night()
     move(shop.source / "a.csv")
-    assert shop.night().warning("files_are_there") == ""
+    assert shop.night().warning("no_file_is_missing") == ""
     assert [invoice for _, invoice in shop.invoices] == (["1", "2", "3"] if move is not renamed else ["3", "1", "2"])
 
 
@@ -505,12 +505,21 @@ def test_the_records_of_each_file_are_its_lines_and_its_broken_lines(shop: Shop)
     night = shop.night()
     assert night.checks["lines_of_each_file"].passed
     assert shop.rows("select source_file, lines, broken from ingested_files order by 1") == [
-        ("a.csv", 4, 2), ("b.csv", 1, 0), ("d.csv", 102, 0), ("e.csv", 9, 7), ("empty.csv", 0, 0), ("f.csv", 2, 0),
-    ]  # fmt: skip
+        ("a.csv", 4, 2),
+        ("b.csv", 1, 0),
+        ("d.csv", 102, 0),
+        ("e.csv", 9, 7),
+        ("empty.csv", 0, 0),
+        ("f.csv", 2, 0),
+    ]
     raw = "select source_file, count(*), count(unparsed ->> 'line') from raw_transactions group by 1 order by 1"
     assert shop.rows(raw) == [
-        ("a.csv", 4, 2), ("b.csv", 1, 0), ("d.csv", 102, 0), ("e.csv", 9, 7), ("f.csv", 2, 0),
-    ]  # fmt: skip
+        ("a.csv", 4, 2),
+        ("b.csv", 1, 0),
+        ("d.csv", 102, 0),
+        ("e.csv", 9, 7),
+        ("f.csv", 2, 0),
+    ]
 
 
 # -- drift of the source
@@ -519,28 +528,28 @@ MORE = (*HEADER, "Store")
 
 
 def test_a_column_that_comes_is_told_with_its_first_file_and_then_known(shop: Shop) -> None:
-    assert shop.night().warning("columns_as_before") == ""
+    assert shop.night().warning("columns_unchanged") == ""
     for name in ("c.csv", "d.csv"):
         shop.file(name, [(*line("4"), "7")], MORE)
-    assert shop.night().warning("columns_as_before").endswith("from these files on: c.csv: Store came.")
+    assert shop.night().warning("columns_unchanged").endswith("from these files on: c.csv: Store came.")
     shop.file("e.csv", [(*line("5"), "7")], MORE)
-    assert shop.night().warning("columns_as_before") == ""
+    assert shop.night().warning("columns_unchanged") == ""
 
 
 def test_the_order_and_case_of_columns_do_not_matter(shop: Shop) -> None:
     shop.night()
     shop.file("c.csv", [line("4")[::-1]], [f" {name.upper()}" for name in HEADER[::-1]])
-    assert shop.night().warning("columns_as_before") == ""
+    assert shop.night().warning("columns_unchanged") == ""
     assert ("c.csv", "4") in shop.invoices
 
 
 def test_columns_that_go_are_told_also_where_the_file_cannot_do_without_them(shop: Shop) -> None:
     shop.file("a.csv", [(*line("1"), "7")], MORE)
     shop.file("b.csv", [(*line("3"), "7")], MORE)
-    assert shop.night().warning("columns_as_before") == ""
+    assert shop.night().warning("columns_unchanged") == ""
     shop.file("c.csv", [line("4")])
     shop.file("d.csv", [(*line("4"), "7")], (*HEADER[:6], "Customer", *MORE[7:]))
-    warned = shop.night().warning("columns_as_before")
+    warned = shop.night().warning("columns_unchanged")
     assert "c.csv: Store went" in warned
     assert "d.csv: Customer, Store came; CustomerID went" in warned
     assert shop.statuses["d.csv"] == "set_aside"
@@ -551,7 +560,7 @@ def test_files_of_a_first_load_are_held_against_each_other(shop: Shop) -> None:
     shop.settle(checks={"columns_drift": "fail"})
     night = shop.night()
     assert night.success
-    assert night.warning("columns_as_before").endswith("b.csv: Store came.")
+    assert night.warning("columns_unchanged").endswith("b.csv: Store came.")
 
 
 def test_a_type_that_changes_is_told_of_parquet(shop: Shop) -> None:
@@ -563,7 +572,7 @@ def test_a_type_that_changes_is_told_of_parquet(shop: Shop) -> None:
         duckdb.connect().execute(f"copy (select {columns}) to '{shop.source}/{name}.parquet' (format parquet)")
     (shop.source / "a.csv").unlink()
     (shop.source / "b.csv").unlink()
-    warned = shop.night().warning("columns_as_before")
+    warned = shop.night().warning("columns_unchanged")
     assert warned.endswith("d.parquet: Quantity (BIGINT to DOUBLE) changed its type.")
 
 
@@ -575,7 +584,7 @@ def test_drift_fails_the_run_where_the_settings_say_so_until_a_person_accepts_it
         night = shop.night()
         assert not night.success
         assert "c.csv: Store came. Nothing was loaded." in night.said
-        assert night.checks["columns_as_before"].severity == dg.AssetCheckSeverity.ERROR
+        assert night.checks["columns_unchanged"].severity == dg.AssetCheckSeverity.ERROR
         assert shop.invoices == A + B
     assert shop.night(accept_change=True).success
     assert shop.night().success

@@ -163,7 +163,7 @@ def test_the_next_run_marks_a_killed_one_as_failed_and_finishes(shop: tuple[Path
     assert status_of(instance, dead) == dg.DagsterRunStatus.FAILURE
     last = instance.get_records_for_run(dead).records[-1].event_log_entry.dagster_event
     assert last is not None
-    assert last.message == "The process of this run died. Nothing was left half written; run it again."
+    assert last.message == "The process of this run died. No table is half written; run it again."
     [release] = Releases(folder / "releases").all()
     assert status_of(instance, release.manifest["run_id"]) == dg.DagsterRunStatus.SUCCESS
     assert not list((folder.parent / "runs").iterdir()), "no sign of life outlasts its run"
@@ -265,11 +265,11 @@ def test_a_run_that_ends_while_signs_are_looked_through_is_not_taken_for_dead(
 def test_the_sign_of_a_command_outlasts_the_run_inside_it(
     tmp_path: Path, instance: dg.DagsterInstance, unfinished: str
 ) -> None:
-    with run_liveness.alive(tmp_path, unfinished):
-        with run_liveness.alive(tmp_path, unfinished):
+    with run_liveness.heartbeat(tmp_path, unfinished):
+        with run_liveness.heartbeat(tmp_path, unfinished):
             assert run_liveness.fail_dead_runs(instance, tmp_path) == []
         assert (tmp_path / unfinished).exists()
         assert run_liveness.fail_dead_runs(instance, tmp_path) == []
     assert not list(tmp_path.iterdir())
-    with run_liveness.alive(tmp_path, unfinished):
+    with run_liveness.heartbeat(tmp_path, unfinished):
         assert (tmp_path / unfinished).exists(), "whoever let go may hold it again"

@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
 
 FIRST = datetime.fromisoformat("2024-02-01")
@@ -70,7 +70,7 @@ def of(nights: Nights, columns: str, who: str = WHO) -> Any:
     return row if len(row) > 1 else row[0]
 
 
-STATE = "segment_key, nearest_segment, is_held"
+STATE = "segment_key, nearest_segment, is_move_pending"
 
 
 def test_who_is_clearly_nearer_to_another_segment_moves_the_same_night(nights: Nights) -> None:
@@ -86,7 +86,7 @@ def test_a_purchase_moves_a_lapsed_customer_the_same_night(nights: Nights) -> No
     [(lapsed,), *_] = nights.rows("select customer_id from customer_segments where segment_key = 're_engage'")
     nights.sell([line(invoice="999999", at=f"{FIRST + timedelta(hours=9)}", customer=lapsed)])
     nights.run(night(1))
-    assert of(nights, "previous_segment, is_held", lapsed) == ("RE-ENGAGE", False)
+    assert of(nights, "previous_segment, is_move_pending", lapsed) == ("RE-ENGAGE", False)
     assert of(nights, "segment_key", lapsed) != "re_engage"
 
 
@@ -113,7 +113,7 @@ def test_a_fence_is_crossed_by_a_margin_outwards_and_back(nights: Nights) -> Non
     found = []
     for number, beside in enumerate([1.04, 1.06, 0.96, 0.94], 2):
         nights.run(night(number), features=having(monetary=fence * beside, frequency=20.0, recency=9.0))
-        found.append(of(nights, "segment_key, is_held, margin is null"))
+        found.append(of(nights, "segment_key, is_move_pending, margin is null"))
     inside, outside = found[0], found[1]
     assert found == [("reward", True, False), ("pamper", False, True), ("pamper", True, True), ("reward", False, False)]
     assert (inside[0], outside[0]) == (found[3][0], found[2][0])
@@ -126,15 +126,15 @@ def test_the_columns_of_a_customer_say_where_it_stands_and_stood(nights: Nights)
     assert {*since.values()} == {FIRST}
     nights.run(night(20))
     rows = nights.rows(
-        "select customer_id, segment, previous_segment, segment_since, is_held, nearest_segment, margin, is_control"
+        "select customer_id, segment, previous_segment, segment_since, is_move_pending, nearest_segment, margin, is_control"
         " from customer_segments"
     )
     assert {*before} < {row[0] for row in rows}
     assert 0 < sum(row[4] for row in rows) < 0.1 * len(rows)
-    for who, segment, previous, begun, is_held, nearest, _, is_control in rows:
+    for who, segment, previous, begun, is_move_pending, nearest, _, is_control in rows:
         assert previous == before.get(who)
         assert begun == (FIRST if segment == previous else night(20))
-        assert is_held == (segment != nearest)
+        assert is_move_pending == (segment != nearest)
         assert is_control == (who in controls) or who not in before, "the same every night"
 
 
@@ -241,8 +241,9 @@ def test_at_any_moment_the_ledger_gives_what_was_published_then(nights: Nights) 
             found = nights.rows(
                 "select customer_id, segment_key from segment_membership"
                 " where valid_from <= ? and (valid_to > ? or valid_to is null)",
-                moment + later, moment + later,
-            )  # fmt: skip
+                moment + later,
+                moment + later,
+            )
             assert len(found) == len(segments)
             assert dict(found) == segments
 

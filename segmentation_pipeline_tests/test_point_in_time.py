@@ -19,9 +19,9 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.orchestration.sql_assets import dependencies
-from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.catalog import FOLDER, contracts, published, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import SQL, Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import (
     Line,
     line,
@@ -39,7 +39,7 @@ LATER = [sold for sold in regular_customers() if sold not in KNOWN]
 # These tell of lines, whenever sold, and not of customers as of a day: what came, what was refused, and how many.
 OF_LINES = ("raw_transactions", "rejected_transactions", "cleaning_report")
 # What is fitted is a function of the tables before it, and of what stood before: the run below holds it to that.
-DERIVED = {path.stem: set(dependencies(select_of(path.stem))) for path in SQL.glob("*.sql")}
+DERIVED = {path.stem: set(dependencies(select_of(path.stem))) for path in FOLDER.glob("*.sql")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +60,7 @@ def told(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> dict[s
     }
     return {
         table: connection.execute(
-            f"{counted.get(table, f'select * from {quoted(table)}')} order by {CONTRACTS[table].key_order}"
+            f"{counted.get(table, f'select * from {quoted(table)}')} order by {contracts()[table].key_order}"
         ).fetchall()
         for table in tables
     }
@@ -68,7 +68,7 @@ def told(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> dict[s
 
 def before_the_model() -> list[str]:
     """The tables that no fit comes before, in the order in which they are derived."""
-    fitted = {*CONTRACTS} - {*DERIVED}
+    fitted = {*contracts()} - {*DERIVED}
     while more := {table for table, read in DERIVED.items() if read & fitted} - fitted:
         fitted |= more
     ordered = TopologicalSorter({table: DERIVED[table] for table in DERIVED if table not in fitted}).static_order()
@@ -85,10 +85,10 @@ def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any,
             write_csv(base / "in" / "later.csv", later)
         warehouse = Warehouse(duckdb.connect())
         with read_lines(warehouse.connection, retailer, source_files(retailer, base), base / "spill") as lines:
-            warehouse.replace([Filling("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
+            warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
         for table in before_the_model():
-            filling, relations = Filling(table, select_of(table)), cleaning.given(retailer)
-            [outcome] = warehouse.replace([filling], retailer.sql_values, relations)
+            write, relations = TableWrite(table, select_of(table)), cleaning.query_inputs(retailer)
+            [outcome] = warehouse.write([write], retailer.sql_values, relations)
             assert outcome.violations == ()
         after = warehouse.row("select count(*) as lines from rejected_transactions where rule = 'after_as_of'")
         assert after["lines"] == len(later)
@@ -144,7 +144,7 @@ def test_no_line_of_a_later_day_changes_what_is_derived_for_a_day(
 
 
 def test_the_tables_held_to_that_are_all_that_no_fit_comes_before() -> None:
-    assert {*OF_LINES, "clean_transactions", "purchase_rhythm", "rfm_features", "rfm_scores"} <= {
+    assert {*OF_LINES, "clean_transactions", "inter_purchase_times", "rfm_features", "rfm_scores"} <= {
         "raw_transactions",
         *before_the_model(),
     }
@@ -164,7 +164,7 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
     ]
     tables, files, lines_later = [], [], [*LATER, *odd]
     # The ledger of the files tells of runs, not of days.
-    of_days = sorted({*CONTRACTS} - {"ingested_files"})
+    of_days = sorted({*contracts()} - {"ingested_files"})
     for name, later in (("then", []), ("hindsight", lines_later)):
         source = write_csv(tmp_path / name / "source" / "known.csv", KNOWN).parent
         if later:
@@ -177,7 +177,7 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
             tables.append(told(work, of_days))
             after = work.execute("select count(*) from rejected_transactions where rule = 'after_as_of'").fetchone()
             assert after == (len(later),)
-        published = [contract.table for contract in PUBLISHED if contract.table not in OF_LINES]
+        published = [contract.table for contract in published() if contract.table not in OF_LINES]
         files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in published})
     assert tables[0]["outlier_profiles"], "somebody is beyond a fence"
     assert {table for table in of_days if tables[0][table] != tables[1][table]} == set()

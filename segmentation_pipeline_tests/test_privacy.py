@@ -17,9 +17,10 @@ from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerErr
 from segmentation_pipeline.privacy.erasure import erase
 from segmentation_pipeline.privacy.pseudonyms import Key, Mouth, hash_of, shape_of, words_of
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACTS, MAY_BE_WITHHELD, PUBLISHED
+from segmentation_pipeline.tables.catalog import contracts, published, withholdable_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Warehouse, bound_in
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import bound_values
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 KEY = "c4" * 32
@@ -140,7 +141,7 @@ def test_a_withheld_column_stands_in_the_work_and_in_no_table_of_customers_of_a_
     [release] = Releases(hashed / "corner_shop" / "releases").all()
     assert release.manifest["withheld"] == ["country", "monetary"]
     assert release.faults() == []
-    for contract in PUBLISHED:
+    for contract in published():
         wanted = [column.name for column in contract.columns]
         if contract.key[0] == "customer_id":
             wanted = [name for name in wanted if name not in ("country", "monetary")]
@@ -155,10 +156,10 @@ def test_a_withheld_column_stands_in_the_work_and_in_no_table_of_customers_of_a_
 
 
 def test_nothing_may_be_withheld_that_a_consumer_joins_by() -> None:
-    keys = {name for contract in PUBLISHED for name in contract.key if "customer_id" in contract.key}
+    keys = {name for contract in published() for name in contract.key if "customer_id" in contract.key}
     assert {"customer_id", "valid_from"} <= keys
-    assert not keys & set(MAY_BE_WITHHELD)
-    assert {"monetary", "country", "segment_key"} <= set(MAY_BE_WITHHELD)
+    assert not keys & set(withholdable_columns())
+    assert {"monetary", "country", "segment_key"} <= set(withholdable_columns())
 
 
 def test_customers_named_otherwise_than_before_stop_the_run_rather_than_become_others(
@@ -202,14 +203,14 @@ def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_
             erase(folders, settings, key, [name], print)
         return
     erase(folders, settings, key, [name or pseudonym(PERSON)], print)
-    for table in CONTRACTS:
+    for table in contracts():
         assert (0,) in asked(
             work(tmp_path), f"select count(*) from {table} as row where contains(row::varchar, '{pseudonym(PERSON)}')"
         )
     with duckdb.connect(str(work(tmp_path))) as connection:
         mouth = Mouth.of(Warehouse(connection), settings)
         line = f"select '{PERSON}' as customer_id, null::varchar as unparsed union all select '10001', null"
-        kept = connection.execute(mouth.kept(line), bound_in(mouth.kept(line), mouth.values)).fetchall()
+        kept = connection.execute(mouth.kept(line), bound_values(mouth.kept(line), mouth.values)).fetchall()
     assert kept == [(pseudonym("10001"), None)]
 
 
@@ -270,6 +271,6 @@ def test_a_key_is_long_enough_not_to_be_guessed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_forgotten_is_state_and_no_consumer_sees_it() -> None:
-    contract = CONTRACTS["forgotten_customers"]
-    assert contract.is_state
+    contract = contracts()["erased_customers"]
+    assert contract.state
     assert not contract.published

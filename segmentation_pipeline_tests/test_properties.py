@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segmentation_pipeline.defs import cleaning, ingestion
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests.scenarios import HEADER, NIGHT, Nights, regular_customers
 from segmentation_pipeline_tests.workbooks import write_workbook
 
@@ -137,17 +137,46 @@ def _record(delimiter: str) -> Callable[[Sequence[str]], str]:
 
 # A text, and the number that it is.
 QUANTITIES: dict[str, str | None] = {
-    "1": "1", "2": "2", "-1": "-1", "0": "0", "1.5": "1.5", " 3 ": "3", "1,200": "1200", "1e3": "1000",
-    "+4": "4", "6.000": "6", "two": None, "": None, "1.2345": None, "9" * 20: None, "1,5": None,
-}  # fmt: skip
+    "1": "1",
+    "2": "2",
+    "-1": "-1",
+    "0": "0",
+    "1.5": "1.5",
+    " 3 ": "3",
+    "1,200": "1200",
+    "1e3": "1000",
+    "+4": "4",
+    "6.000": "6",
+    "two": None,
+    "": None,
+    "1.2345": None,
+    "9" * 20: None,
+    "1,5": None,
+}
 PRICES: dict[str, str | None] = {
-    "2.50": "2.5", "0.0015": "0.0015", "1234.5600": "1234.56", "99": "99", "2.5500000000000003": "2.55", "0": "0",
-    "-3.1": "-3.1", "£2": None, "": None, "2.50 EUR": None, "nan": None, "0.00001": None,
-}  # fmt: skip
+    "2.50": "2.5",
+    "0.0015": "0.0015",
+    "1234.5600": "1234.56",
+    "99": "99",
+    "2.5500000000000003": "2.55",
+    "0": "0",
+    "-3.1": "-3.1",
+    "£2": None,
+    "": None,
+    "2.50 EUR": None,
+    "nan": None,
+    "0.00001": None,
+}
 MOMENTS = {
-    "2024-03-01 10:00:00": True, "2024-03-02": True, "2024-12-31T23:59:59": True, "2024-03-01T10:00:00Z": True,
-    "2024-02-30": False, "": False, "yesterday": False, "01/03/2024 10:00": False,
-}  # fmt: skip
+    "2024-03-01 10:00:00": True,
+    "2024-03-02": True,
+    "2024-12-31T23:59:59": True,
+    "2024-03-01T10:00:00Z": True,
+    "2024-02-30": False,
+    "": False,
+    "yesterday": False,
+    "01/03/2024 10:00": False,
+}
 BROKEN = {
     False: ["536365", "1,2,3", "1;2;3", '"a"b,c', "br\udcffken", "=1+1", ",,,,,,,,,,,,,", ";;;;;;;;;;;;;"],
     True: ["{", "[1, 2]", "5", '"text"', '{"InvoiceNo": ', '{"InvoiceNo": "\udcff"}'],
@@ -232,7 +261,7 @@ class Shop(Nights):
     @property
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """The rows of every table that stands, in the order of its key."""
-        return {table: self.table(table) for table in CONTRACTS if self.warehouse.has(table)}
+        return {table: self.table(table) for table in contracts() if self.warehouse.has(table)}
 
 
 def numbered(some: Sequence[File]) -> dict[str, File]:

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from segmentation_pipeline.config.loading import SHIPPED
 from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest
-from segmentation_pipeline.model.naming import SEGMENTS, name_clusters
-from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS, name_clusters
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests.scenarios import REAL_DATA, run_job
 from segmentation_pipeline_tests.workbooks import mixed, write_workbook
 
@@ -377,20 +376,23 @@ def test_outlier_profiles_are_what_pandas_makes_of_the_same_lines(daily: Ran) ->
     own = gaps.groupby(days["who"]).agg(["count", "sum"])
     expected = ((own["sum"] + 2 * gaps.median()) / (own["count"] + 2)).where(own["count"] > 0)
     recency = (bought["at"].max() - bought.groupby("who")["at"].max()).dt.days
-    is_slipping = recency > 2 * expected
-    assert 0.15 < is_slipping[expected.notna()].mean() < 0.25
+    is_lapsing = recency > 2 * expected
+    assert 0.15 < is_lapsing[expected.notna()].mean() < 0.25
 
     select = "select customer_id, segment_key, monetary from customer_segments where customer_group = 'outlier'"
     outliers = pd.DataFrame(daily.working(select), columns=["who", "segment_key", "monetary"])
     outliers["monetary"] = outliers["monetary"].astype(float)
-    outliers["is_slipping"] = outliers["who"].map(is_slipping)
-    found = {row[0]: row[1:] for row in daily.released(
-        "select segment_key, customers, gini, top_10_share, slipping_customers, revenue_at_risk_share"
-        " from outlier_profiles"
-    )}  # fmt: skip
+    outliers["is_lapsing"] = outliers["who"].map(is_lapsing)
+    found = {
+        row[0]: row[1:]
+        for row in daily.released(
+            "select segment_key, customers, gini, top_10_share, lapsing_customers, revenue_at_risk_share"
+            " from outlier_profiles"
+        )
+    }
     assert found.keys() == {"delight", "pamper", "upsell"}
     for key, members in outliers.groupby("segment_key"):
-        spend, slipping = members["monetary"].to_numpy(), members["is_slipping"].to_numpy()
+        spend, slipping = members["monetary"].to_numpy(), members["is_lapsing"].to_numpy()
         gini = np.abs(spend[:, None] - spend[None, :]).mean() / (2 * spend.mean())
         figures = [len(spend), gini, np.sort(spend)[-10:].sum() / spend.sum(), slipping.sum()]
         assert found[str(key)] == pytest.approx((*figures, spend[slipping].sum() / spend.sum()), rel=1e-9)
@@ -712,7 +714,7 @@ def exported(ran: Ran) -> dict[str, str]:
     file = ran.home / "exported.csv"
     with duckdb.connect(str(ran.home / "work.duckdb"), read_only=True) as connection:
         for (table,) in connection.execute("select table_name from duckdb_tables() order by all").fetchall():
-            contract = CONTRACTS[table]
+            contract = contracts()[table]
             columns = ", ".join(f'"{column.name}"' for column in contract.columns if column.name != "run_id")
             ordered = connection.sql(f'select {columns} from "{table}" order by {contract.key_order}')
             ordered.write_csv(str(file), na_rep="\\N")
@@ -781,8 +783,12 @@ def test_a_written_workbook_is_read_with_its_types_by_others(tmp_path: Path) -> 
 
 def test_a_code_of_digits_is_a_number_in_a_workbook_and_any_other_is_text() -> None:
     assert [mixed(text) for text in ("536365", "C536365", "85123A", "00123", None)] == [
-        536365, "C536365", "85123A", "00123", None,
-    ]  # fmt: skip
+        536365,
+        "C536365",
+        "85123A",
+        "00123",
+        None,
+    ]
 
 
 def test_a_workbook_takes_no_value_that_its_readers_would_misread(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import OLDEST_CLIENT, Release
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, CONTRACTS, PUBLISHED
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, contracts, published
 from segmentation_pipeline.tables.contract import Contract, quoted
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
@@ -32,7 +32,7 @@ OLD_CLIENT = PROJECT / ".venv" / "oldest-client"
 # Quick, and so that one number of clusters passes among so few customers.
 SEARCHED = {"n_clusters": "auto", "k_range": [4, 5], "resamples": 2, "min_stability": -1, "min_share": 0}
 NOVEMBER = datetime.fromisoformat("2024-11-01")
-EACH_PUBLISHED = pytest.mark.parametrize("contract", PUBLISHED, ids=lambda contract: contract.table)
+EACH_PUBLISHED = pytest.mark.parametrize("contract", published(), ids=lambda contract: contract.table)
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,13 @@ def old_client() -> Path:
 def test_a_release_holds_a_database_each_table_as_parquet_and_a_manifest(ran: Ran) -> None:
     names = {path.name for path in ran.release.folder.iterdir()}
     assert names == {"segments.duckdb", "state.duckdb", "manifest.json"} | {
-        f"{contract.table}.parquet" for contract in PUBLISHED
+        f"{contract.table}.parquet" for contract in published()
     }
 
 
 def test_its_database_holds_the_published_tables_and_nothing_else(database: duckdb.DuckDBPyConnection) -> None:
     tables = database.execute("select schema_name, table_name from duckdb_tables() order by all").fetchall()
-    assert tables == sorted(("main", contract.table) for contract in PUBLISHED)
+    assert tables == sorted(("main", contract.table) for contract in published())
     assert database.execute("select view_name from duckdb_views() where not internal").fetchall() == []
     functions = database.execute(
         "select schema_name, function_name, parameters from duckdb_functions() where not internal"
@@ -155,7 +155,7 @@ def test_its_database_holds_the_published_tables_and_nothing_else(database: duck
 @EACH_PUBLISHED
 def test_every_table_and_column_is_commented(database: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     of_table = database.execute("select comment from duckdb_tables() where table_name = ?", [contract.table]).fetchone()
-    assert of_table == (contract.text,)
+    assert of_table == (contract.description,)
     of_columns = database.execute(
         "select column_name, comment from duckdb_columns() where table_name = ? order by column_index", [contract.table]
     ).fetchall()
@@ -212,7 +212,7 @@ def test_the_manifest_tells_what_the_release_is(ran: Ran, database: duckdb.DuckD
     )
     counted = {
         contract.table: database.execute(f"select count(*) from {quoted(contract.table)}").fetchall()[0][0]
-        for contract in PUBLISHED
+        for contract in published()
     }
     assert manifest["tables"] == counted
     assert manifest["figures"]["customers"] == counted["customer_segments"] == 60
@@ -259,7 +259,7 @@ def test_the_oldest_client_reads_all_of_a_release(ran: Ran, database: duckdb.Duc
     seen = json.loads(ended(run_python(READ_ALL, current, path=old_client())))
     assert seen["version"] == OLDEST_CLIENT
     assert seen["opened"] == seen["attached"] == ran.release.manifest["tables"]
-    assert seen["commented"] == sum(len(contract.columns) for contract in PUBLISHED)
+    assert seen["commented"] == sum(len(contract.columns) for contract in published())
     rows = database.execute("select * from customer_segments order by customer_id").fetchall()
     assert seen["customers"] == seen["parquet"] == json.loads(json.dumps(rows, default=str))
 
@@ -454,8 +454,8 @@ def test_a_working_database_of_an_older_version_is_rebuilt_by_itself(
 ) -> None:
     work, instance = again
     with duckdb.connect(str(work)) as connection:
-        for contract in CONTRACTS.values():
-            if not contract.is_state:
+        for contract in contracts().values():
+            if not contract.state:
                 connection.execute(f"drop table {quoted(contract.table)}")
                 connection.execute(f"create table {quoted(contract.table)} (customer_id integer, recency_days bigint)")
     assert run_job(instance).success
@@ -463,7 +463,7 @@ def test_a_working_database_of_an_older_version_is_rebuilt_by_itself(
     assert first.manifest["tables"] == second.manifest["tables"] == ran.release.manifest["tables"]
 
 
-@pytest.mark.parametrize("table", [contract.table for contract in CONTRACTS.values() if contract.is_state])
+@pytest.mark.parametrize("table", [contract.table for contract in contracts().values() if contract.state])
 def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
     again: tuple[Path, dg.DagsterInstance], table: str
 ) -> None:

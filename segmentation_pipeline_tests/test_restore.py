@@ -16,7 +16,7 @@ import pytest
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases.files import checksum, write_manifest
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import Line, regular_customers, retailer_file, write_csv
 
@@ -96,14 +96,17 @@ def tables(database: Path, names: list[str]) -> dict[str, Rows]:
 def ordered(connection: duckdb.DuckDBPyConnection, table: str, select: str) -> Rows:
     """Without what is another where a file is written or read anew, or the shop is a copy."""
     columns = "* exclude (run_id, source_path, modified_at)" if table == "ingested_files" else "*"
-    return connection.execute(f"select {columns} from ({select}) order by {CONTRACTS[table].key_order}").fetchall()
+    return connection.execute(f"select {columns} from ({select}) order by {contracts()[table].key_order}").fetchall()
 
 
 def state_of(database: Path) -> dict[str, Rows]:
     """What no source gives back, whether or not the working database has been derived from it since."""
     with duckdb.connect(str(database), read_only=True) as connection:
         stand = {table for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
-        return {table: ordered(connection, table, select) if table in stand else [] for table, select in STATE.items()}
+        return {
+            table: ordered(connection, table, select) if table in stand else []
+            for table, select in state_selects().items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +154,9 @@ def test_after_a_restore_the_next_night_is_that_of_a_shop_that_lost_nothing(shop
     assert shop.work.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in shop.work.parent.glob("work.duckdb*")] == ["work.duckdb"]
     shop.night(4)
-    everything = list(CONTRACTS)
+    everything = list(contracts())
     assert tables(shop.work, everything) == tables(unharmed.work, everything)
-    published = [contract.table for contract in PUBLISHED]
+    published = [contract.table for contract in published()]
     [*_, mine], [*_, its] = shop.releases.all(), unharmed.releases.all()
     assert mine.name == its.name
     assert tables(mine.database, published) == tables(its.database, published)
@@ -164,11 +167,14 @@ def test_the_lines_of_a_file_that_is_gone_come_back_with_the_state(shop: Shop) -
     """No source gives them back; all other files are read again."""
     (shop.folder / "source" / "1.csv").unlink()
     shop.night(4)
-    everything = list(CONTRACTS)
+    everything = list(contracts())
     before = tables(shop.work, everything)
     assert {row[:2] for row in before["ingested_files"]} == {
-        ("1.csv", "gone"), ("2.csv", "loaded"), ("3.csv", "loaded"), ("4.csv", "loaded")
-    }  # fmt: skip
+        ("1.csv", "gone"),
+        ("2.csv", "loaded"),
+        ("3.csv", "loaded"),
+        ("4.csv", "loaded"),
+    }
     *_, newest = shop.releases.all()
     assert {row[0] for row in state_of(newest.state)["raw_transactions"]} == {"1.csv"}
     shop.work.unlink()
@@ -186,10 +192,10 @@ def test_a_restore_from_an_older_release_goes_back_to_its_registry_and_ledger(sh
     assert f"What was published after it is forgotten there: {third.name}." in printed
     assert state_of(kept) == state_of(three_nights.work)
     assert len(state_of(shop.work)["segmentation_models"]) == 1
-    names = [contract.table for contract in PUBLISHED if contract.is_state]
+    names = [contract.table for contract in published() if contract.state]
     assert tables(shop.work, names) == tables(second.database, names)
     shop.night(REFIT)
-    everything = list(CONTRACTS)
+    everything = list(contracts())
     assert tables(shop.work, everything) == tables(three_nights.work, everything), "lived again, it is the same night"
 
 

@@ -316,7 +316,7 @@ def test_a_value_out_of_bounds_is_told_with_them(tmp_path: Path, key: str) -> No
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize(
-    "key", ["outliers.factor", "release.max_drop", "checks.min_silhouette", "checks.max_refused_change"]
+    "key", ["outliers.factor", "release.max_drop", "checks.min_silhouette", "checks.max_rejected_change"]
 )
 def test_a_number_is_finite(tmp_path: Path, key: str, number: str) -> None:
     section, name = key.split(".")
@@ -429,11 +429,11 @@ OF_THE_MODEL: list[dict[str, Any]] = [
 OF_NO_FIT: list[dict[str, Any]] = [
     {"rfm": {"as_of": "2024-03-01"}},
     {"rfm": {"as_of": "schedule"}},
-    {"rfm": {"slipping_factor": 9}},
+    {"rfm": {"lapsing_factor": 9}},
     {"source": {"path": "elsewhere"}},
     {"source": {"delimiter": ";"}},
     {"promotion": {"min_kept": 0.5}},
-    {"membership": {"margin": 0.5, "fence_margin": 0.5, "max_held_days": 1, "control_share": 0.5}},
+    {"membership": {"margin": 0.5, "fence_margin": 0.5, "max_pending_days": 1, "control_share": 0.5}},
     {"drift": {"max_psi": 0.5}},
     {"backtest": {"resamples": 20}},
     {"release": {"keep": 3}},

@@ -16,14 +16,12 @@ import numpy as np
 import pytest
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.model.naming import SEGMENTS
-from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS
 from segmentation_pipeline.releases.files import OLDEST_CLIENT, STORAGE_VERSION
 from segmentation_pipeline.segments import score_macro
-from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.tables.columns import TRANSFORMS
+from segmentation_pipeline.tables.catalog import contracts, select_of, shared_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import retailer_settings
 
 Row = dict[str, Any]
@@ -76,14 +74,23 @@ def random_model(transform: str, seed: int, clusters: int = 5) -> tuple[list[Row
         exponent = [0.0, 2.0, chance.uniform(-1, 1.5)][(place + seed) % 3] if transform == "yeo-johnson" else None
         middle = float(transformed(np.array([typical[name] / 2]), transform, exponent)[0])
         scaler.append(
-            {"feature": name, "transform": transform, "exponent": exponent, "center": middle,
-             "scale": abs(middle) * chance.uniform(0.3, 1) + 1e-3}
-        )  # fmt: skip
+            {
+                "feature": name,
+                "transform": transform,
+                "exponent": exponent,
+                "center": middle,
+                "scale": abs(middle) * chance.uniform(0.3, 1) + 1e-3,
+            }
+        )
     centroids = [
-        {"cluster": cluster, "segment_key": segment.key, "segment": segment.name,
-         **{f"scaled_{name}": chance.gauss(0, 1) for name in FEATURES}}
+        {
+            "cluster": cluster,
+            "segment_key": segment.key,
+            "segment": segment.name,
+            **{f"scaled_{name}": chance.gauss(0, 1) for name in FEATURES},
+        }
         for cluster, segment in enumerate(chance.sample(NORMAL, clusters))
-    ]  # fmt: skip
+    ]
     return fences, scaler, centroids
 
 
@@ -143,7 +150,7 @@ def scored(customers: Sequence[Customer], *model: Sequence[Row], argument: str =
 
 def filled(warehouse: Warehouse, table: str, rows: Sequence[Row]) -> None:
     """A table as its contract has it; a column that is not told is of no consequence."""
-    contract = CONTRACTS[table]
+    contract = contracts()[table]
     stand_ins = {"VARCHAR": "", "TIMESTAMP": "2024-03-31", "BOOLEAN": False}
     values = [
         [row.get(c.name, None if c.nullable else stand_ins.get(c.type, 0)) for c in contract.columns] for row in rows
@@ -174,7 +181,7 @@ def attached(database: Path, name: str, customers: Sequence[Customer], path: Pat
     return answer
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
 @pytest.mark.parametrize("seed", range(6))
 def test_the_macro_the_pipelines_tables_and_python_give_every_customer_the_same(transform: str, seed: int) -> None:
     fences, scaler, centroids = random_model(transform, seed)
@@ -185,22 +192,33 @@ def test_the_macro_the_pipelines_tables_and_python_give_every_customer_the_same(
         for n, customer in enumerate(customers)
     ]
     for table, given in {
-        "rfm_features": rows, "outlier_fences": fences, "kmeans_scaler": scaler, "kmeans_centroids": centroids
-    }.items():  # fmt: skip
+        "rfm_features": rows,
+        "outlier_fences": fences,
+        "kmeans_scaler": scaler,
+        "kmeans_centroids": centroids,
+    }.items():
         filled(warehouse, table, given)
     settings = Retailer.model_validate(retailer_settings(Path("nowhere"))).sql_values
     # The ledger is empty: nobody was anywhere before, so where customers are is where today's features put them.
     derive = (
-        "previous_segments", "inactive_customers", "fence_sides", "outlier_customers", "outlier_segments",
-        "normal_customers", "scaled_customers", "nearest_centroids", "nearest_segments", "kmeans_segments",
+        "previous_segments",
+        "inactive_customers",
+        "outlier_flags",
+        "outlier_customers",
+        "outlier_segments",
+        "normal_customers",
+        "scaled_customers",
+        "nearest_centroids",
+        "nearest_segments",
+        "kmeans_segments",
         "assigned_segments",
-    )  # fmt: skip
+    )
     for table in derive:
-        [outcome] = warehouse.replace([Filling(table, select_of(table))], settings)
+        [outcome] = warehouse.write([TableWrite(table, select_of(table))], settings)
         assert outcome.violations == ()
     keys = warehouse.rows("select segment_key from nearest_segments order by customer_id")
     assert warehouse.rows("select segment_key from assigned_segments order by customer_id") == keys
-    assert warehouse.rows("select count(*) as held from assigned_segments where is_held") == [{"held": 0}]
+    assert warehouse.rows("select count(*) as held from assigned_segments where is_move_pending") == [{"held": 0}]
     by_pipeline = [score_macro.NAMES[row["segment_key"]] for row in keys]
     # As a release has them: read from the tables.
     warehouse.connection.execute(
@@ -222,7 +240,7 @@ def test_the_macro_the_pipelines_tables_and_python_give_every_customer_the_same(
     assert set(by_pipeline) & {row["segment"] for row in centroids}
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
 def test_normal_customers_get_what_scikit_learn_predicts(transform: str) -> None:
     from sklearn.cluster import KMeans
 
@@ -295,7 +313,7 @@ def test_a_constant_keeps_every_bit(value: float) -> None:
     assert score_macro._number(np.float64(value)) == score_macro._number(value)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
 @pytest.mark.parametrize(
     "customer",
     ["null, 1, 1", "1, null, 1", "1, 1, null", "null, 0, 1", "null, null, null", "0, null, 1", "1e9, 1, null"],
@@ -304,7 +322,7 @@ def test_a_null_gives_null(transform: str, customer: str) -> None:
     assert scored([(0, 0, 0)], *random_model(transform, seed=3), argument=customer) == [None]
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
 @pytest.mark.parametrize(
     "customer", ["1, -1, 1", "1, 1, -1", "-5, 1, -1000", "'nan'::double, 1, 1", "1, 'inf'::double, 1"]
 )
@@ -314,10 +332,14 @@ def test_what_no_customer_can_have_gives_null_and_no_error(transform: str, custo
 
 @pytest.mark.parametrize(
     "argument",
-    ["$m, $f, $r", "cast($m as decimal(18, 4)), cast($f as integer), cast($r as bigint)",
-     "cast($m as double), cast($f as double), cast($r as double)", "cast($m as varchar), $f, $r",
-     "(select $m), (select max(x) from (values ($f)) as t(x)), $r"],
-)  # fmt: skip
+    [
+        "$m, $f, $r",
+        "cast($m as decimal(18, 4)), cast($f as integer), cast($r as bigint)",
+        "cast($m as double), cast($f as double), cast($r as double)",
+        "cast($m as varchar), $f, $r",
+        "(select $m), (select max(x) from (values ($f)) as t(x)), $r",
+    ],
+)
 def test_arguments_may_be_of_any_type_of_number(argument: str) -> None:
     model = random_model("log", seed=4)
     customers = random_customers(4, count=40)

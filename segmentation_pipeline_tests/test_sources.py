@@ -21,9 +21,9 @@ from segmentation_pipeline.config.loading import SHIPPED
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.ingestion.incremental import Asked, taken_in
-from segmentation_pipeline.tables.columns import LINE
-from segmentation_pipeline.warehouse.database import Warehouse, select_of
+from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
+from segmentation_pipeline.tables.catalog import check_select, line_columns
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 from segmentation_pipeline_tests.workbooks import write_workbook
 
@@ -56,16 +56,18 @@ def read(settings: Retailer, base: Path) -> Warehouse:
     """The working database with raw_transactions, filled as the asset fills it; no file may be set aside."""
     warehouse = Warehouse(duckdb.connect(config={"threads": 2}))
     strict = settings.model_copy(update={"source": settings.source.model_copy(update={"max_set_aside": 0})})
-    with taken_in(warehouse, strict, source_files(strict, base), base / "spill", Asked("a run", "", "")) as taken:
-        outcomes = warehouse.replace(taken.fillings, settings.sql_values, taken.given)
+    with load_source(
+        warehouse, strict, source_files(strict, base), base / "spill", LoadRequest("a run", "", "")
+    ) as taken:
+        outcomes = warehouse.write(taken.writes, settings.sql_values, taken.inputs)
     assert not any(outcome.violations for outcome in outcomes)
-    assert warehouse.rows(select_of("checks/lines_of_each_file")) == []
+    assert warehouse.rows(check_select("lines_of_each_file")) == []
     assert not list((base / "spill").iterdir())
     return warehouse
 
 
 def lines_of(settings: Retailer, base: Path) -> list[tuple[Any, ...]]:
-    columns = ", ".join(column.name for column in LINE)
+    columns = ", ".join(column.name for column in line_columns())
     return read(settings, base).connection.execute(f"select {columns} from raw_transactions order by all").fetchall()
 
 
@@ -89,15 +91,51 @@ def expected() -> list[tuple[Any, ...]]:
     """The shop's lines, typed by hand."""
     money = Decimal
     return [
-        ("536365", "85123A", 'A "BIG", WHITE\nLANTERN', money("2.000"), at(2024, 3, 1, 10), money("2.5000"),
-         money("5.0000"), "17850", "France"),
-        ("536367", "22423", None, money("1200.000"), at(2024, 3, 3), money("0.0015"), money("1.8000"), None,
-         "United Kingdom"),
-        ("A563185", "B", "Adjust bad debt", money("1.000"), at(2024, 12, 31, 8, 30), money("-11062.0600"),
-         money("-11062.0600"), "12346", None),
-        ("C536366", "71053", "CRÈME BOWL ", money("-1.000"), at(2024, 3, 2, 23, 59, 59), money("3.3900"),
-         money("-3.3900"), "13047", "EIRE"),
-    ]  # fmt: skip
+        (
+            "536365",
+            "85123A",
+            'A "BIG", WHITE\nLANTERN',
+            money("2.000"),
+            at(2024, 3, 1, 10),
+            money("2.5000"),
+            money("5.0000"),
+            "17850",
+            "France",
+        ),
+        (
+            "536367",
+            "22423",
+            None,
+            money("1200.000"),
+            at(2024, 3, 3),
+            money("0.0015"),
+            money("1.8000"),
+            None,
+            "United Kingdom",
+        ),
+        (
+            "A563185",
+            "B",
+            "Adjust bad debt",
+            money("1.000"),
+            at(2024, 12, 31, 8, 30),
+            money("-11062.0600"),
+            money("-11062.0600"),
+            "12346",
+            None,
+        ),
+        (
+            "C536366",
+            "71053",
+            "CRÈME BOWL ",
+            money("-1.000"),
+            at(2024, 3, 2, 23, 59, 59),
+            money("3.3900"),
+            money("-3.3900"),
+            "13047",
+            "EIRE",
+        ),
+    ]
 
 
 # -- the same lines, however they are written
@@ -348,11 +386,19 @@ def test_money_beyond_its_type_costs_its_line_and_is_kept_as_text(tmp_path: Path
     rows = read(retailer("a.csv"), tmp_path).rows("select amount, unparsed from raw_transactions order by invoice")
     # DECIMAL(18,4) ends below 1e14.
     assert [row["amount"] for row in rows] == [
-        Decimal(5), None, None, Decimal("9999899000.01"), Decimal(2_000_000_000_000),
-    ]  # fmt: skip
+        Decimal(5),
+        None,
+        None,
+        Decimal("9999899000.01"),
+        Decimal(2_000_000_000_000),
+    ]
     assert [row["unparsed"] and json.loads(row["unparsed"])["amount"] for row in rows] == [
-        None, "1000000000.000 x 100000.0000", "-99999999.000 x 99999999.0000", None, None,
-    ]  # fmt: skip
+        None,
+        "1000000000.000 x 100000.0000",
+        "-99999999.000 x 99999999.0000",
+        None,
+        None,
+    ]
 
 
 def test_dates_are_day_first_where_the_file_says_so(tmp_path: Path) -> None:
@@ -406,9 +452,11 @@ def test_an_amount_column_stands_for_price_and_quantity(tmp_path: Path) -> None:
         "select amount, quantity, price, unparsed from raw_transactions order by customer_id"
     )
     assert [(row["amount"], row["quantity"], row["price"]) for row in rows] == [
-        (Decimal("9.99"), Decimal(3), None), (Decimal(5), None, None), (Decimal(5), None, None),
+        (Decimal("9.99"), Decimal(3), None),
+        (Decimal(5), None, None),
+        (Decimal(5), None, None),
         (None, Decimal(1), None),
-    ]  # fmt: skip
+    ]
     assert [row["unparsed"] is None for row in rows] == [True, True, False, False]
 
 
@@ -532,9 +580,11 @@ def test_a_field_over_several_lines_is_one_record_also_beside_broken_ones(tmp_pa
             (tmp_path / "a.csv").write_bytes(text.replace("\n", end).replace("~", inside).encode())
             warehouse = read(retailer("a.csv"), tmp_path)
             assert warehouse.rows("select source_line as n, description as d from raw_transactions order by n") == [
-                {"n": 2, "d": f"LAN{inside}TERN"}, {"n": 3, "d": "LANTERN"}, {"n": 4, "d": None},
+                {"n": 2, "d": f"LAN{inside}TERN"},
+                {"n": 3, "d": "LANTERN"},
+                {"n": 4, "d": None},
                 {"n": 5, "d": "LANTERN"},
-            ]  # fmt: skip
+            ]
 
 
 def test_line_ends_of_several_kinds_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
@@ -605,8 +655,14 @@ def test_a_folder_is_read_with_all_below_it_and_nothing_else(tmp_path: Path) -> 
     for other in ("readme.md", ".hidden.csv", "~$d.xlsx", ".ipynb_checkpoints/a.csv", "h.csv.bak", "photo.png"):
         write_csv(folder / other, [])
     assert names(retailer("in"), tmp_path) == [
-        "2024/03/c.csv.gz", "2024/d.xlsx", "a.csv", "b.csv", "e.PARQUET", "f.jsonl.zst", "g.tsv",
-    ]  # fmt: skip
+        "2024/03/c.csv.gz",
+        "2024/d.xlsx",
+        "a.csv",
+        "b.csv",
+        "e.PARQUET",
+        "f.jsonl.zst",
+        "g.tsv",
+    ]
 
 
 def test_a_pattern_is_read_from_where_it_is_fixed(tmp_path: Path) -> None:

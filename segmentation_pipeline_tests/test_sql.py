@@ -20,16 +20,16 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.model import kmeans, naming
-from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.tables.catalog import CONTRACTS
-from segmentation_pipeline.tables.columns import RFM_SEGMENTS
+from segmentation_pipeline.model import kmeans, segment_catalog
+from segmentation_pipeline.model.segment_catalog import FEATURES
+from segmentation_pipeline.tables.catalog import FOLDER, check_select, contracts, select_of, shared_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import SQL, Filling, Given, Warehouse, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 
-TABLES = sorted(path.stem for path in SQL.glob("*.sql"))
-SELECTS = sorted(str(path.relative_to(SQL).with_suffix("")) for path in SQL.rglob("*.sql"))
+TABLES = sorted(path.stem for path in FOLDER.glob("*.sql"))
+SELECTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.sql"))
 moment = datetime.fromisoformat
 AS_OF = moment("2024-03-31 12:00:00")
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def warehouse() -> Warehouse:
 
 def given(warehouse: Warehouse, table: str, *rows: Row) -> None:
     """A table with these rows; a column that is not told is null, or where that cannot be, of no consequence."""
-    contract = CONTRACTS[table]
+    contract = contracts()[table]
     warehouse.connection.execute(f"drop table if exists {quoted(table)}")
     warehouse.connection.execute(contract.ddl(constraints=False))
     stand_ins = {"VARCHAR": "", "TIMESTAMP": AS_OF, "BOOLEAN": False, "DOUBLE[]": []}
@@ -55,9 +55,9 @@ def given(warehouse: Warehouse, table: str, *rows: Row) -> None:
 
 def derived(warehouse: Warehouse, table: str, relations: dict[str, str] | None = None, **values: Any) -> list[Row]:
     """The rows that the table's SELECT makes, in the order of its key, after its contract was kept."""
-    [outcome] = warehouse.replace([Filling(table, select_of(table))], values, Given(relations or {}))
+    [outcome] = warehouse.write([TableWrite(table, select_of(table))], values, QueryInputs(relations or {}))
     assert outcome.violations == ()
-    return warehouse.rows(f"select * from {quoted(table)} order by {CONTRACTS[table].key_order}")
+    return warehouse.rows(f"select * from {quoted(table)} order by {contracts()[table].key_order}")
 
 
 def only(rows: Sequence[Row], *names: str) -> list[tuple[Any, ...]]:
@@ -72,11 +72,6 @@ def test_each_file_has_a_test_of_its_own(table: str) -> None:
     assert any(name.startswith(f"test_{table}_") for name in globals())
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_the_first_comment_is_the_contracts_grain(table: str) -> None:
-    assert select_of(table).splitlines()[0] == f"-- {CONTRACTS[table].grain}"
-
-
 @pytest.mark.parametrize("select", SELECTS)
 def test_each_file_says_first_what_one_row_is_and_has_at_most_80_lines(select: str) -> None:
     lines = select_of(select).splitlines()
@@ -86,7 +81,7 @@ def test_each_file_says_first_what_one_row_is_and_has_at_most_80_lines(select: s
 
 # Relations that are made from the retailer's cleaning rules, and from the model that stood before.
 RELATIONS = {
-    "assigned_by_previous_model": "select customer_id, segment_key, is_held from assigned_segments where false",
+    "assigned_by_previous_model": "select customer_id, segment_key, is_move_pending from assigned_segments where false",
     "judged_transactions": "select *, false as is_cancellation, null::integer as step from raw_transactions",
     "cleaning_rules": "select 1 as step, '' as rule, '' as reason",
 }
@@ -94,19 +89,46 @@ RELATIONS = {
 
 @pytest.mark.parametrize("table", sorted({*TABLES} - {"raw_transactions"}))
 def test_the_columns_are_the_contracts_by_name_order_and_type(warehouse: Warehouse, table: str) -> None:
-    for name in CONTRACTS:
+    for name in contracts():
         given(warehouse, name)
-    values = Retailer.model_validate(retailer_settings(SQL)).sql_values
-    [outcome] = warehouse.replace([Filling(table, select_of(table))], values, Given(RELATIONS))
+    values = Retailer.model_validate(retailer_settings(FOLDER)).sql_values
+    [outcome] = warehouse.write([TableWrite(table, select_of(table))], values, QueryInputs(RELATIONS))
     assert {item.rule for item in outcome.violations} <= {"not empty"}
 
 
 # What Spark 4 has under this name, with this meaning; look a new one up in its reference before it is added.
 OF_SPARK = {
-    "ABS", "AVG", "CAST", "CEIL", "COALESCE", "COUNT", "DATEDIFF", "DATE_TRUNC", "EXPLODE", "FLOOR", "HASH", "LAG",
-    "LEAD", "LN", "MAX", "MD5", "MEDIAN", "MIN", "NULLIF", "POWER", "REGEXP_REPLACE", "ROW_NUMBER", "SEQUENCE", "SQRT",
-    "SUBSTRING", "SUM", "TRIM", "TRY_CAST", "UNIX_TIMESTAMP", "DECIMAL",
-}  # fmt: skip
+    "ABS",
+    "AVG",
+    "CAST",
+    "CEIL",
+    "COALESCE",
+    "COUNT",
+    "DATEDIFF",
+    "DATE_TRUNC",
+    "EXPLODE",
+    "FLOOR",
+    "HASH",
+    "LAG",
+    "LEAD",
+    "LN",
+    "MAX",
+    "MD5",
+    "MEDIAN",
+    "MIN",
+    "NULLIF",
+    "POWER",
+    "REGEXP_REPLACE",
+    "ROW_NUMBER",
+    "SEQUENCE",
+    "SQRT",
+    "SUBSTRING",
+    "SUM",
+    "TRIM",
+    "TRY_CAST",
+    "UNIX_TIMESTAMP",
+    "DECIMAL",
+}
 # What is no function of Spark, and why that is no matter.
 NOT_OF_SPARK = {
     # Typing the text of the files is part of reading them, for which each engine has functions of its own.
@@ -131,8 +153,8 @@ def test_each_select_translates_to_spark(select: str) -> None:
 def test_a_hash_is_compared_only_with_what_the_same_engine_wrote() -> None:
     """Its numbers are others in Spark: fit to tell that lines changed, and for nothing that a consumer sees."""
     assert {table for table in TABLES if re.search(r"\bhash\(", select_of(table))} == {"history_months"}
-    published = [table for table, contract in CONTRACTS.items() if contract.published and table != "history_months"]
-    assert not any(column.name == "fingerprint" for table in published for column in CONTRACTS[table].columns)
+    published = [table for table, contract in contracts().items() if contract.published and table != "history_months"]
+    assert not any(column.name == "fingerprint" for table in published for column in contracts()[table].columns)
 
 
 @pytest.mark.parametrize("select", SELECTS)
@@ -157,7 +179,7 @@ def test_raw_transactions_type_the_text_and_keep_what_could_not_be_typed(warehou
     retailer = Retailer.model_validate(retailer_settings(source.parent))
     files = source_files(retailer, tmp_path)
     with read_lines(warehouse.connection, retailer, files, tmp_path / "tmp") as lines:
-        [outcome] = warehouse.replace([Filling("raw_transactions", select_of("raw_transactions"))], {}, lines)
+        [outcome] = warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], {}, lines)
     assert outcome.violations == ()
     whole, odd = warehouse.rows("select * from raw_transactions order by source_line")
     names = ("source_file", "source_line", "invoice", "stock_code", "description", "customer_id", "country", "unparsed")
@@ -185,9 +207,17 @@ def test_no_value_of_the_settings_or_the_files_is_in_the_sql_that_runs(warehouse
     retailer = Retailer.model_validate(retailer_settings(source.parent, cleaning=own, rfm=moments))
     warehouse.connection.execute("call enable_logging('QueryLog')")
     with read_lines(warehouse.connection, retailer, source_files(retailer, tmp_path), tmp_path / "tmp") as lines:
-        warehouse.replace([Filling("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
-    for table in ("clean_transactions", "rejected_transactions", "cleaning_report", "purchase_rhythm", "rfm_features"):
-        [outcome] = warehouse.replace([Filling(table, select_of(table))], retailer.sql_values, cleaning.given(retailer))
+        warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
+    for table in (
+        "clean_transactions",
+        "rejected_transactions",
+        "cleaning_report",
+        "inter_purchase_times",
+        "rfm_features",
+    ):
+        [outcome] = warehouse.write(
+            [TableWrite(table, select_of(table))], retailer.sql_values, cleaning.query_inputs(retailer)
+        )
         assert outcome.violations == ()
     assert only(warehouse.rows("select customer_id from rfm_features order by 1"), "customer_id") == [
         ("17850",),
@@ -281,7 +311,7 @@ def features(
     to_end_of_day: bool = False,
 ) -> list[Row]:
     given(warehouse, "clean_transactions", *lines)
-    derived(warehouse, "purchase_rhythm")
+    derived(warehouse, "inter_purchase_times")
     return derived(warehouse, "rfm_features", as_of=as_of, look_back_days=days, to_end_of_day=to_end_of_day)
 
 
@@ -306,7 +336,7 @@ def test_rfm_features_describe_a_customer_in_every_column(warehouse: Warehouse) 
             "last_purchase_at": moment("2024-02-01 12:00:01"),
             "tenure": 81,
             "purchase_days": 2,
-            "expected_gap": 22.0,
+            "inter_purchase_time": 22.0,
             "country": "Spain",
             "as_of": AS_OF,
         }
@@ -334,7 +364,7 @@ def test_rfm_features_hold_also_who_only_sent_things_back(warehouse: Warehouse) 
     )
     [row] = features(warehouse, sent_back)
     assert (row["frequency"], row["recency"], row["products"]) == (0, 30, 0)
-    assert (row["purchase_days"], row["expected_gap"]) == (0, None)
+    assert (row["purchase_days"], row["inter_purchase_time"]) == (0, None)
     assert (row["monetary"], row["gross"], row["refunds"]) == (Decimal("-8.5"), 0, Decimal("8.5"))
     assert [row[name] for name in ("average_order_value", "first_purchase_at", "last_purchase_at", "tenure")] == [
         None
@@ -364,7 +394,7 @@ def test_rfm_features_within_the_look_back_leave_recency_and_dates_over_all(ware
         ("z", "3", "P3", "2024-01-31 12:00:00", 5),
     )
     active, dormant = features(warehouse, lines, days=30)
-    names = ("frequency", "monetary", "products", "recency", "tenure", "purchase_days", "expected_gap")
+    names = ("frequency", "monetary", "products", "recency", "tenure", "purchase_days", "inter_purchase_time")
     assert only([active, dormant], *names) == [
         (1, 7, 1, 16, 90, 2, 74.0),
         (0, 0, 0, 60, 60, 1, None),
@@ -463,11 +493,18 @@ def test_rfm_features_round_the_average_order_half_up(
 
 def test_rfm_features_do_not_hang_on_the_order_of_the_lines(warehouse: Warehouse) -> None:
     random = np.random.default_rng(5)
-    lines = sales(*(
-        (f"c{n % 9}", f"{'C' if n % 11 == 0 else ''}{n // 3}", f"P{n % 5}", f"2024-03-{1 + n % 28:02d} 10:00:00",
-         (-1 if n % 11 == 0 else 1) * (n % 17) / 100)
-        for n in range(200)
-    ))  # fmt: skip
+    lines = sales(
+        *(
+            (
+                f"c{n % 9}",
+                f"{'C' if n % 11 == 0 else ''}{n // 3}",
+                f"P{n % 5}",
+                f"2024-03-{1 + n % 28:02d} 10:00:00",
+                (-1 if n % 11 == 0 else 1) * (n % 17) / 100,
+            )
+            for n in range(200)
+        )
+    )
     for sold in lines:
         sold["country"] = random.choice(["Spain", "France", "Italy"])
     first = features(warehouse, lines)
@@ -475,24 +512,28 @@ def test_rfm_features_do_not_hang_on_the_order_of_the_lines(warehouse: Warehouse
     assert features(Warehouse(duckdb.connect()), shuffled) == first
 
 
-# purchase_rhythm
+# inter_purchase_times
 
 
 def bought_on(**days: Sequence[int]) -> list[Row]:
     """Lines of customers who bought on these days of 2024."""
     start = moment("2023-12-31 10:00:00")
-    return sales(*(
-        (who, f"{who}{day}", "P", str(start + timedelta(days=day)), 5) for who, bought in days.items() for day in bought
-    ))  # fmt: skip
+    return sales(
+        *(
+            (who, f"{who}{day}", "P", str(start + timedelta(days=day)), 5)
+            for who, bought in days.items()
+            for day in bought
+        )
+    )
 
 
 def rhythm(warehouse: Warehouse, lines: list[Row]) -> dict[str, tuple[int, float | None]]:
     given(warehouse, "clean_transactions", *lines)
-    rows = derived(warehouse, "purchase_rhythm")
-    return {row["customer_id"]: (row["purchase_days"], row["expected_gap"]) for row in rows}
+    rows = derived(warehouse, "inter_purchase_times")
+    return {row["customer_id"]: (row["purchase_days"], row["inter_purchase_time"]) for row in rows}
 
 
-def test_purchase_rhythm_weighs_a_customers_gaps_against_two_of_the_population(warehouse: Warehouse) -> None:
+def test_inter_purchase_times_weighs_a_customers_gaps_against_two_of_the_population(warehouse: Warehouse) -> None:
     """The gaps are 10, 10, 10 and 100, 7: half of them are at most 10, so two gaps of 10 days stand beside each."""
     found = rhythm(warehouse, bought_on(regular=[1, 11, 21, 31], slow=[1, 101], twice=[50, 57], once=[9]))
     assert found == {
@@ -503,12 +544,12 @@ def test_purchase_rhythm_weighs_a_customers_gaps_against_two_of_the_population(w
     }
 
 
-def test_purchase_rhythm_takes_the_mean_of_the_two_middle_gaps(warehouse: Warehouse) -> None:
+def test_inter_purchase_times_takes_the_mean_of_the_two_middle_gaps(warehouse: Warehouse) -> None:
     """Gaps of 3 and 8: the median is 5.5."""
     assert rhythm(warehouse, bought_on(a=[1, 4], b=[1, 9])) == {"a": (2, 14 / 3), "b": (2, 19 / 3)}
 
 
-def test_purchase_rhythm_counts_days_and_neither_invoices_nor_refunds(warehouse: Warehouse) -> None:
+def test_inter_purchase_times_counts_days_and_neither_invoices_nor_refunds(warehouse: Warehouse) -> None:
     lines = sales(
         ("a", "1", "P", "2024-02-28 00:00:00", 5),
         ("a", "2", "P", "2024-02-28 23:59:59.999999", 5),
@@ -521,11 +562,11 @@ def test_purchase_rhythm_counts_days_and_neither_invoices_nor_refunds(warehouse:
     assert rhythm(warehouse, lines) == {"a": (2, 2.0)}
 
 
-def test_purchase_rhythm_expects_nothing_of_anybody_where_nobody_came_twice(warehouse: Warehouse) -> None:
+def test_inter_purchase_times_expects_nothing_of_anybody_where_nobody_came_twice(warehouse: Warehouse) -> None:
     assert rhythm(warehouse, bought_on(a=[1], b=[2])) == {"a": (1, None), "b": (1, None)}
 
 
-def test_purchase_rhythm_does_not_hang_on_the_order_of_the_lines() -> None:
+def test_inter_purchase_times_does_not_hang_on_the_order_of_the_lines() -> None:
     random = np.random.default_rng(7)
     days = {f"c{n}": random.integers(1, 300, 1 + n % 9).tolist() for n in range(60)}
     lines = bought_on(**days)
@@ -605,7 +646,7 @@ def test_rfm_segment_map_names_each_of_the_125_combinations_exactly_once(warehou
     assert only(rows, *SCORES) == list(product(range(1, 6), repeat=3))
     named = {combination: row["rfm_segment"] for row in rows for combination in only([row], *SCORES)}
     assert named == {(r, f, m): GRID[r][math.ceil((f + m) / 2) - 1] for r, f, m in product(range(1, 6), repeat=3)}
-    assert set(named.values()) == set(RFM_SEGMENTS)
+    assert set(named.values()) == set(shared_columns()["rfm_segment"].allowed)
 
 
 def given_thresholds(warehouse: Warehouse, **cuts: Sequence[float]) -> None:
@@ -693,34 +734,54 @@ def given_registry(warehouse: Warehouse) -> None:
         "segmentation_models",
         {"model_id": "old", "number": 1, "status": "retired", **facts},
         {
-            "model_id": "now", "number": 2, "status": "standing", "fitted_as_of": STOOD, "settings_digest": "d",
-            "random_state": 42, **facts,
+            "model_id": "now",
+            "number": 2,
+            "status": "standing",
+            "fitted_as_of": STOOD,
+            "settings_digest": "d",
+            "random_state": 42,
+            **facts,
         },
         {"model_id": "new", "number": 3, "status": "held", **facts},
-    )  # fmt: skip
+    )
     given(
         warehouse,
         "model_features",
         *({"model_id": "old", "feature": name, "factor": 9, "center": 9, "scale": 9} for name in FEATURES),
         {
-            "model_id": "now", "feature": "monetary", "exponent": 0.5, "center": 1, "scale": 2,
-            "q1": 4, "q3": 8, "factor": 1.5, "lower_fence": -2, "upper_fence": 14,
+            "model_id": "now",
+            "feature": "monetary",
+            "exponent": 0.5,
+            "center": 1,
+            "scale": 2,
+            "q1": 4,
+            "q3": 8,
+            "factor": 1.5,
+            "lower_fence": -2,
+            "upper_fence": 14,
         },
         {"model_id": "now", "feature": "frequency", "exponent": 0.25, "center": 3, "scale": 4},
         {"model_id": "now", "feature": "recency", "exponent": -1, "center": 5, "scale": 6},
         *({"model_id": "new", "feature": name, "factor": 8, "center": 8, "scale": 8} for name in FEATURES),
-    )  # fmt: skip
+    )
     given(
         warehouse,
         "model_centroids",
         *({"model_id": name, "cluster": 0, "segment_key": "grow", "customers": 1} for name in ("old", "new")),
         {
-            "model_id": "now", "cluster": 0, "segment_key": "retain", "customers": 4,
-            "scaled_monetary": 1, "scaled_frequency": 2, "scaled_recency": 3,
-            "mean_monetary": 4, "mean_frequency": 5, "mean_recency": 6,
+            "model_id": "now",
+            "cluster": 0,
+            "segment_key": "retain",
+            "customers": 4,
+            "scaled_monetary": 1,
+            "scaled_frequency": 2,
+            "scaled_recency": 3,
+            "mean_monetary": 4,
+            "mean_frequency": 5,
+            "mean_recency": 6,
         },
         {"model_id": "now", "cluster": 1, "segment_key": "nurture", "customers": 3},
-    )  # fmt: skip
+    )
 
 
 def test_outlier_fences_are_those_of_the_model_that_stands(warehouse: Warehouse) -> None:
@@ -728,20 +789,33 @@ def test_outlier_fences_are_those_of_the_model_that_stands(warehouse: Warehouse)
     given_registry(warehouse)
     assert derived(warehouse, "outlier_fences") == [
         {
-            "feature": "monetary", "q1": 4, "q3": 8, "factor": 1.5, "lower_fence": -2, "upper_fence": 14,
-            "fitted_as_of": STOOD, "settings_digest": "d",
+            "feature": "monetary",
+            "q1": 4,
+            "q3": 8,
+            "factor": 1.5,
+            "lower_fence": -2,
+            "upper_fence": 14,
+            "fitted_as_of": STOOD,
+            "settings_digest": "d",
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_kmeans_model_is_the_model_that_stands(warehouse: Warehouse) -> None:
     given_registry(warehouse)
     assert derived(warehouse, "kmeans_model") == [
         {
-            "model_id": "now", "fitted_as_of": STOOD, "settings_digest": "d", "transform": "yeo-johnson",
-            "n_clusters": 2, "random_state": 42, "customers": 7, "inertia": 2.5, "silhouette": 0.5,
+            "model_id": "now",
+            "fitted_as_of": STOOD,
+            "settings_digest": "d",
+            "transform": "yeo-johnson",
+            "n_clusters": 2,
+            "random_state": 42,
+            "customers": 7,
+            "inertia": 2.5,
+            "silhouette": 0.5,
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_kmeans_scaler_is_that_of_the_model_that_stands(warehouse: Warehouse) -> None:
@@ -771,12 +845,17 @@ def given_ledger(warehouse: Warehouse, *stays: tuple[str, str, bool, str, str | 
         "segment_membership",
         *(
             {
-                "customer_id": who, "segment_key": key, "is_held": held, "reason": "behaviour", "model_id": "m1",
-                "valid_from": moment(start), "valid_to": end and moment(end),
+                "customer_id": who,
+                "segment_key": key,
+                "is_move_pending": held,
+                "reason": "behaviour",
+                "model_id": "m1",
+                "valid_from": moment(start),
+                "valid_to": end and moment(end),
             }
             for who, key, held, start, end in stays
         ),
-    )  # fmt: skip
+    )
 
 
 def test_previous_segments_tell_where_a_customer_stood_and_since_when(warehouse: Warehouse) -> None:
@@ -828,7 +907,9 @@ def test_previous_segments_read_nothing_that_was_written_for_as_of_or_later(ware
 def test_previous_segments_count_the_full_days_of_being_held(warehouse: Warehouse, since: str, days: int) -> None:
     given(warehouse, "rfm_features", *told(("any", 1, 1, 5)))
     given_ledger(warehouse, ("a", "retain", False, "2024-01-01", since), ("a", "retain", True, since, None))
-    assert only(derived(warehouse, "previous_segments"), "segment_since", "held_days") == [(moment("2024-01-01"), days)]
+    assert only(derived(warehouse, "previous_segments"), "segment_since", "pending_days") == [
+        (moment("2024-01-01"), days)
+    ]
 
 
 def test_previous_segments_are_none_before_the_first_run(warehouse: Warehouse) -> None:
@@ -837,7 +918,7 @@ def test_previous_segments_are_none_before_the_first_run(warehouse: Warehouse) -
     assert derived(warehouse, "previous_segments") == []
 
 
-# fence_sides, outlier_customers, normal_customers, outlier_segments
+# outlier_flags, outlier_customers, normal_customers, outlier_segments
 
 
 def given_fences(warehouse: Warehouse, **fences: tuple[float, float]) -> None:
@@ -857,17 +938,21 @@ def sides(
     given(
         warehouse,
         "previous_segments",
-        *({"customer_id": who, "segment_key": key, "held_days": days} for who, (key, days) in stood),
+        *({"customer_id": who, "segment_key": key, "pending_days": days} for who, (key, days) in stood),
     )
-    return derived(warehouse, "fence_sides", fence_margin=fence_margin, max_held_days=30)
+    return derived(warehouse, "outlier_flags", fence_margin=fence_margin, max_pending_days=30)
 
 
-def test_fence_sides_are_beyond_a_fence_and_not_on_it(warehouse: Warehouse) -> None:
+def test_outlier_flags_are_beyond_a_fence_and_not_on_it(warehouse: Warehouse) -> None:
     given_fences(warehouse, monetary=(10, 100.5), recency=(-20, 200))
     customers = told(
-        ("above", 201, 1, "100.6"), ("below", 5, 1, "9.5"), ("dormant", 5, 0, 500), ("lower", 5, 2, 10),
-        ("refunded", 5, 9, 0), ("upper", 200, 5, "100.5"),
-    )  # fmt: skip
+        ("above", 201, 1, "100.6"),
+        ("below", 5, 1, "9.5"),
+        ("dormant", 5, 0, 500),
+        ("lower", 5, 2, 10),
+        ("refunded", 5, 9, 0),
+        ("upper", 200, 5, "100.5"),
+    )
     rows = sides(warehouse, customers)
     assert only(rows, "customer_id", "feature", "nearest_side", "side") == [
         ("above", "monetary", "high", "high"),
@@ -922,7 +1007,7 @@ HELD_SIDES = [
 
 
 @pytest.mark.parametrize(("before", "feature", "value", "side"), HELD_SIDES)
-def test_fence_sides_are_left_only_beyond_a_margin_outwards_and_back(
+def test_outlier_flags_are_left_only_beyond_a_margin_outwards_and_back(
     warehouse: Warehouse, before: str | None, feature: str, value: float | str, side: str | None
 ) -> None:
     given_fences(warehouse, monetary=(40, 100), frequency=(1, 20), recency=(-10, 200))
@@ -931,17 +1016,17 @@ def test_fence_sides_are_left_only_beyond_a_margin_outwards_and_back(
     assert {row["feature"]: row["side"] for row in rows}[feature] == side
 
 
-@pytest.mark.parametrize(("held_days", "side"), [(29, None), (30, "high")])
-def test_fence_sides_hold_nobody_for_longer_than_the_bound(
-    warehouse: Warehouse, held_days: int, side: str | None
+@pytest.mark.parametrize(("pending_days", "side"), [(29, None), (30, "high")])
+def test_outlier_flags_hold_nobody_for_longer_than_the_bound(
+    warehouse: Warehouse, pending_days: int, side: str | None
 ) -> None:
     given_fences(warehouse, monetary=(40, 100))
-    [row] = sides(warehouse, told(("a", 1, 2, 103)), {"a": ("retain", held_days)})
+    [row] = sides(warehouse, told(("a", 1, 2, 103)), {"a": ("retain", pending_days)})
     assert (row["nearest_side"], row["side"]) == ("high", side)
 
 
 @pytest.mark.parametrize(("value", "side"), [(-22, None), (-23, "low")])
-def test_fence_sides_have_a_margin_outwards_of_a_fence_below_zero_too(
+def test_outlier_flags_have_a_margin_outwards_of_a_fence_below_zero_too(
     warehouse: Warehouse, value: int, side: str | None
 ) -> None:
     """No feature of an active customer is below zero; a fence that were crossed there would still lie farther out."""
@@ -956,9 +1041,13 @@ SIDES = ("monetary_side", "frequency_side", "recency_side")
 def test_outlier_customers_are_those_that_count_as_beyond_a_fence_whatever_is_nearest(warehouse: Warehouse) -> None:
     given_fences(warehouse, monetary=(10, 100), frequency=(2, 5))
     customers = told(
-        ("both high", 5, 6, 101), ("both low", 5, 1, 9), ("high low", 5, 1, 104), ("inside", 999, 3, 50),
-        ("kept in", 5, 3, 104), ("kept out", 5, 3, 96),
-    )  # fmt: skip
+        ("both high", 5, 6, 101),
+        ("both low", 5, 1, 9),
+        ("high low", 5, 1, 104),
+        ("inside", 999, 3, 50),
+        ("kept in", 5, 3, 104),
+        ("kept out", 5, 3, 96),
+    )
     sides(warehouse, customers, {"kept in": ("retain", 3), "kept out": ("pamper", 3)})
     rows = derived(warehouse, "outlier_customers")
     assert only(rows, "customer_id", *SIDES) == [
@@ -1027,7 +1116,7 @@ def given_model(
             for name, e, c, s in zip(FEATURES, exponents, center, scale, strict=True)
         ),
     )
-    keys = [segment.key for segment in naming.SEGMENTS]
+    keys = [segment.key for segment in segment_catalog.SEGMENTS]
     scaled = [f"scaled_{name}" for name in FEATURES]
     given(
         warehouse,
@@ -1153,7 +1242,7 @@ def test_nearest_segments_know_the_fences_of_today_alone(
     crossed = zip(FEATURES, (monetary, frequency, recency), strict=True)
     given(
         warehouse,
-        "fence_sides",
+        "outlier_flags",
         *({"customer_id": "x", "feature": name, "nearest_side": side, "side": None} for name, side in crossed),
         {"customer_id": "held", "feature": "monetary", "nearest_side": None, "side": "high"},
     )
@@ -1166,7 +1255,7 @@ def test_nearest_segments_know_the_fences_of_today_alone(
 
 
 def test_nearest_segments_hold_the_inactive_and_do_without_fences(warehouse: Warehouse) -> None:
-    given(warehouse, "fence_sides")
+    given(warehouse, "outlier_flags")
     given(warehouse, "nearest_centroids", {"customer_id": "a", **NEAREST})
     given(warehouse, "inactive_customers", {"customer_id": "gone", "segment_key": "dormant"})
     assert [tuple(row.values()) for row in derived(warehouse, "nearest_segments")] == [
@@ -1181,24 +1270,24 @@ def test_nearest_segments_hold_the_inactive_and_do_without_fences(warehouse: War
 def given_normal(
     warehouse: Warehouse,
     distance: float,
-    standing_distance: float | None,
+    previous_distance: float | None,
     before: str | None,
-    held_days: int = 0,
+    pending_days: int = 0,
     second_distance: float = 1.25,
 ) -> None:
     """One normal customer, nearest to `retain`, with the distance to where it stood."""
     at = {"cluster": 1, "segment_key": "retain", "distance": distance, "second_distance": second_distance}
     given(warehouse, "kmeans_segments", {"customer_id": "a", **at})
-    given(warehouse, "nearest_centroids", {"customer_id": "a", **at, "standing_distance": standing_distance})
+    given(warehouse, "nearest_centroids", {"customer_id": "a", **at, "previous_distance": previous_distance})
     given(warehouse, "nearest_segments", {"customer_id": "a", "segment_key": "retain"})
-    stood = [{"customer_id": "a", "segment_key": before, "held_days": held_days}] if before else []
+    stood = [{"customer_id": "a", "segment_key": before, "pending_days": pending_days}] if before else []
     given(warehouse, "previous_segments", *stood)
     given(warehouse, "outlier_segments")
     given(warehouse, "inactive_customers")
 
 
 @pytest.mark.parametrize(
-    ("distance", "standing_distance", "before", "held_days", "segment"),
+    ("distance", "previous_distance", "before", "pending_days", "segment"),
     [
         # Kept while the nearest is not nearer by a tenth: at .9 it is.
         (0.95, 1.0, "nurture", 0, "nurture"),
@@ -1222,14 +1311,14 @@ def given_normal(
 def test_assigned_segments_are_left_only_for_a_centroid_that_is_clearly_nearer(
     warehouse: Warehouse,
     distance: float,
-    standing_distance: float | None,
+    previous_distance: float | None,
     before: str | None,
-    held_days: int,
+    pending_days: int,
     segment: str,
 ) -> None:
-    given_normal(warehouse, distance, standing_distance, before, held_days)
-    rows = derived(warehouse, "assigned_segments", margin=0.1, max_held_days=30)
-    assert only(rows, "customer_id", "segment_key", "nearest_key", "is_held") == [
+    given_normal(warehouse, distance, previous_distance, before, pending_days)
+    rows = derived(warehouse, "assigned_segments", margin=0.1, max_pending_days=30)
+    assert only(rows, "customer_id", "segment_key", "nearest_key", "is_move_pending") == [
         ("a", segment, "retain", segment != "retain")
     ]
 
@@ -1241,7 +1330,7 @@ def test_assigned_segments_tell_by_which_share_the_nearest_is_nearer(
     warehouse: Warehouse, distance: float, second: float, margin: float
 ) -> None:
     given_normal(warehouse, distance, None, None, second_distance=second)
-    [row] = derived(warehouse, "assigned_segments", margin=0.1, max_held_days=30)
+    [row] = derived(warehouse, "assigned_segments", margin=0.1, max_pending_days=30)
     assert row["margin"] == pytest.approx(margin, abs=1e-12)
 
 
@@ -1253,7 +1342,7 @@ def test_assigned_segments_hold_outliers_and_inactive_as_they_are_and_tell_who_i
     given(warehouse, "inactive_customers", {"customer_id": "gone", "segment_key": "dormant"})
     nearest = {"a": "retain", "gone": "dormant", "kept": "grow", "vip": "pamper"}
     given(warehouse, "nearest_segments", *({"customer_id": who, "segment_key": key} for who, key in nearest.items()))
-    rows = derived(warehouse, "assigned_segments", margin=0.1, max_held_days=30)
+    rows = derived(warehouse, "assigned_segments", margin=0.1, max_pending_days=30)
     assert [tuple(row.values()) for row in rows] == [
         ("a", "retain", "retain", False, pytest.approx(0.2)),
         ("gone", "dormant", "dormant", False, None),
@@ -1271,12 +1360,17 @@ def given_catalogue(warehouse: Warehouse) -> None:
         "segments",
         *(
             {
-                "segment_key": item.key, "segment": item.name, "customer_group": item.customer_group,
-                "description": item.description, "action": item.action, "colour": item.colour, "is_live": True,
+                "segment_key": item.key,
+                "segment": item.name,
+                "customer_group": item.customer_group,
+                "description": item.description,
+                "action": item.action,
+                "colour": item.colour,
+                "in_active_model": True,
             }
-            for item in naming.SEGMENTS
+            for item in segment_catalog.SEGMENTS
         ),
-    )  # fmt: skip
+    )
 
 
 def given_assigned(warehouse: Warehouse, *customers: tuple[str, str, str]) -> None:
@@ -1284,7 +1378,9 @@ def given_assigned(warehouse: Warehouse, *customers: tuple[str, str, str]) -> No
     names = ("customer_id", "segment_key", "nearest_key")
     rows = [dict(zip(names, customer, strict=True)) for customer in customers]
     given(
-        warehouse, "assigned_segments", *(row | {"is_held": row["segment_key"] != row["nearest_key"]} for row in rows)
+        warehouse,
+        "assigned_segments",
+        *(row | {"is_move_pending": row["segment_key"] != row["nearest_key"]} for row in rows),
     )
     given(warehouse, "kmeans_model", {"model_id": "m1"})
 
@@ -1296,7 +1392,7 @@ def scores(**customers: tuple[int, str]) -> list[Row]:
     ]
 
 
-SERVED: dict[str, Any] = {"slipping_factor": 2.0, "control_below": "80000000"}
+SERVED: dict[str, Any] = {"lapsing_factor": 2.0, "control_below": "80000000"}
 
 
 def test_customer_segments_hold_normal_outlier_and_inactive_customers_once(warehouse: Warehouse) -> None:
@@ -1308,7 +1404,15 @@ def test_customer_segments_hold_normal_outlier_and_inactive_customers_once(wareh
     )
     given(warehouse, "previous_segments")
     rows = derived(warehouse, "customer_segments", **SERVED)
-    names = ("customer_id", "segment", "segment_key", "nearest_segment", "is_held", "customer_group", "rfm_segment")
+    names = (
+        "customer_id",
+        "segment",
+        "segment_key",
+        "nearest_segment",
+        "is_move_pending",
+        "customer_group",
+        "rfm_segment",
+    )
     assert only(rows, *names, "model_id") == [
         ("gone", "DORMANT", "dormant", "DORMANT", False, "inactive", "Lost", "m1"),
         ("usual", "RETAIN", "retain", "GROW", True, "normal", "Need Attention", "m1"),
@@ -1319,7 +1423,7 @@ def test_customer_segments_hold_normal_outlier_and_inactive_customers_once(wareh
         (3, 2, 20, 3, 3, 3, AS_OF),
         (1, 50, 9000, 5, 5, 5, AS_OF),
     ]
-    actions = {item.key: item.action for item in naming.SEGMENTS}
+    actions = {item.key: item.action for item in segment_catalog.SEGMENTS}
     assert [row["action"] for row in rows] == [actions[row["segment_key"]] for row in rows]
 
 
@@ -1361,7 +1465,7 @@ def test_customer_segments_leave_a_share_alone_by_a_hash_of_the_customer(
 
 
 @pytest.mark.parametrize(
-    ("recency", "expected_gap", "factor", "is_slipping"),
+    ("recency", "inter_purchase_time", "factor", "is_lapsing"),
     [
         (20, 10.0, 2.0, False),
         (21, 10.0, 2.0, True),
@@ -1372,16 +1476,18 @@ def test_customer_segments_leave_a_share_alone_by_a_hash_of_the_customer(
     ],
 )
 def test_customer_segments_say_who_is_away_for_longer_than_its_own_rhythm_lets_expect(
-    warehouse: Warehouse, recency: int, expected_gap: float | None, factor: float, is_slipping: bool | None
+    warehouse: Warehouse, recency: int, inter_purchase_time: float | None, factor: float, is_lapsing: bool | None
 ) -> None:
     """Against the customer's own rhythm: three weeks are nothing for one, and long for another."""
     given_catalogue(warehouse)
-    given(warehouse, "rfm_features", {"customer_id": "a", "recency": recency, "expected_gap": expected_gap})
+    given(
+        warehouse, "rfm_features", {"customer_id": "a", "recency": recency, "inter_purchase_time": inter_purchase_time}
+    )
     given(warehouse, "rfm_scores", *scores(a=(3, "Need Attention")))
     given_assigned(warehouse, ("a", "retain", "retain"))
     given(warehouse, "previous_segments")
-    [row] = derived(warehouse, "customer_segments", **{**SERVED, "slipping_factor": factor})
-    assert row["is_slipping"] is is_slipping
+    [row] = derived(warehouse, "customer_segments", **{**SERVED, "lapsing_factor": factor})
+    assert row["is_lapsing"] is is_lapsing
 
 
 def given_members(warehouse: Warehouse, *members: tuple[str, str, int, int, float | str]) -> None:
@@ -1406,7 +1512,7 @@ def test_segment_profiles_tell_size_revenue_and_typical_customer(warehouse: Ware
         ("e", "delight", 1, 40, "840"),
     )
     delight, retain = derived(warehouse, "segment_profiles")
-    catalogue = {item.key: item for item in naming.SEGMENTS}
+    catalogue = {item.key: item for item in segment_catalog.SEGMENTS}
     for row in (delight, retain):
         item = catalogue[row["segment_key"]]
         assert only([row], "segment", "customer_group", "description", "action", "as_of") == [
@@ -1429,8 +1535,8 @@ def test_segment_profiles_have_no_revenue_share_where_there_is_no_revenue(wareho
 
 def given_outliers(warehouse: Warehouse, *customers: tuple[str, str, float | str, int, bool | None]) -> None:
     """Customers from (name, segment key, money, recency, is slipping)."""
-    catalogue = {item.key: item for item in naming.SEGMENTS}
-    names = ("customer_id", "segment_key", "monetary", "recency", "is_slipping")
+    catalogue = {item.key: item for item in segment_catalog.SEGMENTS}
+    names = ("customer_id", "segment_key", "monetary", "recency", "is_lapsing")
     rows: list[Row] = [dict(zip(names, customer, strict=True)) for customer in customers]
     for row in rows:
         item = catalogue[row["segment_key"]]
@@ -1454,7 +1560,7 @@ def test_outlier_profiles_tell_size_revenue_and_revenue_at_risk(warehouse: Wareh
         ("delight", "DELIGHT", 3, 0.5, 10_000, 0.5, AS_OF),
         ("pamper", "PAMPER", 1, 1 / 6, 2000, 0.1, AS_OF),
     ]
-    risk = ("slipping_customers", "revenue_at_risk", "revenue_at_risk_share", "mean_recency", "top_10_share")
+    risk = ("lapsing_customers", "revenue_at_risk", "revenue_at_risk_share", "mean_recency", "top_10_share")
     assert only([delight, pamper], *risk) == [(1, 3000, 0.3, 21.0, 1.0), (0, 0, 0.0, 400.0, 1.0)]
 
 
@@ -1500,8 +1606,8 @@ def test_outlier_profiles_are_empty_where_nobody_is_beyond_a_fence(warehouse: Wa
 DAY_1, DAY_2, DAY_3 = (moment(f"2024-03-{day} 12:00:00") for day in (29, 30, 31))
 assert DAY_3 == AS_OF
 Stay = tuple[str, str, bool, str, str, datetime, datetime | None]
-STAY = ("customer_id", "segment_key", "is_held", "model_id", "reason", "valid_from", "valid_to")
-NOBODY = "select customer_id, segment_key, is_held from assigned_segments where false"
+STAY = ("customer_id", "segment_key", "is_move_pending", "model_id", "reason", "valid_from", "valid_to")
+NOBODY = "select customer_id, segment_key, is_move_pending from assigned_segments where false"
 
 
 def given_stays(warehouse: Warehouse, *stays: Stay) -> None:
@@ -1519,16 +1625,19 @@ def written(
         warehouse,
         "customer_segments",
         *(
-            {"customer_id": who, "segment_key": key, "is_held": held, "as_of": as_of, "model_id": "m2"}
+            {"customer_id": who, "segment_key": key, "is_move_pending": held, "as_of": as_of, "model_id": "m2"}
             for who, (key, held) in today.items()
         ),
     )
     given(
         warehouse,
         "assigned_segments",
-        *({"customer_id": who, "segment_key": key, "is_held": held} for who, (key, held) in (otherwise or {}).items()),
+        *(
+            {"customer_id": who, "segment_key": key, "is_move_pending": held}
+            for who, (key, held) in (otherwise or {}).items()
+        ),
     )
-    relation = "select customer_id, segment_key, is_held from assigned_segments" if otherwise else NOBODY
+    relation = "select customer_id, segment_key, is_move_pending from assigned_segments" if otherwise else NOBODY
     return only(derived(warehouse, "segment_membership", {"assigned_by_previous_model": relation}), *STAY)
 
 
@@ -1547,13 +1656,24 @@ def test_segment_membership_begins_with_everybody_new(warehouse: Warehouse) -> N
 
 def test_segment_membership_says_who_moved_came_went_and_is_held(warehouse: Warehouse) -> None:
     given_stays(
-        warehouse, stay("back", to=DAY_2), stay("freed", "retain", held=True), stay("gone"), stay("held"), stay("left"),
-        stay("moved"), stay("same"),
-    )  # fmt: skip
+        warehouse,
+        stay("back", to=DAY_2),
+        stay("freed", "retain", held=True),
+        stay("gone"),
+        stay("held"),
+        stay("left"),
+        stay("moved"),
+        stay("same"),
+    )
     today = {
-        "back": ("nurture", False), "freed": ("retain", False), "held": ("nurture", True), "left": ("examine", False),
-        "moved": ("retain", False), "new": ("retain", True), "same": ("nurture", False),
-    }  # fmt: skip
+        "back": ("nurture", False),
+        "freed": ("retain", False),
+        "held": ("nurture", True),
+        "left": ("examine", False),
+        "moved": ("retain", False),
+        "new": ("retain", True),
+        "same": ("nurture", False),
+    }
     assert written(warehouse, today) == [
         stay("back", to=DAY_2),
         ("back", "nurture", False, "m2", "new", AS_OF, None),
@@ -1578,14 +1698,22 @@ def test_segment_membership_tells_what_the_model_alone_did_from_what_the_custome
     )
     today = dict.fromkeys(("by both", "by itself", "by model", "drifting", "new"), ("retain", False))
     otherwise = {
-        "by both": ("grow", False), "by itself": ("retain", False), "by model": ("nurture", False),
-        "drifting": ("nurture", True), "new": ("retain", False), "unheld": ("nurture", True),
-    }  # fmt: skip
+        "by both": ("grow", False),
+        "by itself": ("retain", False),
+        "by model": ("nurture", False),
+        "drifting": ("nurture", True),
+        "new": ("retain", False),
+        "unheld": ("nurture", True),
+    }
     rows = written(warehouse, {**today, "unheld": ("nurture", False)}, otherwise)
     assert {row[0]: row[4] for row in rows if row[5] == AS_OF} == {
-        "by both": "behaviour", "by itself": "behaviour", "by model": "model", "drifting": "model", "new": "new",
+        "by both": "behaviour",
+        "by itself": "behaviour",
+        "by model": "model",
+        "drifting": "model",
+        "new": "new",
         "unheld": "model",
-    }  # fmt: skip
+    }
 
 
 def test_segment_membership_written_again_for_the_same_moment_is_the_same(warehouse: Warehouse) -> None:
@@ -1632,7 +1760,7 @@ def test_segment_membership_of_many_nights_holds_each_customer_once_at_any_momen
         written(warehouse, there, as_of=as_of)
     for as_of, there in nights:
         found = warehouse.rows(
-            "select customer_id, segment_key, is_held from segment_membership"
+            "select customer_id, segment_key, is_move_pending from segment_membership"
             " where valid_from <= $at and (valid_to > $at or valid_to is null) order by customer_id",
             at=as_of,
         )
@@ -1653,7 +1781,7 @@ def test_segment_changes_tell_from_where_to_where_when_and_why(warehouse: Wareho
         ("stays", "grow", False, "m1", "new", DAY_1, None),
     )
     given(warehouse, "kmeans_model", {"model_id": "m2"})
-    given(warehouse, "forgotten_customers", {"customer_hash": "a-hash", "as_of": DAY_3})
+    given(warehouse, "erased_customers", {"customer_hash": "a-hash", "as_of": DAY_3})
     names = ("customer_id", "as_of", "from_segment", "to_segment", "reason", "model_id")
     assert only(derived(warehouse, "segment_changes"), *names) == [
         ("a-hash", DAY_3, None, None, "erased", "m2"),
@@ -1756,12 +1884,14 @@ def given_history(warehouse: Warehouse, *rows: tuple[str, str, str], comparable_
         "segment_history",
         *(
             {
-                "month_end": moment(month), "customer_id": who, "segment_key": key,
+                "month_end": moment(month),
+                "customer_id": who,
+                "segment_key": key,
                 "is_comparable": month >= comparable_from,
             }
             for month, who, key in rows
         ),
-    )  # fmt: skip
+    )
 
 
 PAST = [
@@ -1788,7 +1918,7 @@ def test_segment_migrations_are_the_ways_between_comparable_months(warehouse: Wa
         (moment("2024-04-01"), "nurture", "nurture", 1),
         (moment("2024-04-01"), "nurture", "retain", 1),
     ]
-    assert warehouse.rows(select_of("checks/migrations_sum_to_customers")) == []
+    assert warehouse.rows(check_select("migrations_sum_to_customers")) == []
 
 
 @pytest.mark.parametrize("spoilt", ["customers = customers + 1", "month_end = '2024-04-01'"])
@@ -1796,7 +1926,7 @@ def test_segment_migrations_that_do_not_sum_to_the_customers_are_found(warehouse
     given_history(warehouse, *PAST)
     derived(warehouse, "segment_migrations")
     warehouse.connection.execute(f"update segment_migrations set {spoilt} where month_end = '2024-03-01'")
-    found = warehouse.rows(select_of("checks/migrations_sum_to_customers"))
+    found = warehouse.rows(check_select("migrations_sum_to_customers"))
     assert moment("2024-03-01") in [row["month_end"] for row in found]
 
 

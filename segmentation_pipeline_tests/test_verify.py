@@ -19,7 +19,7 @@ import pytest
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import Release, write_manifest
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACTS, STATE
+from segmentation_pipeline.tables.catalog import contracts, state_selects
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
 
@@ -375,10 +375,10 @@ def test_the_state_beside_a_release_is_all_that_no_source_gives_back(
     [*_, newest] = shop.releases.all()
     with duckdb.connect(str(newest.state), read_only=True) as state:
         tables = {table for (table,) in state.execute("select table_name from duckdb_tables()").fetchall()}
-        assert tables == STATE.keys() == newest.manifest["state"].keys()
+        assert tables == state_selects().keys() == newest.manifest["state"].keys()
         assert tables >= {"segmentation_models", "model_features", "model_centroids", "segments", "segment_membership"}
-        for table, select in STATE.items():
-            in_order = f"order by {CONTRACTS[table].key_order}"
+        for table, select in state_selects().items():
+            in_order = f"order by {contracts()[table].key_order}"
             rows = state.execute(f"select * from {table} {in_order}").fetchall()
             assert rows == work.execute(f"select * from ({select}) {in_order}").fetchall()
             assert len(rows) == newest.manifest["state"][table]
@@ -453,9 +453,16 @@ def reachable(shop: Shop) -> Iterator[Shop]:
 
 def as_user(groups: list[int], *command: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*map(str, command)], user=NOBODY, group=NOBODY, extra_groups=groups,
-        cwd="/", capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
+        [*map(str, command)],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=groups,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 # The interpreter may lie where only root comes: it is loaded first, and then somebody else.

@@ -21,7 +21,7 @@ from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwrig
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 
 PROJECT = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_materialize_all_ends_in_success_and_its_release_is_current(visit: Visit
 def test_the_page_of_customer_segments_tells_columns_rows_and_passed_checks(visit: Visit) -> None:
     page = visit.page
     page.goto("/assets/customer_segments")
-    for column in CONTRACTS["customer_segments"].columns:
+    for column in contracts()["customer_segments"].columns:
         row = page.get_by_role("row").filter(has=page.get_by_text(column.name, exact=True))
         expect(row).to_contain_text(column.description)
     expect(page.get_by_text("Row count", exact=True).locator("..")).to_have_text(re.compile(r"^Row count\s*60$"))

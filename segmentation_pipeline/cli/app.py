@@ -12,14 +12,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from segmentation_pipeline.cli.console import exit_on_user_error
 from segmentation_pipeline.cli.console import (
     RetailerOption,
     SourceOption,
     TracebackOption,
-    chosen,
     err,
     out,
-    sentences,
+    retailer_settings,
 )
 from segmentation_pipeline.cli.model import model_app
 from segmentation_pipeline.cli.privacy import forget
@@ -70,12 +70,20 @@ def run(
     traceback: TracebackOption = False,
 ) -> None:
     """Run the pipeline: read the source, derive every table, publish a release."""
-    with sentences(traceback):
-        settings = chosen(retailer, source, as_of)
-        _source_is_there(settings)
+    with exit_on_user_error(traceback):
+        settings = retailer_settings(retailer, source, as_of)
+        _source_is_there(retailer, settings)
         home = dagster_home.prepare()
         (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
-    if not execute(refit=refit, accept_change=accept_change, reload=reload, as_of=as_of, traceback=traceback):
+    if not execute(
+        retailer=retailer,
+        source=source,
+        as_of=as_of,
+        refit=refit,
+        accept_change=accept_change,
+        reload=reload,
+        traceback=traceback,
+    ):
         err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
         raise typer.Exit(1)
     releases = releases_of(retailer)
@@ -88,8 +96,8 @@ def run(
 @app.command()
 def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Show the segments of the current release."""
-    with sentences(traceback):
-        settings = chosen(retailer)
+    with exit_on_user_error(traceback):
+        settings = retailer_settings(retailer)
         releases = releases_of(retailer)
         current = current_of(retailer)
         _show(current, settings)
@@ -99,7 +107,7 @@ def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False
 @app.command()
 def home(traceback: TracebackOption = False) -> None:
     """Make Dagster's folder ready and print it: export DAGSTER_HOME=$(segments home)."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         typer.echo(dagster_home.prepare())
 
 
@@ -110,18 +118,19 @@ def check(
     traceback: TracebackOption = False,
 ) -> None:
     """Validate a retailer file: every error at once, with its line and key."""
-    with sentences(traceback):
-        settings = chosen(retailer or os.environ.get("SEGMENTATION_RETAILER", "sample"), source)
-        files = _source_is_there(settings)
+    with exit_on_user_error(traceback):
+        retailer = retailer or os.environ.get("SEGMENTATION_RETAILER", "sample")
+        settings = retailer_settings(retailer, source)
+        files = _source_is_there(retailer, settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
 
 
-def _source_is_there(settings: Retailer) -> int:
+def _source_is_there(retailer: str, settings: Retailer) -> int:
     if settings.source.sample:
         return 0
-    return len(source_files(settings, source_base(), Folders(data_folder(), settings.name).own))
+    return len(source_files(settings, source_base(retailer), Folders(data_folder(), settings.name).own))
 
 
 def _show(release: Release, settings: Retailer) -> None:

@@ -3,7 +3,6 @@
 Belongs here: how a command speaks. Does not: what it does (`cli`, `cli_model`).
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import print_exc
@@ -14,8 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from segmentation_pipeline.config.loading import find, load_settings, shipped_names
-from segmentation_pipeline.config.paths import expanded
+from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
 
@@ -33,7 +31,7 @@ TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show traceba
 
 
 @contextmanager
-def sentences(traceback: bool) -> Iterator[None]:
+def exit_on_user_error(traceback: bool) -> Iterator[None]:
     """Errors that a person can mend end the command with a sentence and exit code 2."""
     try:
         yield
@@ -49,9 +47,10 @@ def say(console: Console, style: str, label: str, text: str) -> None:
     console.print(Text.assemble((label, style), " ", text))
 
 
-def chosen(retailer: str, source: str = "", as_of: str = "") -> Retailer:
-    """The settings; and the environment says the same to everything that the command starts."""
-    os.environ["SEGMENTATION_RETAILER"] = retailer if retailer in shipped_names() else str(find(retailer))
-    if source:
-        os.environ["SEGMENTATION_SOURCE"] = str(expanded(source).absolute())
-    return load_settings(retailer, os.environ.get("SEGMENTATION_SOURCE", ""), as_of)
+def retailer_settings(retailer: str, source: str = "", as_of: str = "") -> Retailer:
+    """Return the settings of a retailer, with what the command line replaces.
+
+    Raises:
+        RetailerError: The file is not valid.
+    """
+    return load_settings(retailer, source, as_of)

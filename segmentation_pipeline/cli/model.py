@@ -11,7 +11,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, out, sentences
+from segmentation_pipeline.cli.console import exit_on_user_error
+from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, err, out, retailer_settings
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError
@@ -29,14 +30,14 @@ PATIENCE = 30.0
 @model_app.command("list")
 def list_models(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """List the models, oldest first, with what became of each and why."""
-    with sentences(traceback), _opened(retailer) as (_, registry):
+    with exit_on_user_error(traceback), _opened(retailer) as (_, registry):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("model", "status", "k", "kept", "from", "to"):
             table.add_column(name, no_wrap=True, justify="right" if name in ("k", "kept") else "left")
         for entry in registry.entries:
             facts = entry.facts
             kept = "" if facts["kept_share"] is None else f"{facts['kept_share']:.1%}"
-            dates = (f"{day:%Y-%m-%d}" if day else "" for day in (facts["standing_from"], facts["standing_to"]))
+            dates = (f"{day:%Y-%m-%d}" if day else "" for day in (facts["active_from"], facts["active_to"]))
             table.add_row(entry.model_id, facts["status"], str(facts["n_clusters"]), kept, *dates)
         out.print(table)
         for entry in registry.entries:
@@ -47,14 +48,14 @@ def list_models(retailer: RetailerOption = "sample", traceback: TracebackOption 
 @model_app.command()
 def promote(model: ModelArgument, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Let a held or a retired model stand, from the next run on."""
-    with sentences(traceback), _opened(retailer) as (warehouse, registry):
+    with exit_on_user_error(traceback), _opened(retailer) as (warehouse, registry):
         _decide(warehouse, registry, registry.find(model))
 
 
 @model_app.command()
 def rollback(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Take a promotion back; where none waits, let the model stand again that stood before, from the next run on."""
-    with sentences(traceback), _opened(retailer) as (warehouse, registry):
+    with exit_on_user_error(traceback), _opened(retailer) as (warehouse, registry):
         before = registry.stood_before if registry.promoted is None else registry.standing
         if before is None:
             raise RegistryError("no model has stood before this one")
@@ -64,17 +65,17 @@ def rollback(retailer: RetailerOption = "sample", traceback: TracebackOption = F
 @model_app.command()
 def search(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Run the job and search for the number of clusters again; another than the standing one is held for a person."""
-    with sentences(traceback):
-        chosen(retailer)
+    with exit_on_user_error(traceback):
+        retailer_settings(retailer)
         instance.prepare()
-    if not execute(search=True, traceback=traceback):
+    if not execute(retailer=retailer, search=True, traceback=traceback):
         err.print("The run failed; run again with --traceback.", markup=False)
         raise typer.Exit(1)
     list_models(retailer, traceback)
 
 
 def _decide(warehouse: Warehouse, registry: Registry, entry: Entry) -> None:
-    warehouse.replace(registry.promoting(entry).fillings(), {})
+    warehouse.write(registry.promoting(entry).writes(), {})
     if entry.facts["status"] == "standing":
         typer.echo(f"{entry.model_id} goes on to stand; the promotion is taken back.")
     else:
@@ -88,7 +89,7 @@ def _opened(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
     Raises:
         RegistryError: No model has been fitted yet.
     """
-    folders = Folders(data_folder(), chosen(retailer).name)
+    folders = Folders(data_folder(), retailer_settings(retailer).name)
     if not folders.working_database.exists():
         raise RegistryError(f"no model in {folders.working_database.parent} yet; `segments run` fits the first")
     with (

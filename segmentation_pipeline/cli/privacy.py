@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, say, sentences
+from segmentation_pipeline.cli.console import exit_on_user_error
+from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, err, retailer_settings, say
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ErasureError
@@ -28,8 +29,8 @@ def forget(
     They do not come back with the same files: a keyed hash of them is remembered (SEGMENTATION_PRIVACY_KEY). All older
     releases are deleted.
     """
-    with sentences(traceback):
-        settings = chosen(retailer)
+    with exit_on_user_error(traceback):
+        settings = retailer_settings(retailer)
         key = Key.of_environment("the hashes of who is forgotten are made with it")
         folders, names = Folders(data_folder(), settings.name), named(settings, key, customers)
         dagster_home.prepare()
@@ -38,7 +39,7 @@ def forget(
         typer.echo("They are forgotten already: no table and no file tells of them.")
         return
     # Whoever is erased takes lines, customers and money along: that is meant.
-    if not execute(accept_change=True, reads_source=False, as_of=erased.as_of, traceback=traceback):
+    if not execute(retailer=retailer, accept_change=True, reads_source=False, as_of=erased.as_of, traceback=traceback):
         say(
             err,
             "red",
@@ -47,7 +48,7 @@ def forget(
             " before stand. Mend what the run says, and forget them again.",
         )
         raise typer.Exit(1)
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         fresh = Releases(folders.releases).all()[-1]
         clear_away(folders, fresh.name)
         after = counted(folders, names, typer.echo)

@@ -12,7 +12,15 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, chosen, err, out, say, sentences
+from segmentation_pipeline.cli.console import exit_on_user_error
+from segmentation_pipeline.cli.console import (
+    RetailerOption,
+    TracebackOption,
+    err,
+    out,
+    retailer_settings,
+    say,
+)
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.export import export, refuse_unknown
@@ -38,7 +46,7 @@ def list_releases(
     context: typer.Context, retailer: RetailerOption = "sample", traceback: TracebackOption = False
 ) -> None:
     """List the releases, oldest first."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         releases = releases_of(retailer)
         if context.invoked_subcommand:
             return
@@ -70,7 +78,7 @@ def verify(
     traceback: TracebackOption = False,
 ) -> None:
     """Read every file of the releases again and count every table; exit code 1 if anything is wrong."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         releases = releases_of(retailer)
         said = releases.faults(names or ())
         current, fault = releases.current, releases.fault_of_current
@@ -93,7 +101,7 @@ def verify(
 @releases_app.command()
 def rollback(release: str, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Make an earlier release current, and hold publishing until `resume`."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         done = releases_of(retailer).rollback(release)
         typer.echo(f"{done.name} is current. New releases are written but held back until `segments releases resume`.")
 
@@ -101,7 +109,7 @@ def rollback(release: str, retailer: RetailerOption = "sample", traceback: Trace
 @releases_app.command()
 def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """End a hold: the newest release becomes current."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         typer.echo(f"{releases_of(retailer).resume().name} is current; runs publish again.")
 
 
@@ -112,8 +120,8 @@ def restore_state(
     traceback: TracebackOption = False,
 ) -> None:
     """Make a working database from the state beside a release: registry, segments, ledger, as of that release."""
-    with sentences(traceback):
-        releases, folders = releases_of(retailer), Folders(data_folder(), chosen(retailer).name)
+    with exit_on_user_error(traceback):
+        releases, folders = releases_of(retailer), Folders(data_folder(), retailer_settings(retailer).name)
         found = releases.find(release)
         done = restore(folders, found, replace=replace, tell=typer.echo)
         typer.echo(f"{folders.working_database} holds the state of release {found.name}, as of {found.as_of}:")
@@ -133,7 +141,7 @@ def export_table(
     traceback: TracebackOption = False,
 ) -> None:
     """Write a table of the current release as CSV for spreadsheets: UTF-8 with its mark, no text that would be run."""
-    with sentences(traceback):
+    with exit_on_user_error(traceback):
         release = current_of(retailer)
         refuse_unknown(release, table)
         if output is not None:
@@ -160,7 +168,9 @@ def current_of(retailer: str) -> Release:
         return current
     if fault := releases.fault_of_current:
         raise ReleaseError(f"{fault}; `segments releases verify` says what to do")
-    raise ReleaseError(f"no release of {chosen(retailer).name} in {releases.folder} yet; `segments run` publishes one")
+    raise ReleaseError(
+        f"no release of {retailer_settings(retailer).name} in {releases.folder} yet; `segments run` publishes one"
+    )
 
 
 def tell_hold(releases: Releases) -> None:
@@ -171,4 +181,4 @@ def tell_hold(releases: Releases) -> None:
 
 def releases_of(retailer: str) -> Releases:
     """The releases of a retailer."""
-    return Releases(Folders(data_folder(), chosen(retailer).name).releases)
+    return Releases(Folders(data_folder(), retailer_settings(retailer).name).releases)

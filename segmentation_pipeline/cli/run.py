@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_pipeline.cli.console import err, out, say
-from segmentation_pipeline.config.paths import dagster_home, data_folder
-from segmentation_pipeline.ingestion.incremental import TABLES
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.config.loading import load_settings
+from segmentation_pipeline.config.paths import Folders, dagster_home, data_folder
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -21,65 +20,86 @@ if TYPE_CHECKING:
 
 def execute(
     *,
+    retailer: str,
+    source: str = "",
+    as_of: str = "",
     refit: bool = False,
     search: bool = False,
     accept_change: bool = False,
     reload: bool = False,
     reads_source: bool = True,
-    as_of: str = "",
     traceback: bool = False,
 ) -> bool:
-    """Run the nightly (or the refitting) job, print its steps, and tell whether it succeeded.
+    """Run the job that the retailer needs, print its steps, and return whether it succeeded.
 
-    One that does not read the source derives all else from the lines that are there.
+    Args:
+        retailer: A shipped retailer's name, or the path of a retailer file.
+        source: Replaces the file's source.path.
+        as_of: Replaces the file's rfm.as_of.
+        refit: Fit a model even where none is due.
+        search: Fit a model, and choose the number of clusters again.
+        accept_change: Publish although the release checks report a change.
+        reload: Read every file again, and delete the lines of missing ones.
+        reads_source: Read the source; otherwise derive everything from the lines that are loaded.
+        traceback: Print tracebacks.
     """
+    config = {
+        "file": retailer,
+        "source": source,
+        "as_of": as_of,
+        "accept_change": accept_change,
+        "reload": reload,
+    }
     try:
-        retailer = {"as_of": as_of, "accept_change": accept_change, "reload": reload}
-        return _executed(retailer, refit=refit, search=search, reads_source=reads_source, traceback=traceback)
+        return _execute(config, refit=refit, search=search, reads_source=reads_source, traceback=traceback)
     except (OSError, SQLAlchemyError) as error:
-        # The assets say themselves what they cannot do; this is Dagster, which writes each step down.
+        # The assets report their own errors; this is Dagster, which could not write its event log.
         from segmentation_pipeline.orchestration import alerts
 
         if traceback:
             print_exc()
-        said = (
-            f"{str(error).splitlines()[0]}. Dagster could not keep the books of the run: see that the disk of"
-            f" {dagster_home()} and of {data_folder()} has room and can be written, then run again. Tables and releases"
-            " are whole, those of before or new ones."
+        message = (
+            f"{str(error).splitlines()[0]}. Dagster could not write its event log in {dagster_home()}. Free disk space"
+            f" there and in {data_folder()}, or fix the permissions, then run again. Tables and releases are complete,"
+            " the previous ones or new ones."
         )
-        say(err, "red", "failed:", said)
+        say(err, "red", "failed:", message)
         alerts.tell(
-            alerts.shareable(f"A run of `segments` failed: {said}"), lambda why: say(err, "yellow", "warning:", why)
+            alerts.shareable(f"A run of `segments` failed: {message}"),
+            lambda why: say(err, "yellow", "warning:", why),
         )
         return False
 
 
-def _executed(
-    retailer: Mapping[str, object], *, refit: bool, search: bool, reads_source: bool, traceback: bool
-) -> bool:
+def _execute(retailer: Mapping[str, object], *, refit: bool, search: bool, reads_source: bool, traceback: bool) -> bool:
     import dagster as dg
 
     from segmentation_pipeline.cli.progress import watching
     from segmentation_pipeline.definitions import defs
+    from segmentation_pipeline.ingestion.incremental import TABLES
     from segmentation_pipeline.orchestration import alerts, run_liveness
-    from segmentation_pipeline.orchestration.instance import books_open
+    from segmentation_pipeline.orchestration.instance import keep_event_log_open
+    from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, model_is_due
 
     run_id = str(uuid.uuid4())
-    job = defs().resolve_job_def("refit_segmentation" if refit or search else "nightly_segmentation")
-    config = {
+    settings = load_settings(str(retailer["file"]), str(retailer["source"]), str(retailer["as_of"]))
+    fits = refit or search or model_is_due(settings, Folders(data_folder(), settings.name))
+    job = defs().resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
+    config: dict[str, object] = {
         "loggers": {"console": {"config": {"log_level": "ERROR" if traceback else "CRITICAL"}}},
         "resources": {"retailer": {"config": retailer}},
-        "ops": {"segmentation_model": {"config": {"refit": refit, "search": search}}},
     }
+    if fits:
+        config["ops"] = {"segmentation_model": {"config": {"refit": refit or search, "search": search}}}
     with (
         dg.DagsterInstance.get() as instance,
-        run_liveness.alive(data_folder() / "runs", run_id),
-        books_open(_begun(instance, run_id)),
+        run_liveness.heartbeat(run_liveness.folder(), run_id),
+        keep_event_log_open(_begun(instance, run_id)),
         watching(instance, run_id, out) as watch,
     ):
-        derived = [dg.AssetKey(table) for table in sorted({*CONTRACTS, "release"} - {*TABLES})]
+        selected = sorted({*job.asset_layer.executable_asset_keys} - {dg.AssetKey(table) for table in TABLES})
         result = job.execute_in_process(
-            asset_selection=None if reads_source else derived,
+            asset_selection=None if reads_source else selected,
             instance=instance,
             run_config=config,
             run_id=run_id,

@@ -14,9 +14,16 @@ from segmentation_pipeline.config.sections import NUMBERS, ColumnName, Fault, Se
 
 # Two of them are replaced by a rule of the retailer's on their column.
 _RULES_THAT_ALWAYS_HOLD = {
-    "read": "", "unparseable_value": "", "cancellation": "", "after_as_of": "", "exact_duplicate": "",
-    "positive_cancellation": "", "negative_money": "", "missing_customer": "customer_id", "missing_invoice": "invoice",
-}  # fmt: skip
+    "read": "",
+    "unparseable_value": "",
+    "cancellation": "",
+    "after_as_of": "",
+    "exact_duplicate": "",
+    "positive_cancellation": "",
+    "negative_money": "",
+    "missing_customer": "customer_id",
+    "missing_invoice": "invoice",
+}
 
 
 def _compiled(value: str) -> str:

@@ -79,7 +79,7 @@ def load(name_or_path: str, **overrides: Any) -> Retailer:
         raise RetailerError("\n".join(lines)) from None
 
 
-def chosen(file: str) -> str:
+def resolve_retailer(file: str) -> str:
     """The retailer's name or path: as given, else of the environment, else the made-up one."""
     return file or os.environ.get("SEGMENTATION_RETAILER") or "sample"
 
@@ -93,7 +93,7 @@ def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer
     overrides: dict[str, Any] = {"rfm.as_of": as_of} if as_of else {}
     if elsewhere := source or os.environ.get("SEGMENTATION_SOURCE"):
         overrides |= {"source.path": _resolved(elsewhere, source_base(file)), "source.sample": None}
-    return load(chosen(file), **overrides)
+    return load(resolve_retailer(file), **overrides)
 
 
 def _resolved(path: str, base: Path) -> str:
@@ -107,7 +107,7 @@ def _resolved(path: str, base: Path) -> str:
 
 def source_base(file: str = "") -> Path:
     """Where relative source paths start: beside the retailer file, for a shipped one in the data folder."""
-    path = find(chosen(file))
+    path = find(resolve_retailer(file))
     return data_folder() if path.parent == SHIPPED else path.parent
 
 

@@ -84,7 +84,7 @@ class Membership(Section):
     fence_margin: float = Field(0.05, ge=0, lt=1)
     """It crosses a fence only beyond this share of it, outwards and back: with less, the night on which a fence
     jumps moves too many (ADR 7)."""
-    max_held_days: int = Field(30, ge=0)
+    max_pending_days: int = Field(30, ge=0)
     """Nobody is kept off the nearest segment for longer: a month, so that no segment speaks of longer ago."""
     control_share: float = Field(0.1, ge=0, lt=1)
     """The share of every segment that campaigns leave alone, to be measured against: a tenth of a segment of 500 tells

@@ -31,7 +31,7 @@ from segmentation_pipeline.config.sections import (
 )
 
 # What is said of the run and of its customers, not of the fit: a value of each that stands for all.
-_OF_NO_FIT = {"as_of": "last_transaction", "slipping_factor": 1.0}
+_OF_NO_FIT = {"as_of": "last_transaction", "lapsing_factor": 1.0}
 
 
 class Retailer(Section):
@@ -168,10 +168,10 @@ class Retailer(Section):
             "look_back_days": self.rfm.look_back_days,
             "margin": self.membership.margin,
             "fence_margin": self.membership.fence_margin,
-            "max_held_days": self.membership.max_held_days,
+            "max_pending_days": self.membership.max_pending_days,
             "history_digest": self.history_digest,
             "control_below": f"{round(self.membership.control_share * 16**8):08x}",
-            "slipping_factor": self.rfm.slipping_factor,
+            "lapsing_factor": self.rfm.lapsing_factor,
         }
 
 

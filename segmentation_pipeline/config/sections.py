@@ -22,7 +22,6 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from segmentation_pipeline.tables.catalog import MAY_BE_WITHHELD
 
 Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[
@@ -180,7 +179,7 @@ class Rfm(Section):
     look_back_days: int | None = Field(None, ge=1, le=36_500)
     """Frequency and money count within so many days before as_of; unset: over all, because whoever has bought
     nothing in the window is DORMANT, and a customer who lapsed long ago has a segment of its own instead."""
-    slipping_factor: float = Field(2.0, ge=1)
+    lapsing_factor: float = Field(2.0, ge=1)
     """Away for longer than so many of the gaps to expect of it, a customer is slipping: 2 tells the lost from the
     late as well as 1.5 does, with a third fewer false alarms (ADR 6)."""
 
@@ -221,13 +220,6 @@ class Privacy(Section):
     withhold: list[Text] = []
     """Columns that are left out of the tables of customers in a release; the working database has them."""
 
-    @field_validator("withhold")
-    @classmethod
-    def _are_published(cls, value: list[str]) -> list[str]:
-        if unknown := [name for name in value if name not in MAY_BE_WITHHELD]:
-            raise ValueError(f"allowed: {', '.join(MAY_BE_WITHHELD)}; not {', '.join(unknown)}")
-        return value
-
 
 class Release(Section):
     """What is published, and which changes against the standing release need a person."""
@@ -255,7 +247,7 @@ class Checks(Section):
     min_silhouette: float = Field(0.25, ge=-1, le=1)
     """A model with a lower silhouette is warned of: up to .25 there is no substantial structure (Kaufman &
     Rousseeuw, 1990, "Finding Groups in Data")."""
-    max_refused_change: float = Field(0.05, gt=0, le=1)
+    max_rejected_change: float = Field(0.05, gt=0, le=1)
     """A share of refused lines that differs by more than this from the last releases is warned of: a night adds few
     lines to all, so what moves the share by five points is another export."""
     max_feed_age_days: int = Field(5, ge=1)

@@ -1,1 +1,1 @@
-"""What Dagster loads: assets by business stage, their checks, the jobs and schedules, the resources."""
+"""What Dagster loads: one package per stage with its assets and checks, the jobs and schedules, the resources."""

@@ -1,27 +1,48 @@
-"""When it runs: every night derived, every week refitted; what frees the queue of a run that died, and who hears."""
+"""Jobs, schedules and sensors: when runs start, what they materialise, and what follows a failure."""
 
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 
 from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.config.paths import data_folder
+from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.sections import Source
-from segmentation_pipeline.errors import PathError, RetailerError, SourceError
+from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
 from segmentation_pipeline.orchestration import alerts, run_liveness
+from segmentation_pipeline.orchestration.job_selection import (
+    MODEL_GROUP,
+    NIGHTLY_JOB,
+    REFIT_JOB,
+    job_for,
+    model_is_due,
+)
 
-REFIT = {"ops": {"segmentation_model": {"config": {"refit": True}}}}
-
-
+# Carry out what is due, and fit nothing beyond it.
+ONLY_WHAT_IS_DUE = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
 UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
-]  # fmt: skip
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+nightly_segmentation = dg.define_asset_job(
+    NIGHTLY_JOB,
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(MODEL_GROUP),
+    description="Derive every table from the source with the active model, and publish a release.",
+)
+refit_segmentation = dg.define_asset_job(
+    REFIT_JOB,
+    selection=dg.AssetSelection.all(),
+    description="The same, and fit a model, which becomes active if it passes promotion.",
+)
 
 
 def _time_zone() -> str:
-    """The retailer's; a file that does not validate must not unload the code location, its runs say what is wrong."""
+    """Return the retailer's time zone. An invalid file must not unload the code location; its runs report it."""
     try:
         return load_settings().time_zone
     except RetailerError:
@@ -29,53 +50,57 @@ def _time_zone() -> str:
 
 
 def _settle_seconds() -> int:
-    """The retailer's, in the same way."""
     try:
         return load_settings().source.settle_seconds
     except RetailerError:
         return int(Source.model_fields["settle_seconds"].default)
 
 
-def _of_the_tick(context: dg.ScheduleEvaluationContext) -> dict[str, Any]:
-    """What a run's configuration says of its tick, where the retailer says `schedule`: a rerun has it too."""
+def _fit_is_due() -> bool:
+    """Return whether the next run must fit or activate a model; not, where the retailer file is not valid."""
     try:
         settings = load_settings()
-    except RetailerError:
-        return {}
-    if settings.rfm.as_of != "schedule":
-        return {}
-    day = settings.at(context.scheduled_execution_time.astimezone(settings.zone)).rfm.as_of
-    return {"resources": {"retailer": {"config": {"as_of": str(day)}}}}
+        return model_is_due(settings, Folders(data_folder(), settings.name))
+    except PipelineError:
+        return False
 
 
-def _and_refit(context: dg.ScheduleEvaluationContext) -> dict[str, Any]:
-    """The configuration of a scheduled run takes the place of its job's."""
-    return {**REFIT, **_of_the_tick(context)}
+def _run_request(context: dg.ScheduleEvaluationContext, config: dict[str, Any] | None = None) -> dg.RunRequest:
+    """Request a run that knows its scheduled time, so that a re-execution processes the same day."""
+    tick = {"resources": {"retailer": {"config": {"tick": context.scheduled_execution_time.isoformat()}}}}
+    return dg.RunRequest(run_config={**tick, **(config or {})})
 
 
-nightly_segmentation = dg.define_asset_job(
-    "nightly_segmentation",
-    selection=dg.AssetSelection.all(),
-    description="Derive every table from the source and publish a release; the standing model is kept.",
-)
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Run every night with the active model."""
+    if _fit_is_due():
+        return dg.SkipReason("a model is due: nightly_fit_if_due starts the run of this night")
+    return _run_request(context)
 
-refit_segmentation = dg.define_asset_job(
-    "refit_segmentation",
-    selection=dg.AssetSelection.all(),
-    config=REFIT,
-    description="The same, and fit the fences and the model again.",
-)
 
-SCHEDULED = (
-    ("nightly", nightly_segmentation, "0 2 * * *", _of_the_tick),
-    ("weekly_refit", refit_segmentation, "0 4 * * 0", _and_refit),
+def nightly_fit_if_due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Run a night in which a model is due: none is active, a person approved one, or the settings changed."""
+    if not _fit_is_due():
+        return dg.SkipReason("no model is due: nightly starts the run of this night")
+    return _run_request(context, ONLY_WHAT_IS_DUE)
+
+
+def weekly_refit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Fit a model every week."""
+    return _run_request(context)
+
+
+SCHEDULES: tuple[tuple[Callable[..., Any], Any, str], ...] = (
+    (nightly, nightly_segmentation, "0 2 * * *"),
+    (nightly_fit_if_due, refit_segmentation, "0 2 * * *"),
+    (weekly_refit, refit_segmentation, "0 4 * * 0"),
 )
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Mark runs as failed whose process died, so that they do not fill the queue."""
-    found = run_liveness.fail_dead_runs(context.instance, data_folder() / "runs")
+    """Mark runs as failed whose process died, so that they do not block the queue."""
+    found = run_liveness.fail_dead_runs(context.instance, run_liveness.folder())
     alerts.tell_deaths(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 
@@ -84,67 +109,67 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     monitor_all_code_locations=True, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
-    """Post each failed run to the webhook of SEGMENTATION_WEBHOOK; the runs of a command are told of by the command.
+    """Post each failed run to the webhook of SEGMENTATION_WEBHOOK; a command posts the failure of its own run.
 
-    Every run of the instance is looked at, because one that was started past the queue is of no code location.
+    All runs of the instance are monitored, because one that was started past the queue has no code location.
     """
     if not alerts.is_of_command(context.dagster_run):
         alerts.tell_failure(context.instance, context.dagster_run.run_id, context.log.warning)
 
 
 def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Start the nightly job when new or changed files of the source stand still, once for each set of them.
+    """Start a run when new or changed source files are complete, once for each set of them.
 
-    Off until it is switched on: the nightly schedule reads all that came by then, and with a run for each delivery the
-    releases that are kept reach less far back. A failed run is not asked for again before its files change.
+    Off by default: the nightly schedule reads all files that have arrived by then, and with a run for each delivery
+    the kept releases cover fewer days. A failed run is not requested again before its files change.
     """
     looked = Looked.of(context.cursor)
     try:
         files = files_now()
     except (RetailerError, PathError, SourceError, OSError) as error:
-        return _nothing_yet(looked, str(error))
+        return _skip(looked, str(error))
     if files is None:
-        return _nothing_yet(looked, "the source's files are made up")
+        return _skip(looked, "the source's files are made up")
     if not looked.new(files):
-        return _nothing_yet(looked.again(files), "no file is new")
+        return _skip(looked.again(files), "no file is new")
     if files != looked.seen:
-        return _nothing_yet(
-            looked.again(files), "new files; they are asked for when the next look finds them unchanged"
-        )
+        return _skip(looked.again(files), "new files; a run is requested when the next evaluation finds them unchanged")
     if runs := context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
-        return _nothing_yet(looked, f"new files stand still; they wait for run {runs[0].run_id}")
+        return _skip(looked, f"new files are complete; they wait for run {runs[0].run_id}")
     looked = looked.after_asking(files)
-    return dg.SensorResult([dg.RunRequest(run_key=looked.asked)], cursor=looked.cursor)
+    settings = load_settings()
+    job = job_for(settings, Folders(data_folder(), settings.name))
+    config = ONLY_WHAT_IS_DUE if job == REFIT_JOB else {}
+    request = dg.RunRequest(run_key=looked.asked, job_name=job, run_config=config)
+    return dg.SensorResult([request], cursor=looked.cursor)
 
 
-def _nothing_yet(looked: Looked, why: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=why, cursor=looked.cursor)
-
-
-def _schedules() -> list[dg.ScheduleDefinition]:
-    zone = _time_zone()
-    return [
-        dg.ScheduleDefinition(
-            name=name,
-            job=job,
-            cron_schedule=cron,
-            run_config_fn=config,
-            execution_timezone=zone,
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-        )
-        for name, job, cron, config in SCHEDULED
-    ]
+def _skip(looked: Looked, reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=looked.cursor)
 
 
 @dg.definitions
 def automation() -> dg.Definitions:
     """Jobs, their schedules in the retailer's time zone, and the sensors."""
+    zone = _time_zone()
+    jobs = [nightly_segmentation, refit_segmentation]
+    schedules = [
+        dg.ScheduleDefinition(
+            name=function.__name__,
+            job=job,
+            cron_schedule=cron,
+            execution_fn=function,
+            execution_timezone=zone,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=function.__doc__,
+        )
+        for function, job, cron in SCHEDULES
+    ]
     arrivals = dg.SensorDefinition(
         name="new_files",
         evaluation_fn=new_files,
-        job=nightly_segmentation,
+        jobs=jobs,
         minimum_interval_seconds=_settle_seconds(),
         description=new_files.__doc__,
     )
-    jobs = [nightly_segmentation, refit_segmentation]
-    return dg.Definitions(jobs=jobs, schedules=_schedules(), sensors=[dead_runs, failed_runs, arrivals])
+    return dg.Definitions(jobs=jobs, schedules=schedules, sensors=[dead_runs, failed_runs, arrivals])

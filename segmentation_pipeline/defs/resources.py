@@ -1,11 +1,12 @@
-"""The resources that assets ask for by name."""
+"""The resources that assets and checks ask for by name."""
 
 import dagster as dg
 
-from segmentation_pipeline.orchestration.resources import RetailerResource
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """The retailer of the run, from the environment unless the run's configuration says otherwise."""
-    return dg.Definitions(resources={"retailer": RetailerResource()})
+    """Bind the retailer, which the run's configuration may replace, and its working database."""
+    retailer = RetailerConfig.configure_at_launch()
+    return dg.Definitions(resources={"retailer": retailer, "warehouse": WarehouseResource(retailer=retailer)})

@@ -11,11 +11,12 @@ from typing import Any
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.privacy.pseudonyms import shape_of
-from segmentation_pipeline.tables.columns import LINE
+from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Given, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
-_DECIMAL_COLUMNS = {column.name: column.type for column in LINE if column.type.startswith("DECIMAL")}
+_DECIMAL_COLUMNS = {column.name: column.type for column in line_columns() if column.type.startswith("DECIMAL")}
 
 _SHOWN_RULES, _SHOWN_TEXT = 3, 60
 
@@ -35,7 +36,7 @@ def refusals(retailer: Retailer) -> list[Refusal]:
     return list(_refusals(retailer))
 
 
-def given(retailer: Retailer) -> Given:
+def query_inputs(retailer: Retailer) -> QueryInputs:
     """The relations `judged_transactions` (raw lines with is_cancellation and refusing step) and `cleaning_rules`."""
     rules = refusals(retailer)
     pattern = retailer.cleaning.cancellation
@@ -45,7 +46,7 @@ def given(retailer: Retailer) -> Given:
         values |= rule.values | {f"name_{step}": rule.name, f"reason_{step}": rule.reason}
         cases.append(f"when {rule.condition} then {step}")
         listed.append(f"({step}, $name_{step}, $reason_{step})")
-    return Given(
+    return QueryInputs(
         {
             "judged_transactions": f"{_marked(retailer)} select *, case {' '.join(cases)} end as step from marked",
             "cleaning_rules": f"select * from (values {', '.join(listed)}) as listed(step, rule, reason)",
@@ -54,9 +55,9 @@ def given(retailer: Retailer) -> Given:
     )
 
 
-def loss(warehouse: Warehouse, retailer: Retailer) -> str:
+def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
     """Where most lines are refused: by which rules, what could not be read, and what to do, in words; else nothing."""
-    judged = given(retailer)
+    judged = query_inputs(retailer)
     lines = warehouse.count("raw_transactions")
     refused = warehouse.rows(
         f"with judged_transactions as ({judged.relations['judged_transactions']}),"
@@ -111,7 +112,7 @@ def _marked(retailer: Retailer) -> str:
     )
     if not retailer.cleaning.sources_overlap:
         return f"{numbered}, marked as (select * from numbered)"
-    content = ", ".join(quoted(column.name) for column in LINE)
+    content = ", ".join(quoted(column.name) for column in line_columns())
     return f"""{numbered}, repeated as (
         select *, row_number() over (partition by source_file, source_sheet, {content} order by source_line) as nth
         from numbered

@@ -15,9 +15,15 @@ from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.decompression import COMPRESSED
 
 ENDINGS = {
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 _WILD = ("*", "?", "[")
 
 

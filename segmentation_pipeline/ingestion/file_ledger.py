@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from segmentation_pipeline.ingestion.column_mapping import plain
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 
-LEDGER = CONTRACTS["ingested_files"]
+LEDGER = contracts()["ingested_files"]
 LOADED, GONE, SET_ASIDE = "loaded", "gone", "set_aside"
 # UTC, as every moment of the ledger.
 EPOCH = datetime.fromisoformat("1970-01-01")

@@ -18,7 +18,9 @@ from segmentation_pipeline.ingestion.discovery import refuse_what_is_no_file_of
 from segmentation_pipeline.ingestion.file_ledger import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.ingestion.staging import Lines, read_lines
 from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN, Mouth
-from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, select_of
+from segmentation_pipeline.tables.catalog import select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 VERSION = "1"
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
@@ -30,7 +32,7 @@ _EARLIEST, _LATEST = -(10**16), 10**17
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadRequest:
     """What a run asks of the intake.
 
     Attributes:
@@ -51,17 +53,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Intake:
+class SourceLoad:
     """What a run takes in: the tables to fill, and what is to be told of it."""
 
-    fillings: list[Filling]
-    given: Given
+    writes: list[TableWrite]
+    inputs: QueryInputs
     before: list[Entry]
     entries: list[Entry]
     read: list[str]
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Numbers of files, what was read, and which files changed."""
         known = {entry.source_file for entry in self.before if entry.status != SET_ASIDE}
         counts = {f"files_{status}": sum(e.status == status for e in self.entries) for status in (GONE, SET_ASIDE)}
@@ -84,9 +86,9 @@ def shown(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def taken_in(
-    warehouse: Warehouse, settings: Retailer, files: dict[str, Path], spill: Path, asked: Asked
-) -> Iterator[Intake]:
+def load_source(
+    warehouse: Warehouse, settings: Retailer, files: dict[str, Path], spill: Path, asked: LoadRequest
+) -> Iterator[SourceLoad]:
     """Read what is new or has changed; the rest stands as it was read.
 
     Raises:
@@ -113,13 +115,13 @@ def taken_in(
         kept = [entry.source_file for entry in entries if entry.lines and entry.source_file not in set(read)]
         rows, cells = ledger(entries)
         selects = (_raw(stands, mouth), rows, f"select * from {FORGOTTEN}")
-        fillings = [Filling(table, select) for table, select in zip(TABLES, selects, strict=True)]
-        given = Given(lines.relations, lines.values | mouth.values | cells | {"read": read, "kept": kept})
-        yield Intake(fillings, given, list(known.values()), entries, read)
+        writes = [TableWrite(table, select) for table, select in zip(TABLES, selects, strict=True)]
+        inputs = QueryInputs(lines.relations, lines.values | mouth.values | cells | {"read": read, "kept": kept})
+        yield SourceLoad(writes, inputs, list(known.values()), entries, read)
 
 
 def _looked_at(
-    settings: Retailer, files: dict[str, Path], known: dict[str, Entry], asked: Asked
+    settings: Retailer, files: dict[str, Path], known: dict[str, Entry], asked: LoadRequest
 ) -> tuple[dict[str, Entry], dict[str, str]]:
     """Each file's entry, `loaded` where its lines stand; and why a file cannot be looked at.
 
@@ -150,7 +152,7 @@ def _looked_at(
     return looked, refused
 
 
-def _returned(entry: Entry, asked: Asked) -> Entry:
+def _returned(entry: Entry, asked: LoadRequest) -> Entry:
     """The entry of a file whose lines stand; one that was gone is back."""
     return replace(entry, status=LOADED, run_id=asked.run_id) if entry.status == GONE else entry
 
@@ -196,7 +198,7 @@ def _with_columns(entry: Entry, lines: Lines) -> Entry:
     return replace(entry, columns=list(columns), types=list(columns.values()))
 
 
-def _gone(known: dict[str, Entry], files: dict[str, Path], loaded: list[Entry], asked: Asked) -> list[Entry]:
+def _gone(known: dict[str, Entry], files: dict[str, Path], loaded: list[Entry], asked: LoadRequest) -> list[Entry]:
     """The entries of files that are no longer there; not of those whose content is there under another name.
 
     Raises:

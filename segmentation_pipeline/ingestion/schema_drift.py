@@ -5,12 +5,12 @@ Belongs here: comparing the columns of files. Does not: what a run then does (`d
 
 from segmentation_pipeline.ingestion.column_mapping import plain
 from segmentation_pipeline.ingestion.file_ledger import SET_ASIDE, Entry
-from segmentation_pipeline.ingestion.incremental import Intake
+from segmentation_pipeline.ingestion.incremental import SourceLoad
 
 _WHAT = {"came": "came", "went": "went", "changed_type": "changed its type"}
 
 
-def drifted(intake: Intake) -> list[dict[str, str]]:
+def changed_columns(intake: SourceLoad) -> list[dict[str, str]]:
     """The files of a run whose columns no file before them had, each with what came, went or changed its type.
 
     In the order of names, each against the file before it; columns that were told of once are known from then on. An
@@ -42,7 +42,7 @@ def _difference(before: Entry, after: Entry) -> dict[str, str]:
     }
 
 
-def sentence(faults: list[dict[str, str]]) -> str:
+def message(faults: list[dict[str, str]]) -> str:
     """What the differences say: from which file on, and what."""
     told = [
         f"{fault['source_file']}: " + "; ".join(f"{fault[what]} {word}" for what, word in _WHAT.items() if fault[what])

@@ -19,23 +19,23 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
 from segmentation_pipeline.ingestion.column_mapping import mapped, told, where
 from segmentation_pipeline.ingestion.parsing import MOST_COLUMNS, Part, numbered_csv, parts_of
-from segmentation_pipeline.tables.columns import LINE
+from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
-from segmentation_pipeline.warehouse.database import Given
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 # Raise it when the same file would be read differently: every file is then read again.
 READER_VERSION = "1"
-_NUMBERS = frozenset(column.name for column in LINE if column.type.startswith("DECIMAL"))
+_NUMBERS = frozenset(column.name for column in line_columns() if column.type.startswith("DECIMAL"))
 
 _NOTHING = f"""
     select null::varchar as source_file, null::varchar as source_sheet, null::bigint as source_line,
-        {", ".join(f"null::varchar as {quoted(column.name)}" for column in LINE)}, null::varchar as broken
+        {", ".join(f"null::varchar as {quoted(column.name)}" for column in line_columns())}, null::varchar as broken
     where false"""
 
 
 @dataclass(frozen=True)
-class Lines(Given):
+class Lines(QueryInputs):
     """The relation `read_lines` over files, and what was found in each by its name.
 
     Attributes:
@@ -221,7 +221,7 @@ def _select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
             select __path, number, coalesce(broken, case when coalesce(json_type(object), '') <> 'OBJECT' then c0 end)
                 as broken, json_extract_string(object, $keys) as texts, json_type(object, $keys) as kinds
             from (select *, try_cast(c0 as json) as object from {_read_csv(1)}))"""
-    cells = {column.name: "null::varchar" for column in LINE} | {
+    cells = {column.name: "null::varchar" for column in line_columns()} | {
         name: _cell(retailer, part, name, place, key) for key, (name, place) in enumerate(places.items(), 1)
     }
     texts = ", ".join(f"{text} as {quoted(name)}" for name, text in cells.items())
@@ -285,7 +285,7 @@ def _numbered_lines(connection: duckdb.DuckDBPyConnection, number: int, parts: l
         },
     )
     first_line_number = 2 if parts[0].kind == "csv" else 1
-    texts = ", ".join(quoted(column.name) for column in LINE)
+    texts = ", ".join(quoted(column.name) for column in line_columns())
     return f"""
         select part.source_file, part.source_sheet,
             coalesce(line.number, line.rowid - part.first_rowid + {first_line_number}) as source_line,

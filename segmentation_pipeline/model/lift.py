@@ -1,4 +1,4 @@
-"""What a segmentation is worth and how far its features have drifted, as plain figures.
+"""What a segmentation is worth and how far its features have changed_columns, as plain figures.
 
 Belongs here: figures of arrays of customers. Which customers, months and bounds is for the caller to say.
 """

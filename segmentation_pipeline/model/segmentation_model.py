@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation_pipeline.model.kmeans import Array, Scaler, nearest, rounded
+from segmentation_pipeline.model.segment_catalog import FEATURES
 
 Keys = NDArray[np.str_]
-# The columns of features, wherever they are an array.
-FEATURES = ("monetary", "frequency", "recency")
 
 
 @dataclass(frozen=True)

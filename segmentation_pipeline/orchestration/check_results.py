@@ -1,46 +1,70 @@
-"""How a check says what it found: a table of the first faults, and a sentence.
+"""Build asset checks that select the rows violating a rule, and report the first of them.
 
-Belongs here: what all checks that look across tables have in common. Does not: any check (`defs`).
+Contains what the checks across tables have in common. The checks themselves are in `defs/<stage>/checks.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.orchestration.resources import RetailerResource
-from segmentation_pipeline.warehouse.database import select_of
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.tables.catalog import check_select
 
-SHOWN_FAULTS = 20
+SHOWN_ROWS = 20
 
 
-def found(faults: Sequence[dict[str, Any]], said: str, **figures: Any) -> dg.AssetCheckResult:
-    """Passed where nothing was selected; else the first faults as a table.
+def sql_check(
+    name: str,
+    *,
+    asset: str,
+    description: str,
+    message: str,
+    deps: Sequence[str] = (),
+    values: Callable[[Retailer], dict[str, Any]] | None = None,
+) -> dg.AssetChecksDefinition:
+    """Build the blocking check of `tables/<stage>/checks/<name>.sql`, which passes where no row is selected.
 
-    No customer is named: what Dagster keeps is kept for years, and shown to whoever reaches the web interface.
+    Args:
+        name: The check's name and its file's.
+        asset: The asset that is checked.
+        description: What the check asks.
+        message: What is wrong where a row is selected.
+        deps: The other tables that the SELECT reads.
+        values: Computes the values that the SELECT binds.
     """
-    metadata: dict[str, Any] = dict(figures)
-    if faults:
-        shown = [
-            {name: _plain(value) for name, value in fault.items() if name != "customer_id"}
-            for fault in faults[:SHOWN_FAULTS]
+
+    @dg.asset_check(name=name, asset=asset, additional_deps=list(deps), description=description, blocking=True)
+    def check(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        rows = warehouse.open().rows(check_select(name), **(values(retailer.settings) if values else {}))
+        if rows and "customer_id" in rows[0]:
+            where = f"Run checks/{name}.sql of the package on the working database to see the customers."
+            return check_result(rows, f"{message} {where}")
+        return check_result(rows, message)
+
+    return check
+
+
+def check_result(rows: Sequence[dict[str, Any]], message: str, **metadata: Any) -> dg.AssetCheckResult:
+    """Return a result that passes where there are no rows, and otherwise shows the first of them.
+
+    `customer_id` is left out: Dagster keeps results for years and shows them to everyone who reaches its interface.
+    """
+    shown: dict[str, Any] = dict(metadata)
+    if rows:
+        records = [
+            dg.TableRecord({name: _plain(value) for name, value in row.items() if name != "customer_id"})
+            for row in rows[:SHOWN_ROWS]
         ]
-        metadata["faults"] = dg.MetadataValue.table([dg.TableRecord(fault) for fault in shown])
-    return dg.AssetCheckResult(passed=not faults, description=said if faults else None, metadata=metadata)
+        shown["rows"] = dg.MetadataValue.table(records)
+    return dg.AssetCheckResult(passed=not rows, description=message if rows else None, metadata=shown)
+
+
+def warning_result(rows: Sequence[dict[str, Any]], message: str, **metadata: Any) -> dg.AssetCheckResult:
+    """Return the same as a warning."""
+    return check_result(rows, message, **metadata)._replace(severity=dg.AssetCheckSeverity.WARN)
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float)) else str(value)
-
-
-def selected(retailer: RetailerResource, check: str, said: str, **values: Any) -> dg.AssetCheckResult:
-    """What the SELECT of `sql/checks/<check>.sql` finds wrong."""
-    faults = retailer.warehouse.rows(select_of(f"checks/{check}"), **values)
-    if faults and "customer_id" in faults[0]:
-        said = f"{said} sql/checks/{check}.sql of the package, asked of the working database, names the customers."
-    return found(faults, said)
-
-
-def warned(faults: Sequence[dict[str, Any]], said: str, **figures: Any) -> dg.AssetCheckResult:
-    """The same, as a warning."""
-    return found(faults, said, **figures)._replace(severity=dg.AssetCheckSeverity.WARN)

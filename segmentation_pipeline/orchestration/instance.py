@@ -10,7 +10,7 @@ from pathlib import Path
 from segmentation_pipeline.config.paths import dagster_home
 from segmentation_pipeline.errors import PathError
 
-_SHIPPED = Path(__file__).parent / "dagster.yaml"
+_SHIPPED = Path(__file__).parents[1] / "dagster.yaml"
 
 
 def prepare() -> Path:
@@ -35,7 +35,7 @@ def prepare() -> Path:
 
 
 @contextmanager
-def books_open(run_id: str) -> Iterator[None]:
+def keep_event_log_open(run_id: str) -> Iterator[None]:
     """Hold Dagster's SQLite files open while a run writes to them.
 
     Dagster opens and closes them for each of some three hundred events of a night, and whoever closes one last has to

@@ -1,6 +1,6 @@
-"""The retailer of a run, as Dagster's resource: its settings, its folders, and its working database.
+"""The resources of a run: the retailer's settings, and the working database.
 
-Belongs here: what lasts as long as a run does - the writer's lock, the sign of life, the open database.
+Contains what Dagster creates once a run. The definitions bind them to their keys in `defs.resources`.
 """
 
 import os
@@ -18,167 +18,173 @@ from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
-from segmentation_pipeline.orchestration import alerts, instance, run_liveness
+from segmentation_pipeline.orchestration import alerts, run_liveness
+from segmentation_pipeline.orchestration.instance import keep_event_log_open
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
 
 
-class RetailerResource(dg.ConfigurableResource[Any]):
-    """Which retailer a run is for, and as of when; empty values are those of the environment and the retailer file."""
+class RetailerConfig(dg.ConfigurableResource[Any]):
+    """Which retailer a run processes, and as of when.
+
+    An empty value means the environment's, or else the retailer file's.
+    """
 
     file: str = Field(
-        default="", description="A shipped retailer's name or a path; else SEGMENTATION_RETAILER, else sample."
+        default="",
+        description="Name of a shipped retailer or path of a retailer file. Default: SEGMENTATION_RETAILER, or sample.",
     )
-    source: str = Field(default="", description="A path instead of the file's source.path; else SEGMENTATION_SOURCE.")
+    source: str = Field(
+        default="", description="Path to read instead of the file's source.path. Default: SEGMENTATION_SOURCE."
+    )
     as_of: str = Field(
         default="",
-        description="last_transaction, end_of_day, schedule, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS instead of rfm.as_of. A"
-        " schedule whose retailer says `schedule` sets the day here, so that the run can be repeated as it was.",
+        description="Replaces rfm.as_of: last_transaction, end_of_day, schedule, YYYY-MM-DD or YYYY-MM-DD HH:MM:SS.",
+    )
+    tick: str = Field(
+        default="",
+        description="Scheduled time of the run, ISO 8601. Schedules set it, so that a re-execution has the same.",
     )
     accept_change: bool = Field(
         default=False,
-        description="Publish although figures fell or as_of jumped; let a model stand that the gate holds.",
+        description="Publish although the release checks report a change, and activate a model that fails promotion.",
     )
     reload: bool = Field(
-        default=False, description="Read every file of the source again, and forget the lines of those that are gone."
-    )
-    lock_patience: float = Field(
-        default=3600, ge=0, description="Seconds to wait while another run writes, or another program looks."
+        default=False, description="Read every source file again, and delete the lines of files that are missing."
     )
 
-    _stack: ExitStack | None = PrivateAttr(None)
-    _context: dg.InitResourceContext | None = PrivateAttr(None)
     _settings: Retailer | None = PrivateAttr(None)
-    _warehouse: Warehouse | None = PrivateAttr(None)
-    _refusal: Exception | None = PrivateAttr(None)
+    _requested_at: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
+    _run_id: str = PrivateAttr("")
 
-    @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["RetailerResource"]:
-        """Hold what the run opens until its last asset is done, whatever happens."""
-        with ExitStack() as stack:
-            self._stack, self._context = stack, context
-            self._warehouse, self._refusal = None, None
-            try:
-                if context.run is not None:
-                    stack.enter_context(run_liveness.alive(self.runs, context.run.run_id))
-                    stack.enter_context(instance.books_open(context.run.run_id))
-            except (OSError, PipelineError) as error:
-                # A resource that fails is a stack trace; an asset that fails is a sentence.
-                self._refusal = error
-            yield self
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note the run, and when it was first requested: a re-execution processes the same day."""
+        self._settings = None
+        if context.run is not None and context.instance is not None:
+            self._run_id = context.run.run_id
+            find = context.instance.get_run_record_by_id
+            record = find(context.run.root_run_id or context.run.run_id) or find(context.run.run_id)
+            self._requested_at = record.create_timestamp if record else datetime.now(UTC)
 
     @property
     def settings(self) -> Retailer:
-        """The validated retailer file.
+        """The validated settings of the retailer.
 
         Raises:
-            RetailerError: It does not validate.
+            RetailerError: The retailer file is not valid.
         """
         if self._settings is None:
             settings = load_settings(self.file, self.source, self.as_of)
-            self._settings = settings.at(self._local(self._asked_for, settings.zone))
+            self._settings = settings.at(_local(self._scheduled_at, settings.zone))
         return self._settings
 
     @property
     def source_base(self) -> Path:
-        """Where relative source paths start: beside the retailer file, for a shipped one in the data folder."""
+        """The folder that relative source paths start from."""
         return source_base(self.file)
 
     @property
     def folders(self) -> Folders:
-        """The retailer's places."""
+        """The retailer's folders."""
         return Folders(data_folder(), self.settings.name)
 
     @property
     def run_id(self) -> str:
-        """The run."""
-        return self._context.run.run_id if self._context and self._context.run else ""
-
-    @property
-    def tick(self) -> datetime:
-        """The moment that the run is for, in the retailer's time: its schedule's tick, or when it was asked for."""
-        return self._local(self._asked_for, self.settings.zone)
+        """The id of the run; empty outside a run."""
+        return self._run_id
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether a schedule asked for the run, or for the one that it repeats."""
-        return self._scheduled is not None
+        """Whether a schedule requested the run."""
+        return bool(self.tick)
 
     @property
-    def _asked_for(self) -> datetime:
-        record = self._first_run
-        return self._scheduled or (record.create_timestamp if record else datetime.now(UTC))
+    def scheduled_at(self) -> datetime:
+        """The scheduled time, or else when a person requested the run, in the retailer's local time."""
+        return _local(self._scheduled_at, self.settings.zone)
 
     @property
-    def _scheduled(self) -> datetime | None:
-        record = self._first_run
-        text = record.dagster_run.tags.get(".dagster/scheduled_execution_time") if record else None
-        return datetime.fromisoformat(text) if text else None
+    def latest_possible_at(self) -> datetime:
+        """The time after which no transaction can be dated, in the retailer's local time.
 
-    @property
-    def _first_run(self) -> dg.RunRecord | None:
-        """The run that this one repeats, or else this one: who repeats a run, also days after, means its moment.
-
-        Dagster hands the run's configuration on to the repetition, but not the tick of its schedule.
-        """
-        context = self._context
-        if context is None or context.run is None or context.instance is None:
-            return None
-        find = context.instance.get_run_record_by_id
-        return find(context.run.root_run_id or context.run.run_id) or find(context.run.run_id)
-
-    @staticmethod
-    def _local(moment: datetime, zone: ZoneInfo) -> datetime:
-        return moment.astimezone(zone).replace(tzinfo=None)
-
-    @property
-    def latest_moment(self) -> datetime:
-        """No line may be dated later: the tick, or the present where the run came to it less than a day late.
-
-        A shop sells while its run waits for another; a run done again long after its tick is judged by the tick.
+        It is the present where the run started less than a day after its scheduled time, since shops sell while a run
+        waits for another. A run repeated long after is judged by its scheduled time.
         """
         now = datetime.now(self.settings.zone).replace(tzinfo=None)
-        return now if timedelta() <= now - self.tick < timedelta(days=1) else self.tick
+        return now if timedelta() <= now - self.scheduled_at < timedelta(days=1) else self.scheduled_at
 
     @property
-    def runs(self) -> Path:
-        """The signs of life of all runs, whatever their retailer: they share one Dagster instance."""
-        return data_folder() / "runs"
+    def _scheduled_at(self) -> datetime:
+        return datetime.fromisoformat(self.tick) if self.tick else self._requested_at
 
-    @property
-    def warehouse(self) -> Warehouse:
-        """The working database; the first use takes the writer's lock and opens it.
+
+class WarehouseResource(dg.ConfigurableResource[Any]):
+    """The working database of the run's retailer, opened on first use under the writer's lock."""
+
+    retailer: dg.ResourceDependency[RetailerConfig]
+    lock_timeout: float = Field(
+        default=3600, ge=0, description="Seconds to wait while another process holds the working database."
+    )
+
+    _stack: ExitStack | None = PrivateAttr(None)
+    _context: dg.InitResourceContext | None = PrivateAttr(None)
+    _database: Warehouse | None = PrivateAttr(None)
+    _error: Exception | None = PrivateAttr(None)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["WarehouseResource"]:
+        """Hold the lock and the connection until the run's last step has finished."""
+        with ExitStack() as stack:
+            self._stack, self._context = stack, context
+            self._database, self._error = None, None
+            try:
+                if context.run is not None:
+                    stack.enter_context(run_liveness.heartbeat(run_liveness.folder(), context.run.run_id))
+                    stack.enter_context(keep_event_log_open(context.run.run_id))
+            except (OSError, PipelineError) as error:
+                # An error raised here would be a stack trace; raised by an asset, it is a message.
+                self._error = error
+            yield self
+
+    def open(self) -> Warehouse:
+        """Return the working database; the first call takes the writer's lock and opens it.
 
         Raises:
-            LockTimeoutError: Another run writes for longer than lock_patience.
+            LockTimeoutError: Another process held the lock for longer than `lock_timeout`.
             WarehouseError: The file cannot be opened.
         """
-        if self._refusal is not None:
-            raise self._refusal
-        if self._warehouse is None:
+        if self._error is not None:
+            raise self._error
+        if self._database is None:
             try:
-                self._warehouse = self._open()
+                self._database = self._open()
             except (LockTimeoutError, WarehouseError) as error:
-                # An hour's patience is had once, not again by every asset.
-                self._refusal = error
+                # The next steps of the run must not wait for the timeout again.
+                self._error = error
                 raise
-        return self._warehouse
+        return self._database
 
     def _open(self) -> Warehouse:
         assert self._stack is not None
         assert self._context is not None
-        log, run = self._context.log, self._context.run
-        who = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
+        log, run, folders = self._context.log, self._context.run, self.retailer.folders
+        holder = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
         with ExitStack() as opening:
-            tell = log.warning if log else print
-            opening.enter_context(lock.writer(self.folders.lock, who, self.lock_patience, tell))
+            warn = log.warning if log else print
+            opening.enter_context(lock.writer(folders.lock, holder, self.lock_timeout, warn))
             if (instance := self._context.instance) is not None:
-                alerts.tell_deaths(instance, run_liveness.fail_dead_runs(instance, self.runs), tell)
-            places, patience = self.folders, self.lock_patience
-            opened = connection_to(places.working_database, places.spill, patience, tell, beside=[places.releases])
-            connection = opening.enter_context(opened)
-            warehouse = Warehouse(connection)
-            # Only now: where the database cannot be opened, the next asset of the run shall not wait for this one.
+                alerts.tell_deaths(instance, run_liveness.fail_dead_runs(instance, run_liveness.folder()), warn)
+            connection = opening.enter_context(
+                connection_to(
+                    folders.working_database, folders.spill, self.lock_timeout, warn, beside=[folders.releases]
+                )
+            )
+            database = Warehouse(connection)
+            # Only a database that opened stays open; otherwise the lock is released here.
             self._stack.push(opening.pop_all())
-        return warehouse
+        return database
+
+
+def _local(moment: datetime, zone: ZoneInfo) -> datetime:
+    return moment.astimezone(zone).replace(tzinfo=None)

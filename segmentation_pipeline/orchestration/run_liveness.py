@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.warehouse.lock import try_lock
 
 if TYPE_CHECKING:
@@ -18,46 +19,50 @@ if TYPE_CHECKING:
 _HELD: set[Path] = set()
 
 
+def folder() -> Path:
+    """Return the folder of the heartbeat files of all runs; the retailers share one Dagster instance."""
+    return data_folder() / "runs"
+
+
 @contextmanager
-def alive(runs: Path, run_id: str) -> Iterator[None]:
-    """Hold the sign that the run's process lives: a locked file of the run's name, held once by whoever is first."""
+def heartbeat(runs: Path, run_id: str) -> Iterator[None]:
+    """Hold the run's heartbeat file locked; nested calls of one process hold it once."""
     runs.mkdir(parents=True, exist_ok=True)
-    sign, unseen = runs / run_id, runs / f".{run_id}"
-    if sign in _HELD:
+    file_path, unlocked = runs / run_id, runs / f".{run_id}"
+    if file_path in _HELD:
         yield
         return
-    with unseen.open("w") as file:
+    with unlocked.open("w") as file:
+        # Renamed once it is locked, so that nobody sees it without its lock.
         try_lock(file.fileno())
-        unseen.rename(sign)
-        _HELD.add(sign)
+        unlocked.rename(file_path)
+        _HELD.add(file_path)
         try:
             yield
         finally:
-            _HELD.discard(sign)
-            sign.unlink(missing_ok=True)
+            _HELD.discard(file_path)
+            file_path.unlink(missing_ok=True)
 
 
 def fail_dead_runs(instance: "dg.DagsterInstance", runs: Path) -> list[str]:
-    """Mark as failed each unfinished run whose sign of life is no longer held; it would fill the queue for ever.
+    """Mark each unfinished run as failed whose heartbeat file is not locked; it would block the queue for ever.
 
     Returns:
         The ids of these runs.
     """
     dead = []
-    for sign in sorted(runs.glob("[!.]*")):
+    for file_path in sorted(runs.glob("[!.]*")):
         try:
-            file = sign.open("r+")
+            file = file_path.open("r+")
         except FileNotFoundError:
             continue
         with file:
-            # A sign without a name is that of a run that ended well since the look into the folder.
+            # A file without a link belongs to a run that ended since the folder was listed.
             if not try_lock(file.fileno()) or not os.fstat(file.fileno()).st_nlink:
                 continue
-            run = instance.get_run_by_id(sign.name)
+            run = instance.get_run_by_id(file_path.name)
             if run is not None and not run.is_finished:
-                instance.report_run_failed(
-                    run, "The process of this run died. Nothing was left half written; run it again."
-                )
+                instance.report_run_failed(run, "The process of this run died. No table is half written; run it again.")
                 dead.append(run.run_id)
-            sign.unlink(missing_ok=True)
+            file_path.unlink(missing_ok=True)
     return dead

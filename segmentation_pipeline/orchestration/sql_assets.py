@@ -1,13 +1,14 @@
-"""How a table becomes a Dagster asset: lineage from its SELECT, words, columns and check from its contract.
+"""Build Dagster assets from the tables' files: lineage from the SELECT, metadata and check from the contract.
 
-Belongs here: what all assets have in common. Does not: any asset (`defs`).
+Contains what all assets have in common. The assets themselves are in `defs`.
 """
 
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from traceback import format_tb
 from typing import Any
 
@@ -17,65 +18,131 @@ import duckdb
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, first_line
-from segmentation_pipeline.orchestration.resources import RetailerResource
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.tables.catalog import contracts, has_select, select_of
 from segmentation_pipeline.tables.contract import Contract
-from segmentation_pipeline.warehouse.database import Filling, Given, Outcome, select_of, tables_read_by
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
+from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
 
 OWNERS = ["team:segmentation"]
-# What the cleaning gives its SELECTs to read instead of the table: see `cleaning.given`.
-_STANDS_FOR = {"judged_transactions": "raw_transactions"}
 CONTRACT_CHECK = "contract"
-
-# What may pass by itself: a disk or a network path that answers again, a file that another program lets go.
-_MAY_PASS = tuple(
+# Relations that Python builds from a table, and gives to SELECTs instead of it.
+_BUILT_FROM = {"judged_transactions": "raw_transactions"}
+# Errors that can pass without a change: a share that is mounted again, a file that another program closes.
+_TRANSIENT = tuple(
     os.strerror(number)
     for number in (
-        errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED,
-        errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.EBUSY,
+        errno.ETIMEDOUT,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
     )
-)  # fmt: skip
-# A share that is mounted anew is back within a minute; what lasts longer is for a person.
-RETRIES, _SECONDS_BETWEEN = 3, 20.0
+)
+# A share is usually mounted again within a minute.
+RETRIES, _RETRY_SECONDS = 3, 20.0
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
-Figures = Callable[[RetailerResource], dict[str, Any]]
+Metadata = Callable[[Warehouse], dict[str, Any]]
+Explain = Callable[[Warehouse, Retailer], str]
 
 
-def asset_spec(
+@dataclass(frozen=True)
+class SqlAssetOptions:
+    """What the asset of a SELECT has beyond its two files.
+
+    Attributes:
+        inputs: Builds relations that the SELECT reads beside the tables.
+        metadata: Computes metadata of the materialization, beyond the row count.
+        explain: Explains a broken contract to the user.
+        freshness: How old the last materialization may be.
+        previous: Tables that the SELECT reads as the previous run left them. As dependencies they would be a cycle.
+    """
+
+    inputs: Callable[[Retailer], QueryInputs] | None = None
+    metadata: Metadata | None = None
+    explain: Explain | None = None
+    freshness: dg.FreshnessPolicy | None = None
+    previous: Sequence[str] = ()
+
+
+def sql_assets(
+    stage: str, *, exclude: Sequence[str] = (), options: Mapping[str, SqlAssetOptions] | None = None
+) -> list[dg.AssetsDefinition]:
+    """Build one asset for each table of a stage's folder that has a SELECT.
+
+    Args:
+        stage: The folder in `tables`, which is the asset group.
+        exclude: Tables that a Python asset writes.
+        options: Options by table.
+    """
+    tables = [name for name, contract in contracts().items() if contract.stage == stage and has_select(name)]
+    return [_sql_asset(name, (options or {}).get(name, SqlAssetOptions())) for name in tables if name not in exclude]
+
+
+def _sql_asset(table: str, options: SqlAssetOptions) -> dg.AssetsDefinition:
+    select = select_of(table)
+    deps = [name for name in dependencies(select) if name not in options.previous]
+
+    @dg.multi_asset(
+        name=table,
+        specs=[table_spec(table, select, deps=deps, freshness=options.freshness)],
+        check_specs=[contract_check_spec(table)],
+    )
+    def materialize(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
+        with report_user_errors():
+            inputs = options.inputs(retailer.settings) if options.inputs else None
+            yield from write_tables(
+                retailer,
+                warehouse,
+                [TableWrite(table, select)],
+                inputs=inputs,
+                metadata=options.metadata,
+                explain=options.explain,
+            )
+
+    return materialize
+
+
+def table_spec(
     table: str,
-    group: str,
     code: str,
     *,
     deps: Sequence[str] = (),
-    kinds: frozenset[str] = frozenset({"duckdb", "sql"}),
+    kinds: Sequence[str] = ("duckdb", "sql"),
     freshness: dg.FreshnessPolicy | None = None,
 ) -> dg.AssetSpec:
-    """What the web interface shows of a table: its contract's words and columns, and a version of its code.
+    """Return the spec of a table's asset, with the description and columns of its contract.
 
     Args:
-        table: The asset's key and the table's name.
-        group: The business stage.
-        code: The text whose change is a new version of the asset.
+        table: The table, which is the asset's key.
+        code: The text whose change is a new code version.
         deps: The assets that it reads.
-        kinds: What it is made with.
-        freshness: How old its last materialisation may be.
+        kinds: The technologies it uses.
+        freshness: How old the last materialization may be.
     """
+    contract = contracts()[table]
     return dg.AssetSpec(
         table,
         deps=deps,
-        description=CONTRACTS[table].text,
-        group_name=group,
+        description=contract.description,
+        group_name=contract.stage,
         owners=OWNERS,
         kinds=set(kinds),
         code_version=hashlib.sha256(code.encode()).hexdigest()[:8],
         freshness_policy=freshness,
-        metadata={"dagster/column_schema": column_schema(CONTRACTS[table]), "dagster/table_name": table},
+        metadata={"dagster/column_schema": column_schema(contract), "dagster/table_name": table},
     )
 
 
-def contract_check(table: str) -> dg.AssetCheckSpec:
-    """The structural check of a table: evaluated inside the transaction that replaces it."""
+def contract_check_spec(table: str) -> dg.AssetCheckSpec:
+    """Return the check of a table's contract, which is evaluated inside the transaction that replaces the table."""
     return dg.AssetCheckSpec(
         CONTRACT_CHECK,
         asset=table,
@@ -84,124 +151,90 @@ def contract_check(table: str) -> dg.AssetCheckSpec:
     )
 
 
-def derived_asset(
-    table: str,
-    *,
-    group: str,
-    given: Callable[[Retailer], Given] | None = None,
-    figures: Figures | None = None,
-    explained: Callable[[RetailerResource], str] | None = None,
-    freshness: dg.FreshnessPolicy | None = None,
-    state: Sequence[str] = (),
-) -> dg.AssetsDefinition:
-    """The asset of a table that is the SELECT in `sql/<table>.sql`; what it depends on is read off the SELECT.
-
-    Args:
-        table: The asset's key, the table's and the file's name.
-        group: The business stage.
-        given: Relations that the SELECT reads beside the tables, from the retailer's settings.
-        figures: Metadata beside the row count.
-        explained: What to say beside the rules where its contract is broken.
-        freshness: How old its last materialisation may be.
-        state: Tables that it reads as the runs before left them: as dependencies they would close a circle.
-    """
-    select = select_of(table)
-    deps = [name for name in dependencies(select) if name not in state]
-
-    @dg.multi_asset(
-        name=table,
-        specs=[asset_spec(table, group, select, deps=deps, freshness=freshness)],
-        check_specs=[contract_check(table)],
-    )
-    def derived(retailer: RetailerResource) -> Results:
-        with sentences():
-            relations = given(retailer.settings) if given else None
-            yield from fill(retailer, [Filling(table, select)], given=relations, figures=figures, explained=explained)
-
-    return derived
-
-
 def dependencies(select: str) -> list[str]:
-    """The assets that a SELECT reads."""
-    read = {_STANDS_FOR.get(name, name) for name in tables_read_by(select)}
-    return sorted(read & set(CONTRACTS))
+    """Return the assets that a SELECT reads."""
+    read = {_BUILT_FROM.get(name, name) for name in tables_read_by(select)}
+    return sorted(read & set(contracts()))
 
 
-def fill(
-    retailer: RetailerResource,
-    fillings: Sequence[Filling],
+def write_tables(
+    retailer: RetailerConfig,
+    warehouse: WarehouseResource,
+    writes: Sequence[TableWrite],
     *,
-    given: Given | None = None,
-    figures: Figures | None = None,
-    explained: Callable[[RetailerResource], str] | None = None,
+    inputs: QueryInputs | None = None,
+    metadata: Metadata | None = None,
+    explain: Explain | None = None,
 ) -> Results:
-    """Replace tables and report them: for each its contract's check, and its materialisation if all kept theirs.
+    """Replace tables in one transaction; yield each contract's check, then the materializations if all passed.
 
     Raises:
-        dagster.Failure: A contract is broken; every table was left as it was.
+        dagster.Failure: A contract is broken. No table was changed.
     """
-    outcomes = retailer.warehouse.replace(fillings, retailer.settings.sql_values, given)
-    broken = [outcome for outcome in outcomes if outcome.violations]
-    for outcome in outcomes:
-        yield _reported(outcome)
+    database = warehouse.open()
+    results = database.write(writes, retailer.settings.sql_values, inputs)
+    broken = [result for result in results if result.violations]
+    for result in results:
+        yield _contract_result(result)
     if broken:
-        said = [_sentence(outcome) for outcome in broken] + [explained(retailer) if explained else ""]
-        raise dg.Failure(description=" ".join(filter(None, said)), allow_retries=False)
-    extra = figures(retailer) if figures else {}
-    for outcome in outcomes:
-        yield dg.MaterializeResult(asset_key=outcome.table, metadata={"dagster/row_count": outcome.rows, **extra})
+        messages = [_broken_contract_message(result) for result in broken]
+        messages += [explain(database, retailer.settings) if explain else ""]
+        raise dg.Failure(description=" ".join(filter(None, messages)), allow_retries=False)
+    extra = metadata(database) if metadata else {}
+    for result in results:
+        yield dg.MaterializeResult(asset_key=result.table, metadata={"dagster/row_count": result.rows, **extra})
 
 
-def _reported(outcome: Outcome) -> dg.AssetCheckResult:
+def _contract_result(result: WriteResult) -> dg.AssetCheckResult:
     records = [
-        dg.TableRecord({"column": item.column, "rule": item.rule, "found": item.found}) for item in outcome.violations
+        dg.TableRecord({"column": item.column, "rule": item.rule, "found": item.found}) for item in result.violations
     ]
     return dg.AssetCheckResult(
         check_name=CONTRACT_CHECK,
-        asset_key=outcome.table,
-        passed=not outcome.violations,
-        metadata={"rows": outcome.rows, **({"violations": dg.MetadataValue.table(records)} if records else {})},
+        asset_key=result.table,
+        passed=not result.violations,
+        metadata={"rows": result.rows, **({"violations": dg.MetadataValue.table(records)} if records else {})},
     )
 
 
-def _sentence(outcome: Outcome) -> str:
+def _broken_contract_message(result: WriteResult) -> str:
     broken = "; ".join(
-        f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in outcome.violations
+        f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in result.violations
     )
-    return f"{outcome.table} would break its contract ({broken}), so it was left as it was."
+    return f"{result.table} would break its contract ({broken}), so the table was not changed."
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Let what a person can mend end the run as a sentence, after trying again where it may pass by itself.
+def report_user_errors() -> Iterator[None]:
+    """End the step with a message where the user can resolve the error, and retry where the error can pass by itself.
 
-    Bad data does not: no broken contract is tried again. Nor is a lock, which is waited for with a patience of its own.
+    Bad data and locks are not retried: bad data stays bad, and a lock has a timeout of its own.
     """
     try:
         yield
     except PipelineError as error:
-        said = str(error)
+        message = str(error)
     except (OSError, duckdb.Error) as error:
-        # Not what the error says: DuckDB quotes the whole line that it stumbles over.
+        # The traceback without the error's text: DuckDB quotes the whole line that it could not read.
         dg.get_dagster_logger().debug("".join(format_tb(error.__traceback__)))
-        said = (
-            f"{first_line(error)}. See that disk and memory have room, and that this user may read the source and"
-            f" write to {data_folder()}; then run again. The table that was being made, and the release, stand as they"
-            " were. The run's debug log tells where it happened."
+        message = (
+            f"{first_line(error)}. Check the free disk space and memory, and that this user can read the source and"
+            f" write to {data_folder()}; then run again. The table and the release were not changed. The debug log of"
+            " the run shows where the error occurred."
         )
     else:
         return
-    failure = dg.Failure(description=said, allow_retries=False)
-    if any(sign in said for sign in _MAY_PASS):
+    failure = dg.Failure(description=message, allow_retries=False)
+    if any(words in message for words in _TRANSIENT):
         dg.get_dagster_logger().warning(
-            f"{said} It may pass: it is tried {RETRIES + 1} times, {_SECONDS_BETWEEN:g} s apart."
+            f"{message} The error can pass by itself: trying {RETRIES + 1} times, {_RETRY_SECONDS:g} s apart."
         )
-        raise dg.RetryRequested(RETRIES, _SECONDS_BETWEEN) from failure
+        raise dg.RetryRequested(RETRIES, _RETRY_SECONDS) from failure
     raise failure
 
 
 def column_schema(contract: Contract) -> dg.TableSchema:
-    """The Columns tab of a table."""
+    """Return the columns of a table for the Columns tab."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(

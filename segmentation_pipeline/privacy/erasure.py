@@ -21,7 +21,7 @@ from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.privacy.pseudonyms import ERASED, FORGOTTEN, Key, Mouth, words_of
 from segmentation_pipeline.releases.files import sync
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.segments.membership import last_moment
+from segmentation_pipeline.segments.membership import last_change_at
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
@@ -186,7 +186,7 @@ def _moment(warehouse: Warehouse) -> datetime:
     """As of when the release without them is: as of the tables that stand, and no earlier than the ledger goes."""
     has = warehouse.has("customer_segments")
     stands = warehouse.row("select max(as_of) as as_of from customer_segments")["as_of"] if has else None
-    moments = [moment for moment in (stands, last_moment(warehouse)) if moment is not None]
+    moments = [moment for moment in (stands, last_change_at(warehouse)) if moment is not None]
     if not moments:
         raise ErasureError("no run has come to its end yet, so there are no segments to publish; run first")
     return max(moments)

@@ -13,10 +13,11 @@ from typing import Any
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PrivacyError
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Given, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 VARIABLE = "SEGMENTATION_PRIVACY_KEY"
-FORGOTTEN = "forgotten_customers"
+FORGOTTEN = "erased_customers"
 # As many characters as 128 bits take in hex: whoever has the hashes could try all customer numbers with a shorter key.
 _LEAST = 32
 # What a text may name a customer with: words with what joins them, and whole fields.
@@ -173,7 +174,7 @@ class Mouth:
             select = f"select * replace ({', '.join(replaced)}) from ({select})"
         return select
 
-    def left_out(self, warehouse: Warehouse, select: str, lines: Given) -> dict[str, int]:
+    def left_out(self, warehouse: Warehouse, select: str, lines: QueryInputs) -> dict[str, int]:
         """How many lines of each file are left out of what is read, because their customers are forgotten."""
         if not self.forgets:
             return {}

@@ -11,9 +11,9 @@ import duckdb
 
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import bound_in
+from segmentation_pipeline.warehouse.queries import bound_values
 
 # Excel takes a file without it for one in the machine's old encoding, and breaks every accent.
 _MARK = "\ufeff"
@@ -51,9 +51,9 @@ def _rows(release: Release, table: str) -> Iterator[tuple[str | None, ...]]:
         described = connection.execute(f"select column_name, column_type from (describe {quoted(table)})").fetchall()
         yield tuple(column for column, _ in described)
         cells = ", ".join(_cell(column, kind) for column, kind in described)
-        order = CONTRACTS[table].key_order if table in CONTRACTS else "all"
+        order = contracts()[table].key_order if table in contracts() else "all"
         rows = connection.execute(
-            f"select {cells} from {quoted(table)} order by {order}", bound_in(cells, {"run": _RUN})
+            f"select {cells} from {quoted(table)} order by {order}", bound_values(cells, {"run": _RUN})
         )
         while some := rows.fetchmany(_ROWS):
             yield from some

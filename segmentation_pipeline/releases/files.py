@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.tables.catalog import CONTRACTS, PUBLISHED, STATE
+from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.tables.contract import Contract, quoted
 
 DATABASE = "segments.duckdb"
@@ -78,11 +78,11 @@ def write(
     Returns:
         For the manifest: the rows of each table as they stand in the working database, and the checksum of each file.
     """
-    contracts = [contract.without(withheld) for contract in PUBLISHED]
-    published = {contract: f"select {contract.names} from {quoted(contract.table)}" for contract in contracts}
-    tables = _write_database(connection, folder / DATABASE, published, folder, macros)
+    published_contracts = [contract.without(withheld) for contract in published()]
+    selects = {contract: f"select {contract.names} from {quoted(contract.table)}" for contract in published_contracts}
+    tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
     with TemporaryDirectory(dir=folder) as between:
-        kept = {CONTRACTS[table]: select for table, select in STATE.items()}
+        kept = {contracts()[table]: select for table, select in state_selects().items()}
         state = _write_database(connection, folder / STATE_DATABASE, kept, Path(between), constraints=False)
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     return {"tables": tables, "state": state, "files": files}

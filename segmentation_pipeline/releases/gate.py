@@ -14,19 +14,19 @@ from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
-GATE = {
+CHECKS = {
     "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",
     "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and is not ahead of the run's time;"
     " one that is set as a day, which counts whole, may end with the day of the run.",
 }
-STOPPED = (
+NOT_PUBLISHED = (
     "Nothing was fitted or published; the standing model and release go on. If the change is right, accept it"
     " (segments run --accept-change; accept_change of the resource `retailer`)."
 )
 
 
 @dataclass(frozen=True)
-class Figures:
+class ReleaseMetrics:
     """What a run came to."""
 
     as_of: datetime
@@ -38,7 +38,7 @@ class Figures:
     revenue: Decimal
 
     @classmethod
-    def of(cls, warehouse: Warehouse, table: str) -> "Figures":
+    def of(cls, warehouse: Warehouse, table: str) -> "ReleaseMetrics":
         """Read off the working database, the customers in one of the tables that hold them all.
 
         Lines after as_of are neither clean nor wrongly refused: they count as read only.
@@ -54,12 +54,12 @@ class Figures:
             )
         )
 
-    def as_facts(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For the manifest; money as text, so that no reader rounds it."""
         return {key: value if isinstance(value, int) else str(value) for key, value in asdict(self).items()}
 
 
-def faults(standing: Release | None, figures: Figures, tick: datetime, bounds: Bounds) -> dict[str, str]:
+def changes(standing: Release | None, figures: ReleaseMetrics, tick: datetime, bounds: Bounds) -> dict[str, str]:
     """The answer to each question by its name: a sentence where something is wrong, else nothing."""
     return {
         "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
@@ -67,7 +67,7 @@ def faults(standing: Release | None, figures: Figures, tick: datetime, bounds: B
     }
 
 
-def change_since(standing: Release | None, figures: Figures, max_drop: float) -> str:
+def change_since(standing: Release | None, figures: ReleaseMetrics, max_drop: float) -> str:
     """Whether lines, customers or revenue fell by more than a share: the mark of a truncated source."""
     if standing is None:
         return ""
@@ -82,7 +82,7 @@ def change_since(standing: Release | None, figures: Figures, max_drop: float) ->
     return f"Against release {standing.name}, {'; '.join(fallen)}; the bound is {max_drop:.0%}."
 
 
-def time_jump(standing: Release | None, figures: Figures, tick: datetime, max_days: int) -> str:
+def time_jump(standing: Release | None, figures: ReleaseMetrics, tick: datetime, max_days: int) -> str:
     """Whether as_of lies ahead of the run's time, or far from the standing release's.
 
     A day of the settings counts whole, so its as-of is the midnight after it: the day of the run may end ahead of the

@@ -11,11 +11,11 @@ from pathlib import Path
 from segmentation_pipeline.config.paths import Folders, unused_name
 from segmentation_pipeline.errors import RestoreError
 from segmentation_pipeline.releases.files import STATE_DATABASE, Release, file_faults, sync
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import Filling, Warehouse
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 PATIENCE = 30.0
 
@@ -67,7 +67,7 @@ def _written(made: Path, release: Release, spill: Path, tell: Callable[[str], No
         raise RestoreError(f"release {release.name} is damaged: {'; '.join(faults)}. Take another one")
     published: dict[str, int] = release.manifest["state"]
     by = f"it was published by version {release.manifest['versions']['segmentation_pipeline']} of this package"
-    if unknown := sorted(published.keys() - CONTRACTS.keys()):
+    if unknown := sorted(published.keys() - contracts().keys()):
         raise RestoreError(f"the state of release {release.name} has tables that are unknown here: {unknown}; {by}")
     with connection_to(made, spill, PATIENCE, tell, beside=[release.folder]) as connection:
         warehouse = Warehouse(connection)
@@ -75,10 +75,10 @@ def _written(made: Path, release: Release, spill: Path, tell: Callable[[str], No
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")
         # An empty one stands already, or is derived.
         filled = [table for table, rows in published.items() if rows]
-        fillings = [Filling(table, f"select * from state.main.{quoted(table)}") for table in filled]
+        writes = [TableWrite(table, f"select * from state.main.{quoted(table)}") for table in filled]
         broken = [
             f"{outcome.table} ({violation.column}: {violation.rule}, found {violation.found})"
-            for outcome in warehouse.replace(fillings, {})
+            for outcome in warehouse.write(writes, {})
             for violation in outcome.violations
         ]
         if broken:

@@ -3,7 +3,6 @@
 Belongs here: which months can be tried, what is known of their customers, and the rows that tell how it went.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
-from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.segments import training
-from segmentation_pipeline.segments.history import AS_OF_THEN, begin_anew_without
-from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed
+from segmentation_pipeline.model.segment_catalog import FEATURES
+from segmentation_pipeline.segments.history import AS_OF_THEN
+from segmentation_pipeline.segments.training import fit
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import inline_upstream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TABLES = ("segment_backtest", "backtest_figures")
+TABLES = ("segment_backtest", "backtest_metrics")
 _LATER = """
 select
     customer_id,
@@ -45,62 +44,47 @@ left join later on features.customer_id = later.customer_id
 order by features.customer_id
 """
 _THEN = {**AS_OF_THEN, "later": _LATER}
-# Raise it when the method changes, so that stored months are computed again.
-METHOD_VERSION = "1"
+# Raise it when the method of the back-test changes.
+METHOD_VERSION = "2"
 
 
-def tried(warehouse: Warehouse, settings: Retailer) -> tuple[list[Filling], Given, list[datetime]]:
-    """What the tables of the back-test are to hold, and which months of it are computed anew.
+def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime]]:
+    """Return the back-test's tables, and the month ends that they cover.
 
-    The number of clusters is the standing model's: it is chosen once and kept, and it is these segments whose worth is
-    in question. A month stands if the lines before the end of its horizon, that number and the settings are those that
-    it was computed with; one with too few customers for it is left out.
+    The number of clusters is the active model's, since its segments are what is evaluated. A month end with too few
+    customers for it is left out.
     """
-    k = warehouse.row("select n_clusters from kmeans_model")["n_clusters"]
+    k = database.row("select n_clusters from kmeans_model")["n_clusters"]
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"n_clusters": k})})
-    begin_anew_without(warehouse, TABLES)
-    wanted = {month: _digest(warehouse, settings, month) for month in _months(warehouse, settings)}
-    known = warehouse.rows("select distinct month_end, digest from segment_backtest")
-    stored = {row["month_end"]: row["digest"] for row in known}
-    needed = [month for month, digest in wanted.items() if stored.get(month) != digest]
     rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
-    done = []
-    for month in needed:
+    months = []
+    for month in _months(database, settings):
         with suppress(FitError):
-            for table, found in zip(TABLES, _month(warehouse, settings, month, wanted[month]), strict=True):
+            for table, found in zip(TABLES, _month(database, settings, month), strict=True):
                 rows[table].extend(found)
-            done.append(month)
-    kept = [month for month in wanted if month not in needed]
-    selects = {table: f"select * from {quoted(table)} where list_contains($kept, month_end)" for table in TABLES}
-    return [Filling(table, selects[table], rows[table]) for table in TABLES], Given(values={"kept": kept}), done
+            months.append(month)
+    return [TableWrite(table, rows=rows[table]) for table in TABLES], months
 
 
-def _months(warehouse: Warehouse, settings: Retailer) -> list[datetime]:
-    """Month ends with enough days before them to form segments, and enough after them to see what became of those."""
-    asked = settings.backtest
-    rows = warehouse.rows(
-        "select month_end from history_months where"
-        " date_diff('day', (select min(transaction_at) from clean_transactions), month_end) >= $before"
-        " and month_end + $after * interval '1' day <= (select max(as_of) from rfm_features) order by month_end",
-        before=asked.history_days,
-        after=asked.horizon_days,
+def _months(database: Warehouse, settings: Retailer) -> list[datetime]:
+    """Return the month ends with enough days before them to form segments, and enough after them to evaluate them."""
+    rows = database.rows(
+        "with span as (select min(transaction_at) as first_at, date_trunc('month', min(transaction_at))"
+        " + interval '1' month as first_end from clean_transactions),"
+        " moment as (select max(as_of) as as_of from rfm_features),"
+        " month_ends as (select unnest(generate_series(first_end, as_of, interval '1' month)) as month_end"
+        " from span cross join moment)"
+        " select month_end from month_ends cross join span cross join moment"
+        " where date_diff('day', first_at, month_end) >= $before and month_end + $after * interval '1' day <= as_of"
+        " order by month_end",
+        before=settings.backtest.history_days,
+        after=settings.backtest.horizon_days,
     )
     return [row["month_end"] for row in rows]
 
 
-def _digest(warehouse: Warehouse, settings: Retailer, month: datetime) -> str:
-    """Of what the month's rows hang on: the lines, wherever they stand in the source, the settings and the method."""
-    row = warehouse.row(
-        "select sum(cast(hash(customer_id, invoice, transaction_at, amount, is_cancellation) % 1000000007 as bigint))"
-        " as lines from clean_transactions where transaction_at < $until",
-        until=month + timedelta(days=settings.backtest.horizon_days),
-    )
-    text = f"{row['lines']} {settings.backtest_digest} {composed(_CUSTOMERS, _THEN)} {METHOD_VERSION}"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _month(
-    warehouse: Warehouse, settings: Retailer, month: datetime, digest: str
+    database: Warehouse, settings: Retailer, month: datetime
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """The rows of both tables for one month end."""
     import numpy as np
@@ -109,11 +93,11 @@ def _month(
 
     until = month + timedelta(days=settings.backtest.horizon_days)
     values = settings.sql_values | {"as_of": month, "until": until}
-    found = warehouse.fetch(composed(_CUSTOMERS, _THEN), values)
+    found = database.fetch(inline_upstream(_CUSTOMERS, _THEN), values)
     features = np.column_stack([found[name] for name in FEATURES])
-    candidate = training.fit(features, settings, month, standing=None, number=1)
+    candidate = fit(features, settings, month, standing=None, number=1)
     keys = candidate.model.assign(features)
-    segments = list(_segments(month, digest, keys, found))
+    segments = list(_segments(month, keys, found))
     normal = is_normal(candidate.model.fences, features)
     figures = [
         row
@@ -125,9 +109,7 @@ def _month(
     return segments, figures
 
 
-def _segments(
-    month: datetime, digest: str, keys: "NDArray[Any]", found: dict[str, "NDArray[Any]"]
-) -> Iterator[tuple[Any, ...]]:
+def _segments(month: datetime, keys: "NDArray[Any]", found: dict[str, "NDArray[Any]"]) -> Iterator[tuple[Any, ...]]:
     """How each segment spent in the time after."""
     import numpy as np
 
@@ -138,7 +120,7 @@ def _segments(
         share = None if total <= 0 else round(spend / total, 12)
         returned = round(float(found["returned"][of_key].mean()), 12)
         past = round(float(found["monetary"][of_key].mean()), 6)
-        yield (month, key, customers, past, round(spend, 4), share, round(spend / customers, 6), returned, digest)
+        yield (month, key, customers, past, round(spend, 4), share, round(spend / customers, 6), returned)
 
 
 def _figures(

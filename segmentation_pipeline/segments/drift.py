@@ -6,13 +6,15 @@ Belongs here: the figures. Their bounds are settings, the warning is a check.
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
+METHOD_VERSION = "1"
 
-def figures(warehouse: Warehouse, settings: Retailer) -> list[tuple[Any, ...]]:
+
+def drift_rows(warehouse: Warehouse, settings: Retailer) -> list[tuple[Any, ...]]:
     """The rows of `model_drift`: the population stability index of each feature, who moved, who is new."""
     import numpy as np
 

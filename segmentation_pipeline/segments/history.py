@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, bound_in, composed, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
 
+METHOD_VERSION = "1"
 TABLES = ("history_months", "segment_history")
 _AT_MONTH_END = """
 select
@@ -34,16 +36,16 @@ AS_OF_THEN = {
 }
 
 
-def restated(warehouse: Warehouse, settings: Retailer) -> tuple[list[Filling], Given, list[datetime]]:
+def restate_history(warehouse: Warehouse, settings: Retailer) -> tuple[list[TableWrite], QueryInputs, list[datetime]]:
     """What `segment_history` and `history_months` are to hold, and which months of it are computed anew.
 
     A month stands if the lines before its end, the model, the settings and the SELECTs are those that it was computed
     with.
     """
     begin_anew_without(warehouse, TABLES)
-    text, select = composed(_AT_MONTH_END, AS_OF_THEN), select_of("history_months")
+    text, select = inline_upstream(_AT_MONTH_END, AS_OF_THEN), select_of("history_months")
     digest = {"history_digest": hashlib.sha256(f"{text} {settings.history_digest}".encode()).hexdigest()[:12]}
-    wanted = warehouse.rows(f"{select} order by month_end", **bound_in(select, settings.sql_values | digest))
+    wanted = warehouse.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
     stored = warehouse.rows("select * from history_months")
     needed = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
@@ -56,8 +58,8 @@ def restated(warehouse: Warehouse, settings: Retailer) -> tuple[list[Filling], G
     select = "select * from segment_history where list_contains($kept, month_end)"
     if needed:
         select += f" union all select * from {quoted(scratch)}"
-    fillings = [Filling("history_months", select_of("history_months")), Filling("segment_history", select)]
-    return fillings, Given(values={"kept": kept, **digest}), [month["month_end"] for month in needed]
+    writes = [TableWrite("history_months", select_of("history_months")), TableWrite("segment_history", select)]
+    return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in needed]
 
 
 def begin_anew_without(warehouse: Warehouse, tables: Sequence[str]) -> None:
@@ -65,9 +67,9 @@ def begin_anew_without(warehouse: Warehouse, tables: Sequence[str]) -> None:
     if not all(map(warehouse.has, tables)):
         for table in tables:
             warehouse.connection.execute(f"drop table if exists {quoted(table)}")
-            warehouse.connection.execute(CONTRACTS[table].ddl(constraints=False))
+            warehouse.connection.execute(contracts()[table].ddl(constraints=False))
 
 
-def month_ends(rows: Sequence[datetime]) -> str:
+def month_list(rows: Sequence[datetime]) -> str:
     """Month ends as a person reads them; the end of May is the midnight before the first of June."""
     return ", ".join(f"{moment:%Y-%m-%d}" for moment in rows) or "none"

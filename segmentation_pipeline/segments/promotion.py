@@ -8,19 +8,57 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.segments.registry import Entry, Registry, under
+from segmentation_pipeline.errors import FitError
+from segmentation_pipeline.segments.membership import is_before_last_change, last_change_at
+from segmentation_pipeline.segments.registry import Entry, Registry, with_model
 from segmentation_pipeline.segments.training import Candidate, features_of, fit
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Warehouse
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.segmentation_model import Keys
 
+# Raise it when the method of the fit changes.
+METHOD_VERSION = "1"
 # How far the fences of a refit go from the standing ones to today's, where they cannot go all the way.
 FENCE_STEPS = (0.5, 0.25, 0.125, 0.0)
 
 
-def refit(
+def next_registry(
+    database: Warehouse, settings: Retailer, *, refit: bool = True, search: bool = False, accept_change: bool = False
+) -> tuple[Registry, list[TableWrite]]:
+    """Return the registry after a run that materialises the model, and the table of the search if there was one.
+
+    A model that a person has approved becomes active. Then a model is fitted if that is asked for, or the settings
+    have changed since the last fit.
+
+    Raises:
+        FitError: The run is for an earlier as_of than the last change of the membership history.
+    """
+    as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
+    if is_before_last_change(database, as_of) and not accept_change:
+        raise FitError(
+            f"This run is as of {as_of}, and segment_membership goes to {last_change_at(database)}. A model is fitted"
+            " for later runs, not for the past: fit in a run as of the last change, or later. To take back the later"
+            " changes, run with accept_change (--accept-change)."
+        )
+    registry, searched = Registry.of(database).decided(as_of), list[TableWrite]()
+    if refit or search or not suits(registry, settings.model_digest):
+        registry, searched = _refit(database, settings, registry, as_of, search=search, accept_change=accept_change)
+    return registry, searched or [TableWrite("kmeans_candidates", "select * from kmeans_candidates")]
+
+
+def fit_is_due(registry: Registry, settings: Retailer) -> bool:
+    """Return whether the next run must materialise the model: none is active, one is approved, or settings changed."""
+    return registry.promoted is not None or not suits(registry, settings.model_digest)
+
+
+def suits(registry: Registry, digest: str) -> bool:
+    """Return whether the last model, active or pending, was fitted with these settings."""
+    return registry.standing is not None and registry.entries[-1].facts["settings_digest"] == digest
+
+
+def _refit(
     warehouse: Warehouse,
     settings: Retailer,
     registry: Registry,
@@ -28,7 +66,7 @@ def refit(
     *,
     search: bool = False,
     accept_change: bool = False,
-) -> tuple[Registry, list[Filling]]:
+) -> tuple[Registry, list[TableWrite]]:
     """Fit a candidate on `rfm_features`, put it before the gate; the registry after that, and the rows of the search.
 
     The first model stands. Another stands if nothing speaks against it, or a person has accepted it. Where something
@@ -63,19 +101,19 @@ def judged(warehouse: Warehouse, candidate: Candidate, standing: Entry, settings
     now, before = _segments_under(warehouse, standing, settings)
     then, _ = _segments_under(warehouse, candidate.entry, settings)
     known = before != ""
-    entry = candidate.entry.but(
+    entry = candidate.entry.replace(
         moved_share=float(rounded((now != before)[known].mean())) if known.any() else 0.0,
         kept_share=float(rounded(kept_share(now, then))),
         agreement=float(rounded(agreement(now, then))),
     )
     found = " ".join(_reasons(entry, candidate, standing, settings))
-    return entry.but(reasons=found or None)
+    return entry.replace(reasons=found or None)
 
 
 def _segments_under(warehouse: Warehouse, entry: Entry, settings: Retailer) -> "tuple[Keys, Keys]":
     """Where each customer would be tonight under a model, and where it was before (empty: it was not known)."""
     tonight = {name: f"select * from main.{name}" for name in ("rfm_features", "previous_segments")}
-    given = under(warehouse, entry, "assigned_segments", tonight)
+    given = with_model(warehouse, entry, "assigned_segments", tonight)
     [(name, text)] = given.relations.items()
     found = warehouse.fetch(
         f"with {quoted(name)} as ({text}) select tonight.segment_key, coalesce(before.segment_key, '') as before"

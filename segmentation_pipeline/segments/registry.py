@@ -3,22 +3,24 @@
 Belongs here: models as rows, and what may become of them: they stand, are held by the gate, or are retired.
 """
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.errors import RegistryError
-from segmentation_pipeline.model.segmentation_model import FEATURES
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.model.segment_catalog import FEATURES
+from segmentation_pipeline.tables.catalog import contracts, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Given, Warehouse, composed, select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs, inline_upstream
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.segmentation_model import SegmentationModel
 
 Row = dict[str, Any]
-STANDING_TABLES = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
+ACTIVE_MODEL_TABLES = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class Entry:
             tuple(row["segment_key"] for row in self.centroids),
         )
 
-    def but(self, **facts: Any) -> "Entry":
+    def replace(self, **facts: Any) -> "Entry":
         """The same model, with other facts."""
-        return replace(self, facts=self.facts | facts)
+        return dataclasses.replace(self, facts=self.facts | facts)
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,13 @@ class Registry:
         """The models that the gate has held since the standing one stands; none, if a person has just promoted one."""
         if self.standing is None or self.promoted is not None:
             return []
-        since = self.standing.facts["standing_from"]
+        since = self.standing.facts["active_from"]
         return [entry for entry in self._of("held") if entry.facts["fitted_as_of"] >= since]
 
     @property
     def stood_before(self) -> Entry | None:
         """The model that stood before the standing one; None if none did."""
-        return max(self._of("retired"), key=lambda entry: entry.facts["standing_to"], default=None)
+        return max(self._of("retired"), key=lambda entry: entry.facts["active_to"], default=None)
 
     def standing_at(self, moment: datetime) -> Entry | None:
         """The model that stood at a moment, if it has not stood again since."""
@@ -121,9 +123,9 @@ class Registry:
             (
                 entry
                 for entry in self.entries
-                if entry.facts["standing_from"] is not None
-                and entry.facts["standing_from"] <= moment
-                and (entry.facts["standing_to"] is None or moment < entry.facts["standing_to"])
+                if entry.facts["active_from"] is not None
+                and entry.facts["active_from"] <= moment
+                and (entry.facts["active_to"] is None or moment < entry.facts["active_to"])
             ),
             None,
         )
@@ -138,27 +140,27 @@ class Registry:
             for entry in self.entries
             if entry.facts["fitted_as_of"] != as_of or entry.facts["promoted_by"] == "person"
         ]
-        ended = [entry for entry in kept if entry.facts["standing_to"] == as_of]
+        ended = [entry for entry in kept if entry.facts["active_to"] == as_of]
         if not ended or any(entry.facts["status"] == "standing" for entry in kept):
             return Registry(tuple(kept))
         # A person's promotion and the fit may both be of this run: the later one gives way.
-        stood = max(ended, key=lambda entry: entry.facts["standing_from"])
+        stood = max(ended, key=lambda entry: entry.facts["active_from"])
         return Registry(
-            tuple(entry.but(status="standing", standing_to=None) if entry is stood else entry for entry in kept)
+            tuple(entry.replace(status="standing", active_to=None) if entry is stood else entry for entry in kept)
         )
 
     def with_held(self, entry: Entry) -> "Registry":
         """With a model that the gate holds."""
-        return Registry((*self.entries, entry.but(status="held")))
+        return Registry((*self.entries, entry.replace(status="held")))
 
     def with_standing(self, entry: Entry, as_of: datetime, promoted_by: str = "run") -> "Registry":
         """With a model, of the registry or new, that stands from a run on; the one that stood retires."""
         others = [
-            other.but(status="retired", standing_to=as_of) if other.facts["status"] == "standing" else other
+            other.replace(status="retired", active_to=as_of) if other.facts["status"] == "standing" else other
             for other in self.entries
             if other.model_id != entry.model_id
         ]
-        stands = entry.but(status="standing", promoted_by=promoted_by, standing_from=as_of, standing_to=None)
+        stands = entry.replace(status="standing", promoted_by=promoted_by, active_from=as_of, active_to=None)
         return Registry(tuple(sorted((*others, stands), key=lambda one: one.facts["number"])))
 
     def promoting(self, entry: Entry) -> "Registry":
@@ -175,10 +177,10 @@ class Registry:
             if other.model_id == entry.model_id and not stands:
                 return "promoted"
             if other.facts["status"] == "promoted":
-                return "held" if other.facts["standing_from"] is None else "retired"
+                return "held" if other.facts["active_from"] is None else "retired"
             return str(other.facts["status"])
 
-        return Registry(tuple(other.but(status=status(other)) for other in self.entries))
+        return Registry(tuple(other.replace(status=status(other)) for other in self.entries))
 
     def decided(self, as_of: datetime) -> "Registry":
         """With what a person has decided since the last run carried out by this one."""
@@ -199,7 +201,7 @@ class Registry:
             raise RegistryError(f"{'several models begin' if found else 'no model begins'} with {model_id!r}: {known}")
         return found[0]
 
-    def fillings(self) -> list[Filling]:
+    def writes(self) -> list[TableWrite]:
         """The rows of the registry's tables, and the tables of the standing model that derive from them."""
         parts = {
             "segmentation_models": [entry.facts for entry in self.entries],
@@ -207,16 +209,16 @@ class Registry:
             "model_centroids": [row for entry in self.entries for row in entry.centroids],
             "segments": list(self._segments()),
         }
-        stored = [Filling(table, rows=_in_order(table, rows)) for table, rows in parts.items()]
-        return [*stored, *(Filling(table, select_of(table)) for table in STANDING_TABLES)]
+        stored = [TableWrite(table, rows=_in_order(table, rows)) for table, rows in parts.items()]
+        return [*stored, *(TableWrite(table, select_of(table)) for table in ACTIVE_MODEL_TABLES)]
 
     def _segments(self) -> Iterable[Row]:
         """The part of the catalogue that customers are or have been in: of clusters, once a model stood with them."""
-        from segmentation_pipeline.model.naming import SEGMENTS
+        from segmentation_pipeline.model.segment_catalog import SEGMENTS
 
         introduced: dict[str, str] = {}
         for entry in self.entries:
-            if entry.facts["standing_from"] is not None:
+            if entry.facts["active_from"] is not None:
                 introduced = dict.fromkeys(entry.keys, entry.model_id) | introduced
         live = self.standing.keys if self.standing else frozenset()
         for segment in SEGMENTS:
@@ -230,16 +232,16 @@ class Registry:
                     "action": segment.action,
                     "colour": segment.colour,
                     "introduced_by": introduced.get(segment.key),
-                    "is_live": not clustered or segment.key in live,
+                    "in_active_model": not clustered or segment.key in live,
                 }
 
 
 def _in_order(table: str, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    return [tuple(row[column.name] for column in CONTRACTS[table].columns) for row in rows]
+    return [tuple(row[column.name] for column in contracts()[table].columns) for row in rows]
 
 
-def under(warehouse: Warehouse, entry: Entry, table: str, relations: dict[str, str] | None = None) -> Given:
-    """A table as it would be if another model stood, as the relation `under_other_model`.
+def with_model(warehouse: Warehouse, entry: Entry, table: str, relations: dict[str, str] | None = None) -> QueryInputs:
+    """A table as it would be if another model stood, as the relation `with_other_model`.
 
     Args:
         warehouse: Gets the model as temporary tables.
@@ -248,7 +250,7 @@ def under(warehouse: Warehouse, entry: Entry, table: str, relations: dict[str, s
         relations: What else stands in for a table.
     """
     for name, rows in (("model_features", entry.features), ("model_centroids", entry.centroids)):
-        contract = replace(CONTRACTS[name], table=f"other_{name}")
+        contract = contracts()[name].renamed(f"other_{name}")
         warehouse.connection.execute(f"drop table if exists temp.{quoted(contract.table)}")
         warehouse.connection.execute(contract.ddl(constraints=False).replace("create table", "create temp table", 1))
         places = ", ".join("?" * len(contract.columns))
@@ -262,4 +264,4 @@ def under(warehouse: Warehouse, entry: Entry, table: str, relations: dict[str, s
         **(relations or {}),
     }
     select = f"select * from {quoted(table)}"
-    return Given({"under_other_model": composed(select, given)}, {"transform": entry.facts["transform"]})
+    return QueryInputs({"with_other_model": inline_upstream(select, given)}, {"transform": entry.facts["transform"]})

@@ -1,15 +1,14 @@
 """The standing model as one SQL function, `score_customer`: a consumer of a release needs no Python to apply it.
 
 Belongs here: the macro's text. Every constant of the model stands in it, because a macro that reads a table fails where
-the release is attached under another name. The rules are those of `inactive_customers`, `fence_sides`,
+the release is attached under another name. The rules are those of `inactive_customers`, `outlier_flags`,
 `nearest_centroids` and `nearest_segments` in `sql/`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmentation_pipeline.model.naming import SEGMENTS
-from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
-from segmentation_pipeline.model.segmentation_model import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.registry import Entry
-from segmentation_pipeline.tables.catalog import CONTRACTS
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Filling, Warehouse
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.k_search import Choice
@@ -33,13 +33,13 @@ class Candidate:
     choice: "Choice | None"
 
     @property
-    def candidates(self) -> list[Filling]:
+    def candidates(self) -> list[TableWrite]:
         """The rows of the search."""
         if self.choice is None:
             return []
-        names = [column.name for column in CONTRACTS["kmeans_candidates"].columns]
+        names = [column.name for column in contracts()["kmeans_candidates"].columns]
         rows = [tuple(getattr(one, name) for name in names) for one in self.choice.candidates]
-        return [Filling("kmeans_candidates", rows=rows)]
+        return [TableWrite("kmeans_candidates", rows=rows)]
 
 
 def features_of(warehouse: Warehouse, relation: str = "rfm_features") -> "Array":
@@ -90,7 +90,7 @@ def fit(
         ) from None
     model = SegmentationModel(fences, fitted.scaler, fitted.centroids_, ("",) * len(fitted.centroids_))
     model = model.named(_keys(features, model, fitted, standing))
-    entry = _entry(model, fitted, normal, settings, as_of, number).but(fence_step=float(fence_step))
+    entry = _entry(model, fitted, normal, settings, as_of, number).replace(fence_step=float(fence_step))
     return Candidate(entry, model, fitted, choice)
 
 
@@ -103,13 +103,17 @@ def _clusters(
 
     asked = settings.model
     method: dict[str, Any] = {
-        "transform": asked.transform, "random_state": asked.random_state, "n_init": asked.n_init,
-    }  # fmt: skip
+        "transform": asked.transform,
+        "random_state": asked.random_state,
+        "n_init": asked.n_init,
+    }
     if search or (asked.n_clusters == "auto" and standing is None):
         guards: dict[str, Any] = {
-            "tolerance": asked.tolerance, "min_share": asked.min_share, "min_stability": asked.min_stability,
+            "tolerance": asked.tolerance,
+            "min_share": asked.min_share,
+            "min_stability": asked.min_stability,
             "resamples": asked.resamples,
-        }  # fmt: skip
+        }
         choice = choose(normal, k_range=(asked.k_range[0], asked.k_range[1]), **guards, **method)
         return choice.fit, choice
     stands = 0 if standing is None else len(standing.centroids)
@@ -158,19 +162,21 @@ def _entry(
     for place, name in enumerate(FEATURES):
         exponents, fence = fitted.scaler.exponents_, model.fences.get(name)
         edges = quantile_edges(normal[:, place])
-        features.append({
-            "feature": name,
-            "exponent": None if exponents is None else float(exponents[place]),
-            "center": float(fitted.scaler.center_[place]),
-            "scale": float(fitted.scaler.scale_[place]),
-            "q1": fence and fence.q1,
-            "q3": fence and fence.q3,
-            "factor": fence and fence.factor,
-            "lower_fence": fence and fence.lower,
-            "upper_fence": fence and fence.upper,
-            "bin_edges": edges.tolist(),
-            "bin_shares": bin_shares(normal[:, place], edges).tolist(),
-        })  # fmt: skip
+        features.append(
+            {
+                "feature": name,
+                "exponent": None if exponents is None else float(exponents[place]),
+                "center": float(fitted.scaler.center_[place]),
+                "scale": float(fitted.scaler.scale_[place]),
+                "q1": fence and fence.q1,
+                "q3": fence and fence.q3,
+                "factor": fence and fence.factor,
+                "lower_fence": fence and fence.lower,
+                "upper_fence": fence and fence.upper,
+                "bin_edges": edges.tolist(),
+                "bin_shares": bin_shares(normal[:, place], edges).tolist(),
+            }
+        )
     for cluster, key in enumerate(model.keys):
         scaled = {f"scaled_{name}": float(fitted.centroids_[cluster, at]) for at, name in enumerate(FEATURES)}
         means = {f"mean_{name}": float(fitted.means_[cluster, at]) for at, name in enumerate(FEATURES)}
@@ -183,8 +189,8 @@ def _entry(
         "status": "held",
         "promoted_by": None,
         "fitted_as_of": as_of,
-        "standing_from": None,
-        "standing_to": None,
+        "active_from": None,
+        "active_to": None,
         "settings_digest": settings.model_digest,
         "transform": fitted.scaler.transform,
         "n_clusters": len(centroids),

@@ -1,18 +1,20 @@
-"""What a table promises, and how the promise is checked, written as DDL and told to a reader.
+"""What a table promises: its columns, key and rules, and the checks and SQL that follow from them.
 
-Belongs here: the notion of a contract. Does not: the contracts themselves (`tables`).
+Contains the model of a contract. The contracts are the YAML files of this package, loaded by `catalog`.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import duckdb
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: DuckDB type, meaning, unit, and the rules that its values keep."""
+class Column(BaseModel):
+    """A column: its DuckDB type, meaning and unit, and the rules that its values keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     type: str
@@ -25,7 +27,7 @@ class Column:
 
     @property
     def rules(self) -> str:
-        """The rules on its values in words, for a reader."""
+        """The rules on its values, in words."""
         words = [f"one of {', '.join(map(str, self.allowed))}" if self.allowed else ""]
         words += [f"at least {self.minimum:g}" if self.minimum is not None else ""]
         words += [f"at most {self.maximum:g}" if self.maximum is not None else ""]
@@ -41,75 +43,85 @@ class Violation:
     found: str
 
 
-@dataclass(frozen=True)
-class Contract:
-    """A table's name, grain (what one row is), key and columns.
+class Contract(BaseModel):
+    """The contract of a table.
 
-    `published` tables are in every release. What an `is_state` table holds cannot be derived from the sources.
+    Attributes:
+        table: The table's name.
+        stage: The folder of its files, which is its asset group.
+        description: What the table holds, beginning with "One row per ...".
+        key: The columns that identify a row.
+        columns: The columns, in order.
+        published: Whether it is part of every release.
+        state: Whether it holds what cannot be derived from the source again.
+        may_be_empty: Whether a table without rows is valid.
+        if_empty: The usual reason for a table without rows that must have some.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     table: str
-    grain: str
-    description: str
-    key: tuple[str, ...]
-    columns: tuple[Column, ...]
+    stage: str
+    description: str = Field(pattern=r"^One row ")
+    key: tuple[str, ...] = Field(min_length=1)
+    columns: tuple[Column, ...] = Field(min_length=1)
     published: bool = False
+    state: bool = False
     may_be_empty: bool = False
-    is_state: bool = False
     if_empty: str = ""
 
     @property
-    def text(self) -> str:
-        """Grain and description as one text: the asset's description and the table's comment."""
-        return f"{self.grain[0].upper()}{self.grain[1:]}. {self.description}".strip()
-
-    @property
     def key_order(self) -> str:
-        """The key's columns, quoted, for ORDER BY."""
+        """The quoted key columns, for ORDER BY."""
         return ", ".join(quoted(name) for name in self.key)
 
     @property
     def names(self) -> str:
-        """The names of its columns, quoted, for SELECT."""
+        """The quoted column names, for SELECT."""
         return ", ".join(quoted(column.name) for column in self.columns)
 
     @property
-    def is_of_customers(self) -> bool:
-        """Whether a row of it is of one customer."""
+    def describes_customers(self) -> bool:
+        """Whether each row belongs to one customer."""
         return "customer_id" in self.key
 
-    def without(self, names: Collection[str]) -> "Contract":
-        """The same without some columns, where it is of customers."""
-        if not self.is_of_customers:
+    def without(self, names: Collection[str]) -> Self:
+        """Return the contract without some columns; a table that does not describe customers keeps all."""
+        if not self.describes_customers:
             return self
-        return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
+        return self.model_copy(update={"columns": tuple(c for c in self.columns if c.name not in names)})
+
+    def renamed(self, table: str) -> Self:
+        """Return the same contract for a table of another name."""
+        return self.model_copy(update={"table": table})
 
     def ddl(self, *, constraints: bool = True) -> str:
-        """CREATE TABLE with types and, unless they are left out, NOT NULL and the primary key."""
+        """Return CREATE TABLE with column types and, with `constraints`, NOT NULL and the primary key."""
         needed = " not null" if constraints else ""
         columns = [f"{quoted(c.name)} {c.type}{'' if c.nullable else needed}" for c in self.columns]
         columns += [f"primary key ({self.key_order})"] if constraints else []
         return f"create table {quoted(self.table)} ({', '.join(columns)})"
 
     def write_comments(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Put the contract's words on the table and each of its columns, where any SQL client shows them."""
-        comments = [(f"table {quoted(self.table)}", self.text)]
+        """Write the descriptions as comments on the table and its columns, where SQL clients show them."""
+        comments = [(f"table {quoted(self.table)}", self.description)]
         for column in self.columns:
             unit = f" [{column.unit}]" if column.unit else ""
             comments.append((f"column {quoted(self.table)}.{quoted(column.name)}", f"{column.description}{unit}"))
-        # COMMENT takes no bound value; the words are this package's own, and quoted.
+        # COMMENT takes no bound parameter.
         connection.execute("; ".join(f"comment on {what} is {literal(words)}" for what, words in comments))
 
     def violations(self, connection: duckdb.DuckDBPyConnection) -> list[Violation]:
-        """Check the table as it stands in the connection's transaction, in one scan.
+        """Check the table inside the connection's transaction, in one scan.
 
         Returns:
-            Every broken rule; a table whose columns or types differ is not examined further.
+            Every broken rule. The rows of a table with other columns or types are not checked.
         """
-        stands = connection.execute(f"select column_name, column_type from (describe {quoted(self.table)})").fetchall()
-        wanted = [(column.name, column.type) for column in self.columns]
-        if stands != wanted:
-            return list(_shape_violations(dict(wanted), dict(stands)))
+        described = connection.execute(f"select column_name, column_type from (describe {quoted(self.table)})")
+        found_columns = described.fetchall()
+        expected = [(column.name, column.type) for column in self.columns]
+        if found_columns != expected:
+            return list(_column_violations(dict(expected), dict(found_columns)))
         rules = list(self._rules())
         parameters = {name: value for *_, values in rules for name, value in values.items()}
         counts = connection.execute(
@@ -134,13 +146,13 @@ class Contract:
         return found
 
     def _rules(self) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-        """Each rule as column, words, the SQL condition of a broken row, and its bound values."""
+        """Yield each rule as column, words, the SQL condition of a row that breaks it, and its bound values."""
         for number, column in enumerate(self.columns):
             name = quoted(column.name)
             if not column.nullable:
                 yield column.name, "not null", f"{name} is null", {}
             if column.type == "DOUBLE":
-                # For DuckDB NaN lies above every minimum, and one of them spoils every figure made from the column.
+                # DuckDB sorts NaN above every minimum, and one NaN spoils every aggregate of the column.
                 yield column.name, "a finite number", f"not isfinite({name})", {}
             if column.allowed:
                 allowed = f"allowed_{number}"
@@ -154,22 +166,22 @@ class Contract:
                 yield column.name, f"at most {column.maximum:g}", f"{name} > ${high}", {high: column.maximum}
 
 
-def _shape_violations(wanted: dict[str, str], stands: dict[str, str]) -> Iterator[Violation]:
-    for name, kind in wanted.items():
-        if stands.get(name) != kind:
-            yield Violation(name, f"a column of type {kind}", stands.get(name, "no such column"))
-    for name, kind in stands.items():
-        if name not in wanted:
+def _column_violations(expected: dict[str, str], found: dict[str, str]) -> Iterator[Violation]:
+    for name, kind in expected.items():
+        if found.get(name) != kind:
+            yield Violation(name, f"a column of type {kind}", found.get(name, "no such column"))
+    for name, kind in found.items():
+        if name not in expected:
             yield Violation(name, "no column beyond the contract", kind)
-    if dict(wanted) == dict(stands):
-        yield Violation(", ".join(stands), f"columns in the order {', '.join(wanted)}", "another order")
+    if expected == found:
+        yield Violation(", ".join(found), f"columns in the order {', '.join(expected)}", "another order")
 
 
 def quoted(identifier: str) -> str:
-    """An identifier for SQL text."""
+    """Quote an identifier for SQL text."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text literal for the few statements that take no bound value."""
+    """Quote a text for the few statements that take no bound parameter."""
     return "'" + text.replace("'", "''") + "'"

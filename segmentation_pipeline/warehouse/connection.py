@@ -14,9 +14,10 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.warehouse.database import Warehouse
 
 # Everything that is used is built in; an extension that is fetched or loaded would be somebody else's code.
-_NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+_NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
 @contextmanager
@@ -55,6 +56,17 @@ def connection_to(
                 connection.close()
     finally:
         os.umask(mask)
+
+
+@contextmanager
+def reading_database(database: Path) -> Iterator[Warehouse]:
+    """Open the working database for reading, without waiting.
+
+    Raises:
+        duckdb.Error: Another process has it open for writing, or it is not readable.
+    """
+    with duckdb.connect(str(database), read_only=True, config=_NO_EXTENSIONS) as connection:
+        yield Warehouse(connection, read_only=True)
 
 
 @contextmanager

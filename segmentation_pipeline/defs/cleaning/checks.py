@@ -1,0 +1,77 @@
+"""Checks of the cleaning: no line or money is lost, the feed is alive, and the loss is the usual one."""
+
+import dagster as dg
+
+from segmentation_pipeline.ingestion.cleaning import explain_loss
+from segmentation_pipeline.orchestration.check_results import sql_check, warning_result
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import check_select
+from segmentation_pipeline.warehouse.database import Warehouse
+
+USUAL_RELEASES = 5
+MOST = 0.5
+
+lines_and_money_reconcile = sql_check(
+    "lines_and_money_reconcile",
+    asset="clean_transactions",
+    deps=["raw_transactions", "rejected_transactions"],
+    description="Raw lines = clean + rejected lines, in rows and in money.",
+    message="clean_transactions and rejected_transactions do not sum to raw_transactions.",
+)
+
+
+@dg.asset_check(asset="clean_transactions", additional_deps=["rejected_transactions"])
+def feed_is_fresh(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """In a scheduled run, the newest transaction is no older than checks.max_feed_age_days.
+
+    Runs that a person requests are not checked, since they may well process old data.
+    """
+    tick, days = retailer.scheduled_at, retailer.settings.checks.max_feed_age_days
+    old = warehouse.open().rows(check_select("feed_is_fresh"), tick=tick, max_feed_age_days=days)
+    newest = old[0]["newest_transaction_at"] if old else None
+    message = (
+        f"The newest transaction is of {newest}, and the run was scheduled for {tick}; checks.max_feed_age_days allows"
+        f" {days} days. Check whether the source still delivers files. If the shop was closed, nothing is wrong."
+        if newest
+        else f"No transaction is dated before the scheduled time {tick}."
+    )
+    return warning_result(old if retailer.is_scheduled else [], message, scheduled=retailer.is_scheduled)
+
+
+@dg.asset_check(asset="cleaning_report")
+def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """The share of rejected lines is near that of the last releases; before the first, most lines are kept."""
+    database = warehouse.open()
+    share, past = _rejected_share(database), _past_rejected_shares(retailer)
+    bound = retailer.settings.checks.max_rejected_change
+    usual = sum(past) / max(len(past), 1)
+    message = ""
+    # Where not one line is left, clean_transactions has failed with the same explanation.
+    if not past and MOST < share < 1:
+        message = explain_loss(database, retailer.settings)
+    elif past and abs(share - usual) > bound:
+        message = (
+            f"{share:.1%} of the lines are rejected; the last {len(past)} releases rejected {usual:.1%}; the bound of"
+            f" the difference is {bound:.1%}. cleaning_report shows which rule rejects them."
+        )
+    return dg.AssetCheckResult(
+        passed=not message,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=message or None,
+        metadata={"rejected_share": share},
+    )
+
+
+def _rejected_share(database: Warehouse) -> float:
+    """Return the share among the lines up to as_of; later lines are neither clean nor wrongly rejected."""
+    report = database.row(
+        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as rejected,"
+        " min(lines_left) as kept from cleaning_report"
+    )
+    return float(report["rejected"] / max(report["rejected"] + report["kept"], 1))
+
+
+def _past_rejected_shares(retailer: RetailerConfig) -> list[float]:
+    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    return [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]

@@ -1,0 +1,71 @@
+"""Checks of the features: customers and money reconcile, scores are ordered, and the release checks pass."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from segmentation_pipeline.ingestion.cleaning import explain_loss
+from segmentation_pipeline.orchestration.check_results import check_result, sql_check
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.releases.gate import CHECKS, NOT_PUBLISHED, ReleaseMetrics, changes
+from segmentation_pipeline.releases.store import Releases
+
+customers_and_money_reconcile = sql_check(
+    "customers_and_money_reconcile",
+    asset="rfm_features",
+    deps=["clean_transactions"],
+    description="Every customer of clean_transactions has one row, with the customer's own money within the look-back.",
+    message="rfm_features does not hold the customers of clean_transactions, each once with the customer's own money.",
+    values=lambda settings: {"look_back_days": settings.rfm.look_back_days},
+)
+all_combinations_named = sql_check(
+    "all_combinations_named",
+    asset="rfm_segment_map",
+    description="Each of the 125 combinations of scores has exactly one rule-based segment.",
+    message="Some combinations of scores have no segment, or two.",
+)
+scores_direction_and_ties = sql_check(
+    "scores_direction_and_ties",
+    asset="rfm_scores",
+    deps=["rfm_features"],
+    description="A more recent, more frequent or higher value never scores lower, and equal values score equally.",
+    message="A score holds a value that is no better than one of a lower score.",
+)
+
+
+@dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
+def minimum_data(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """There are enough customers over enough days to segment."""
+    database, bounds = warehouse.open(), retailer.settings.checks
+    row = database.row(
+        "select count(distinct customer_id) as customers,"
+        " coalesce(date_diff('day', min(transaction_at), max(transaction_at)), 0) as days from clean_transactions"
+    )
+    few = row["customers"] < bounds.min_customers or row["days"] < bounds.min_days
+    message = (
+        f"Too little data: {row['customers']:,} customers over {row['days']:,} days; the settings ask for"
+        f" {bounds.min_customers:,} customers over {bounds.min_days:,} days ([checks])."
+    )
+    if few:
+        message = f"{message} {explain_loss(database, retailer.settings)}".strip()
+    return check_result([row] if few else [], message, **row)
+
+
+@dg.multi_asset_check(
+    name="release_checks",
+    specs=[
+        dg.AssetCheckSpec(name, asset="rfm_features", blocking=True, description=text) for name, text in CHECKS.items()
+    ],
+)
+def release_checks(retailer: RetailerConfig, warehouse: WarehouseResource) -> Iterator[dg.AssetCheckResult]:
+    """Compare the run with the current release, before the model, the membership history and the release see it."""
+    current, settings = Releases(retailer.folders.releases).standing, retailer.settings
+    metrics = ReleaseMetrics.of(warehouse.open(), "rfm_features")
+    for name, change in changes(current, metrics, retailer.latest_possible_at, settings.release).items():
+        yield dg.AssetCheckResult(
+            check_name=name,
+            asset_key="rfm_features",
+            passed=not change,
+            severity=dg.AssetCheckSeverity.WARN if retailer.accept_change else dg.AssetCheckSeverity.ERROR,
+            description=f"{change} {NOT_PUBLISHED}" if change and not retailer.accept_change else change or None,
+        )

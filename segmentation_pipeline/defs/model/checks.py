@@ -1,0 +1,55 @@
+"""Checks of the fitted model and of its back-test."""
+
+import dagster as dg
+
+from segmentation_pipeline.orchestration.check_results import warning_result
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.segments.registry import Registry
+
+
+@dg.asset_check(asset="kmeans_model")
+def silhouette_above_minimum(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """The silhouette of the active model is at least checks.min_silhouette."""
+    minimum = retailer.settings.checks.min_silhouette
+    silhouette = warehouse.open().row("select silhouette from kmeans_model")["silhouette"]
+    message = f"The silhouette is {silhouette:.3f}, below checks.min_silhouette = {minimum:g}."
+    return dg.AssetCheckResult(
+        passed=silhouette >= minimum,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=message if silhouette < minimum else None,
+        metadata={"silhouette": silhouette},
+    )
+
+
+@dg.asset_check(asset="kmeans_candidates")
+def number_of_clusters_is_clear(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """The number of clusters that the last search chose passes every condition of the search."""
+    bad = warehouse.open().rows("select n_clusters, verdict from kmeans_candidates where is_chosen and not passes")
+    message = "No number of clusters passes every condition; the search chose the nearest. See kmeans_candidates."
+    return warning_result(bad, message)
+
+
+@dg.asset_check(asset="segmentation_models")
+def last_model_was_promoted(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """The last fitted model is active; one that did not pass promotion waits for a person."""
+    pending = Registry.of(warehouse.open()).held_since_promotion
+    rows = [{"model_id": entry.model_id, "reasons": entry.facts["reasons"]} for entry in pending]
+    many = len(pending) >= retailer.settings.promotion.max_holds
+    last = f" The last: {rows[-1]['reasons']}" if rows else ""
+    message = (
+        f"{len(pending)} model{'s' if len(pending) > 1 else ''} pending since the active model was promoted. See"
+        f" `segments model list`, then promote one, or correct what its reasons name.{last}"
+    )
+    result = warning_result(rows, message, pending=len(pending))
+    return result._replace(severity=dg.AssetCheckSeverity.ERROR) if many else result
+
+
+@dg.asset_check(asset="backtest_metrics")
+def segments_predict_no_worse_than_rules(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """In the back-test the segments predict spend no worse than the rule-based RFM segments, beyond the noise."""
+    worse = warehouse.open().rows(
+        "select month_end, population, figure, value, segments_lead_low, segments_lead_high from backtest_metrics"
+        " where segmentation = 'rfm_segments' and segments_lead_high < 0 order by month_end, population, figure"
+    )
+    message = "The rule-based RFM segments predict spend better than the fitted segments, beyond the noise."
+    return warning_result(worse, message)

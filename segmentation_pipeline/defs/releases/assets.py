@@ -1,0 +1,92 @@
+"""The release: what SQL consumers open, published after every blocking check has passed."""
+
+from importlib.metadata import version
+from typing import Any
+
+import dagster as dg
+
+from segmentation_pipeline import __version__
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.orchestration.sql_assets import OWNERS, Results, report_user_errors
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.gate import NOT_PUBLISHED, ReleaseMetrics, changes
+from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.segments import score_macro
+from segmentation_pipeline.tables.catalog import published
+from segmentation_pipeline.warehouse.database import Warehouse
+
+
+@dg.asset(
+    deps=sorted(contract.table for contract in published()),
+    group_name="releases",
+    owners=OWNERS,
+    kinds={"duckdb", "parquet"},
+)
+def release(context: dg.AssetExecutionContext, retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
+    """One release per materialization: `segments.duckdb`, the same tables as Parquet, and a manifest.
+
+    The link `current` is switched at the end. `state.duckdb`, which only the owner can read, holds what cannot be
+    derived from the source again.
+    """
+    with report_user_errors():
+        settings, database = retailer.settings, warehouse.open()
+        releases = Releases(retailer.folders.releases)
+        metrics = ReleaseMetrics.of(database, "customer_segments")
+        _fail_on_change(retailer, releases, metrics)
+        repaired = releases.fault_of_current
+        published_release = releases.publish(
+            database.connection,
+            _manifest_entries(settings, database, metrics),
+            macros=[score_macro.score_macro(database), score_macro.comment()],
+            as_of=metrics.as_of,
+            run_id=context.run.run_id,
+            keep=settings.release.keep,
+            group=settings.release.group,
+            withheld=settings.privacy.withhold,
+        )
+        _log_warnings(context, releases, repaired)
+        yield dg.MaterializeResult(metadata=_metadata(published_release, releases.current))
+
+
+def _fail_on_change(retailer: RetailerConfig, releases: Releases, metrics: ReleaseMetrics) -> None:
+    """Repeat the release checks, for whoever materialises the release alone."""
+    found = changes(releases.standing, metrics, retailer.latest_possible_at, retailer.settings.release)
+    message = " ".join(filter(None, found.values()))
+    if message and not retailer.accept_change:
+        raise dg.Failure(f"{message} {NOT_PUBLISHED}", allow_retries=False)
+
+
+def _manifest_entries(settings: Retailer, database: Warehouse, metrics: ReleaseMetrics) -> dict[str, Any]:
+    """Return what the manifest says of the run."""
+    versions = {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
+    return {
+        "retailer": settings.name,
+        "currency": settings.currency,
+        "time_zone": settings.time_zone,
+        "settings_digest": settings.digest(),
+        "versions": versions | {"segmentation_pipeline": __version__},
+        "model_id": database.row("select model_id from kmeans_model")["model_id"],
+        "figures": metrics.as_json(),
+    }
+
+
+def _log_warnings(context: dg.AssetExecutionContext, releases: Releases, repaired: str) -> None:
+    """Log what was repaired, and what a person has still to end."""
+    current = releases.current
+    if repaired and current is not None:
+        context.log.warning(f"{repaired}; it leads to {current.name} now")
+    if held := releases.held_since:
+        context.log.warning(f"publishing is held at {held}: not current until `segments releases resume`")
+
+
+def _metadata(published_release: Release, current: Release | None) -> dict[str, Any]:
+    manifest = published_release.manifest
+    return {
+        "release": published_release.name,
+        "path": dg.MetadataValue.path(str(published_release.folder)),
+        "as_of": manifest["as_of"],
+        "current": current is not None and current.name == published_release.name,
+        "customers": manifest["figures"]["customers"],
+        "revenue": float(manifest["figures"]["revenue"]),
+    }

@@ -1,0 +1,211 @@
+"""The catalogue of segments: the key, name, meaning and colour of each, and the names of the features.
+
+Contains data only, and imports neither numpy nor DuckDB. Which cluster gets which name is decided in `naming`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+# The order of the columns of every feature array.
+FEATURES = ("monetary", "frequency", "recency")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of the catalogue.
+
+    Attributes:
+        key: Permanent; what other systems store.
+        name: What people read.
+        customer_group: Where its customers come from.
+        description: One sentence.
+        action: What to do with it.
+        colour: In pictures, as #rrggbb.
+        value: For normal segments: typical scaled spend and frequency (0 = the mean customer, in standard deviations).
+        staleness: For normal segments: typical scaled recency.
+    """
+
+    key: str
+    name: str
+    customer_group: Literal["normal", "outlier", "inactive"]
+    description: str
+    action: str
+    colour: str
+    value: float = 0.0
+    staleness: float = 0.0
+
+
+def _normal(name: str, value: float, staleness: float, colour: str, description: str, action: str) -> Segment:
+    return Segment(name.lower().replace("-", "_"), name, "normal", description, action, colour, value, staleness)
+
+
+def _half_white(colour: str) -> str:
+    """The same hue, told from the colour itself where both are in one picture."""
+    return "#" + "".join(f"{(int(colour[at : at + 2], 16) + 255) // 2:02x}" for at in (1, 3, 5))
+
+
+# Four levels of value by three of staleness: twelve places. The levels are where standardised centroids of skewed retail
+# data come to lie: few customers far above the mean, most below it; the recent ones about half a deviation below the mean
+# recency, the lapsed nearly two above.
+NORMAL = (
+    _normal(
+        "NURTURE",
+        -0.5,
+        -0.5,
+        "#a6cee3",
+        "Bought recently, but seldom and little so far.",
+        "Win the next purchase: welcome series, starter offers.",
+    ),
+    _normal(
+        "RETAIN",
+        0.5,
+        -0.5,
+        "#1f78b4",
+        "Steady customers who buy regularly and recently.",
+        "Keep the habit: loyalty points, news of what they buy.",
+    ),
+    _normal(
+        "GROW",
+        1.2,
+        -0.5,
+        "#08519c",
+        "Frequent, recent customers on their way to the top.",
+        "Raise the basket: bundles, cross-selling, early access.",
+    ),
+    _normal(
+        "REWARD",
+        2.0,
+        -0.6,
+        "#08306b",
+        "The best of the normal customers: most money and purchases taken together, and recent.",
+        "Reward loyalty: exclusive offers, personal thanks.",
+    ),
+    _normal(
+        "REMIND",
+        -0.5,
+        0.5,
+        "#b2df8a",
+        "Small customers who have not been seen for a while.",
+        "Remind at low cost: what is new, a small incentive.",
+    ),
+    _normal(
+        "REACTIVATE",
+        0.5,
+        0.5,
+        "#33a02c",
+        "Regular customers whose last purchase begins to lie back.",
+        "Reach out before they lapse: replenishment, a survey.",
+    ),
+    _normal(
+        "RECOVER",
+        1.2,
+        0.5,
+        "#006d2c",
+        "Good customers who have slowed down.",
+        "Find out why and mend it: a call, a tailored offer.",
+    ),
+    _normal(
+        "RECLAIM",
+        2.0,
+        0.5,
+        "#00441b",
+        "Top customers who have slowed down.",
+        "Personal contact now: much revenue is at stake.",
+    ),
+    _normal(
+        "RE-ENGAGE",
+        -0.6,
+        1.7,
+        "#fdbf6f",
+        "Bought seldom and little, and long ago.",
+        "One win-back campaign, then leave them in peace.",
+    ),
+    _normal(
+        "REVIVE",
+        0.5,
+        1.7,
+        "#ff7f00",
+        "Once regular customers who have been away for long.",
+        "Win back with a reason to return: what changed since.",
+    ),
+    _normal(
+        "RESCUE",
+        1.2,
+        1.7,
+        "#d94801",
+        "Once good customers who have been away for long.",
+        "A strong, personal win-back offer.",
+    ),
+    _normal(
+        "WIN-BACK",
+        2.0,
+        1.7,
+        "#7f2704",
+        "Once top customers who have been away for long.",
+        "Personal win-back: a call from a person who can decide.",
+    ),
+)
+# Many clusters crowd where most customers are, among the recent ones. With one name a place, half of the names of twelve
+# clusters said what their customers were not (WIN-BACK had bought lately); with two a place, none.
+PLUS = tuple(
+    replace(
+        segment,
+        key=f"{segment.key}_plus",
+        name=f"{segment.name} PLUS",
+        colour=_half_white(segment.colour),
+        description=f"{segment.description.removesuffix('.')}; of two such clusters the one of more value.",
+    )
+    for segment in NORMAL
+)
+SEGMENTS: tuple[Segment, ...] = (
+    *NORMAL,
+    *PLUS,
+    Segment(
+        "pamper",
+        "PAMPER",
+        "outlier",
+        "Spends far more than the others, at a usual frequency.",
+        "Pamper: a personal contact, service without limits.",
+        "#c51b8a",
+    ),
+    Segment(
+        "upsell",
+        "UPSELL",
+        "outlier",
+        "Buys far more often than the others, for usual money.",
+        "Upsell: bigger baskets, bundles, free delivery above a sum.",
+        "#9e9ac8",
+    ),
+    Segment(
+        "delight",
+        "DELIGHT",
+        "outlier",
+        "Spends far more and buys far more often than the others.",
+        "Delight: key accounts, to be known and kept by name.",
+        "#6a51a3",
+    ),
+    Segment(
+        "examine",
+        "EXAMINE",
+        "outlier",
+        "Beyond a fence of unusually low spend, few purchases or long absence, or of nothing but an unusually recent purchase.",
+        "Examine by hand before any campaign.",
+        "#8c6d31",
+    ),
+    Segment(
+        "dormant",
+        "DORMANT",
+        "inactive",
+        "No purchase on record within the time looked at.",
+        "Leave out of campaigns, or ask once whether to stay in touch.",
+        "#bdbdbd",
+    ),
+    Segment(
+        "refunded",
+        "REFUNDED",
+        "inactive",
+        "Bought, but nothing is left after refunds.",
+        "Find out what went wrong; exclude from offers.",
+        "#737373",
+    ),
+)

@@ -1,0 +1,55 @@
+with clean as (
+    select * from clean_transactions
+),
+
+model as (
+    select * from kmeans_model
+),
+
+moment as (
+    select max(as_of) as as_of from rfm_features
+),
+
+span as (
+    select
+        min(transaction_at) as first_at,
+        date_trunc('month', min(transaction_at)) + interval '1' month as first_end,
+        max(transaction_at) as last_at
+    from clean
+),
+
+month_ends as (
+    select unnest(generate_series(span.first_end, moment.as_of, interval '1' month)) as month_end
+    from span
+    cross join moment
+),
+
+-- A sum, so that the order of the lines does not matter; a line that comes late changes every month after it.
+monthly as (
+    select
+        date_trunc('month', transaction_at) + interval '1' month as month_end,
+        count(*) as lines,
+        sum(cast(hash(customer_id, invoice, transaction_at, amount, is_cancellation) % 1000000007 as bigint)) as print
+    from clean
+    group by date_trunc('month', transaction_at) + interval '1' month
+),
+
+counted as (
+    select
+        month_ends.month_end,
+        cast(sum(monthly.lines) over (order by month_ends.month_end) as bigint) as lines,
+        cast(sum(monthly.print) over (order by month_ends.month_end) as varchar) as fingerprint
+    from month_ends
+    left join monthly on month_ends.month_end = monthly.month_end
+)
+
+select
+    counted.month_end,
+    counted.lines,
+    counted.fingerprint,
+    date_diff('day', cast(span.first_at as date), cast(counted.month_end as date)) >= coalesce($look_back_days, 365) as is_comparable,
+    model.model_id,
+    $history_digest as settings_digest
+from counted
+cross join span
+cross join model

@@ -1,0 +1,88 @@
+"""SQL text: the inputs of a query, the tables it reads, and queries with other inputs.
+
+Contains functions of text. Nothing here reads or writes the working database.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import duckdb
+
+from segmentation_pipeline.tables.catalog import contracts, has_select, select_of
+from segmentation_pipeline.tables.contract import quoted
+
+
+@dataclass(frozen=True)
+class QueryInputs:
+    """Relations that a SELECT reads as if they were tables, and the values bound in it."""
+
+    relations: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def tables_read_by(select: str) -> frozenset[str]:
+    """Return every relation that a SELECT reads except its own CTEs, from DuckDB's syntax tree.
+
+    Raises:
+        ValueError: The text is not a SELECT.
+    """
+    answer = _parser().execute("select json_serialize_sql($select)", {"select": select}).fetchone()
+    assert answer is not None
+    tree = json.loads(answer[0])
+    if tree["error"]:
+        raise ValueError(f"not a SELECT: {tree['error_message']}")
+    named = {node["table_name"] for node in _nodes(tree) if node.get("type") == "BASE_TABLE"}
+    return frozenset(named) - set(re.findall(r"(\w+) as (?:not )?(?:materialized )?\(", select))
+
+
+def inline_upstream(select: str, replacements: dict[str, str]) -> str:
+    """Return a SELECT in which other relations replace some of the tables that it depends on.
+
+    Every derived table between a replaced table and the SELECT is computed inside the SELECT, as a CTE. All other
+    tables are read as they are.
+
+    Args:
+        select: The SELECT.
+        replacements: The SELECT of each relation that replaces a table. Inside it, `main.<table>` names the stored
+            table of the same name.
+    """
+    ctes = dict(replacements)
+
+    def is_replaced(table: str) -> bool:
+        if table in ctes:
+            return True
+        # State is read as stored: the membership history would otherwise derive from itself.
+        if not (table in contracts() and has_select(table)) or contracts()[table].state:
+            return False
+        # Visit every input, so that the CTEs stand in the order of their dependencies.
+        replaced = [read for read in sorted(tables_read_by(select_of(table))) if read != table and is_replaced(read)]
+        if replaced:
+            ctes[table] = select_of(table)
+        return bool(replaced)
+
+    for table in sorted(tables_read_by(select)):
+        is_replaced(table)
+    relations = ", ".join(f"{quoted(name)} as (\n{text}\n)" for name, text in ctes.items())
+    return f"with {relations} {select}"
+
+
+def bound_values(text: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a text names; DuckDB rejects parameters that a statement does not use."""
+    return {name: values[name] for name in set(re.findall(r"\$([a-z]\w*)", text))}
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
