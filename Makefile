@@ -29,10 +29,10 @@ test: $(INSTALLED) $(CLIENTS) $(CHROMIUM)
 	$(BIN)/pytest $(ON_ALL_CORES)
 
 soak: $(INSTALLED) $(CLIENTS)  ## the long part of the tests; writes the figures of docs/reliability.md
-	$(BIN)/python -m segmentation_pipeline_tests.soak
+	$(BIN)/python -m segmentation_pipeline_tests.programs.soak
 
 fuzz: $(INSTALLED)  ## five minutes of damaged source and retailer files; writes the figures of docs/reliability.md
-	$(BIN)/python -m segmentation_pipeline_tests.fuzz --page
+	$(BIN)/python -m segmentation_pipeline_tests.programs.fuzz --page
 
 check: $(INSTALLED)  ## lint, types, definitions
 	$(BIN)/ruff format --check .

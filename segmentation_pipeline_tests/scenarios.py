@@ -2,7 +2,9 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from inspect import signature
 from pathlib import Path
 from random import Random
 from shutil import copyfile
@@ -13,10 +15,22 @@ import dagster as dg
 import duckdb
 import tomli_w
 
+from segmentation_pipeline.config.loading import load_settings
+from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.defs import customers, features, history, membership, model, segments
+from segmentation_pipeline.defs.cleaning.assets import cleaning_assets
+from segmentation_pipeline.defs.customers.assets import customer_assets
+from segmentation_pipeline.defs.features.assets import feature_assets
+from segmentation_pipeline.defs.history.assets import history_assets, model_drift, segment_history, segment_membership
+from segmentation_pipeline.defs.ingestion.assets import raw_transactions
+from segmentation_pipeline.defs.model.assets import FitConfig, segment_backtest, segmentation_model
+from segmentation_pipeline.defs.segments.assets import segment_assets
+from segmentation_pipeline.errors import PipelineError
+from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for
 from segmentation_pipeline.orchestration.resources import RetailerConfig
+from segmentation_pipeline.segments.membership import last_change_at
+from segmentation_pipeline.segments.promotion import fit_is_due
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -114,19 +128,33 @@ def retailer_file(folder: Path, source: Path, /, **sections: Any) -> Path:
 def run_job(
     instance: dg.DagsterInstance,
     *,
-    job: str = "nightly_segmentation",
+    job: str = "",
     config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a job of the project through Dagster, with the retailer and the data folder of the environment."""
+    """Run a job of the project through Dagster, by default the one that a night would run.
+
+    The retailer and the data folder are those of the environment.
+    """
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    run_config = {**quiet, **(config or {})}
+    if not job:
+        job = _job_of_a_night(run_config.get("resources", {}).get("retailer", {}).get("config", {}))
+        if job == REFIT_JOB:
+            run_config.setdefault("ops", {"segmentation_model": {"config": {"refit": False}}})
     return (
         defs()
         .resolve_job_def(job)
-        .execute_in_process(
-            instance=instance, run_config={**quiet, **(config or {})}, tags=dict(tags or {}), raise_on_error=False
-        )
+        .execute_in_process(instance=instance, run_config=run_config, tags=dict(tags or {}), raise_on_error=False)
     )
+
+
+def _job_of_a_night(retailer: Mapping[str, Any]) -> str:
+    try:
+        settings = load_settings(*(retailer.get(name, "") for name in ("file", "source", "as_of")))
+    except PipelineError:
+        return NIGHTLY_JOB
+    return job_for(settings, Folders(data_folder(), settings.name))
 
 
 # Behaviours of a shop: purchases a month, the money of one, and the days of the fourteen months in which they happen.
@@ -163,11 +191,21 @@ def four_behaviours(number: int = 400, seed: int = 7) -> list[Line]:
     return lines
 
 
-NIGHTLY_ASSETS = {
-    name: asset
-    for module in (features, customers, model, segments, membership, history)
-    for name, asset in vars(module).items()
-    if isinstance(asset, dg.AssetsDefinition)
+ASSETS: dict[str, dg.AssetsDefinition] = {
+    asset.node_def.name: asset
+    for asset in [
+        *cleaning_assets,
+        *feature_assets,
+        *customer_assets,
+        *segment_assets,
+        *history_assets,
+        raw_transactions,
+        segmentation_model,
+        segment_backtest,
+        segment_membership,
+        segment_history,
+        model_drift,
+    ]
 }
 # In an order in which each finds what it reads; who wants the rest asks for it by name.
 NIGHT = (
@@ -268,22 +306,41 @@ class Nights:
             "create or replace table clean_transactions as select * from every_line where transaction_at < ?", [as_of]
         )
         for name in NIGHT[: NIGHT.index(until) + 1]:
+            if name == "segmentation_model" and not (fit or self._model_is_due(as_of)):
+                continue
             self.materialize(name, accept_change=accept_change, **fit)
             if name == "rfm_features":
                 self.connection.execute(f"create or replace table rfm_features as {features}")
 
+    def _model_is_due(self, as_of: datetime) -> bool:
+        last = last_change_at(self.warehouse)
+        return fit_is_due(self.registry, self.settings) and (last is None or as_of >= last)
+
     def materialize(self, name: str, *, accept_change: bool = False, **fit: bool) -> Mapping[str, Any]:
-        """Run one asset; what it tells of itself."""
-        retailer = self._retailer(accept_change)
-        given: dict[str, Callable[[], Any]] = {
-            "segment_membership": dg.build_asset_context,
-            "segmentation_model": lambda: model.Fit(**fit),
-        }
-        before = [given[name]()] if name in given else []
-        results = list(_function_of(NIGHTLY_ASSETS[name])(*before, retailer=retailer))
+        """Materialise one asset, and return its metadata."""
+        results = list(self.results(ASSETS[name], accept_change=accept_change, **fit))
         assert all(result.passed for result in results if isinstance(result, dg.AssetCheckResult)), name
         [*_, self.told[name]] = [one.metadata or {} for one in results if isinstance(one, dg.MaterializeResult)]
         return self.told[name]
+
+    def results(
+        self, definition: dg.AssetsDefinition | dg.AssetChecksDefinition, *, accept_change: bool = False, **fit: bool
+    ) -> Any:
+        """Call the function of an asset or a check with this working database, and return what it returns."""
+        retailer = RetailerConfig(accept_change=accept_change)
+        retailer._settings = self.settings
+        function = decorated(definition)
+        given: dict[str, Callable[[], Any]] = {
+            "context": self.context,
+            "config": lambda: FitConfig(**{"refit": False, **fit}),
+            "retailer": lambda: retailer,
+            "warehouse": lambda: OpenDatabase(self.warehouse),
+        }
+        return function(**{name: given[name]() for name in signature(function).parameters})
+
+    def context(self) -> dg.AssetExecutionContext:
+        """Return the context of an asset."""
+        return dg.build_asset_context()
 
     def rows(self, select: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a query."""
@@ -295,7 +352,7 @@ class Nights:
 
     def check(self, check: dg.AssetChecksDefinition) -> dg.AssetCheckResult:
         """What a check says of the tables as they stand."""
-        result: dg.AssetCheckResult = _function_of(check)(retailer=self._retailer())
+        result: dg.AssetCheckResult = self.results(check)
         return result
 
     @property
@@ -320,13 +377,19 @@ class Nights:
         """What is known of the model that was fitted last."""
         return self.registry.entries[-1].facts
 
-    def _retailer(self, accept_change: bool = False) -> RetailerConfig:
-        retailer = RetailerConfig(accept_change=accept_change)
-        retailer._settings, retailer._warehouse = self.settings, self.warehouse
-        return retailer
+
+@dataclass(frozen=True)
+class OpenDatabase:
+    """A working database that is open already, in place of the resource."""
+
+    database: Warehouse
+
+    def open(self) -> Warehouse:
+        """Return it."""
+        return self.database
 
 
-def _function_of(definition: dg.AssetsDefinition | dg.AssetChecksDefinition) -> Any:
-    """What was decorated: called by way of Dagster, it would open the working database of the data folder."""
+def decorated(definition: dg.AssetsDefinition | dg.AssetChecksDefinition) -> Any:
+    """Return the function of an asset or a check; Dagster would open the working database of the data folder."""
     compute: Any = definition.op.compute_fn
     return compute.decorated_fn

@@ -12,12 +12,12 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import exit_on_user_error
 from segmentation_pipeline.cli.console import (
     RetailerOption,
     SourceOption,
     TracebackOption,
     err,
+    exit_on_user_error,
     out,
     retailer_settings,
 )

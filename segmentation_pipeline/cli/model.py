@@ -11,8 +11,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import exit_on_user_error
-from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, err, out, retailer_settings
+from segmentation_pipeline.cli.console import (
+    RetailerOption,
+    TracebackOption,
+    err,
+    exit_on_user_error,
+    out,
+    retailer_settings,
+)
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import RegistryError

@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
-from segmentation_pipeline.cli.console import exit_on_user_error
-from segmentation_pipeline.cli.console import RetailerOption, TracebackOption, err, retailer_settings, say
+from segmentation_pipeline.cli.console import (
+    RetailerOption,
+    TracebackOption,
+    err,
+    exit_on_user_error,
+    retailer_settings,
+    say,
+)
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import Folders, data_folder
 from segmentation_pipeline.errors import ErasureError

@@ -12,11 +12,11 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import exit_on_user_error
 from segmentation_pipeline.cli.console import (
     RetailerOption,
     TracebackOption,
     err,
+    exit_on_user_error,
     out,
     retailer_settings,
     say,

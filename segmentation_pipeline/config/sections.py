@@ -22,7 +22,6 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-
 Feature = Literal["monetary", "frequency", "recency"]
 ColumnName = Literal[
     "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"

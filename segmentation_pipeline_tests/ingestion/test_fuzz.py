@@ -1,0 +1,44 @@
+"""Damaged files end in a sentence or in all their lines: the short form of `make fuzz`."""
+
+import hashlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from segmentation_pipeline_tests.programs import fuzz
+from segmentation_pipeline_tests.programs.fuzz_inputs import input_of
+
+
+def test_no_damaged_file_ends_in_a_traceback_or_in_a_lost_line() -> None:
+    figures = fuzz.run(seconds=60, most=42)
+    assert figures.faults == {}
+    # Of three inputs two are of eight files each.
+    assert figures.tried == 14 + 28 * 8
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("os.kill(os.getpid(), 11)", "its process ended with -11"), ("time.sleep(60)", "no end after 1 s")],
+)
+def test_an_input_that_kills_its_process_or_never_ends_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, end: str, told: str
+) -> None:
+    monkeypatch.setattr(fuzz, "HANG_SECONDS", 1.0)
+    figures = fuzz.Figures()
+    program = f"import json, os, time; print(json.dumps({{'at': 7}}), flush=True); {end}"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert fuzz._followed(process, figures, at=0, until=time.monotonic() + 60) == 7
+    assert [said[0][: len(told)] for said in figures.faults.values()] == [told]
+    assert [*figures.faults] == [7]
+
+
+def test_an_input_is_told_by_its_number_alone() -> None:
+    digest = (
+        "import hashlib; from segmentation_pipeline_tests.programs.fuzz_inputs import input_of; print(hashlib.sha256("
+    )
+    digest += "repr([input_of(n) for n in range(5, 25)]).encode()).hexdigest())"
+    told = subprocess.run([sys.executable, "-c", digest], cwd=fuzz.ROOT, capture_output=True, text=True, check=True)
+    here = repr([input_of(number) for number in range(5, 25)])
+    assert told.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()

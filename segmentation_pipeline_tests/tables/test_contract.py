@@ -1,0 +1,470 @@
+"""A broken promise is caught and named, and the tables stand as they stood before."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import dagster as dg
+import duckdb
+import pytest
+
+from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.orchestration.sql_assets import write_tables
+from segmentation_pipeline.tables.catalog import FOLDER, contracts
+from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
+from segmentation_pipeline.warehouse.connection import connection_to
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline_tests.scenarios import OpenDatabase
+
+SHELF = Contract(
+    table="shelf",
+    stage="shop",
+    description="One row per product on the shelf. Counted by hand.",
+    key=("product", "place"),
+    columns=(
+        Column(name="product", type="VARCHAR", description="The product's name"),
+        Column(name="place", type="INTEGER", description="Its place, from the left"),
+        Column(name="units", type="INTEGER", description="What lies there", unit="units", minimum=0, maximum=9),
+        Column(name="colour", type="VARCHAR", description="The label's colour", nullable=True, allowed=("red", "blue")),
+        Column(name="price", type="DOUBLE", description="Price of a unit", unit="pounds", nullable=True, minimum=0.5),
+    ),
+)
+Row = tuple[Any, ...]
+GOOD: list[Row] = [("jam", 1, 0, "red", 0.5), ("jam", 2, 9, None, None), ("tea", 1, 5, "blue", 7.25)]
+
+
+@pytest.fixture
+def connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+@pytest.fixture
+def warehouse(connection: duckdb.DuckDBPyConnection) -> Warehouse:
+    return Warehouse(connection)
+
+
+def found(connection: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> list[Violation]:
+    """What the contract finds in a shelf with these rows."""
+    connection.execute("create or replace table shelf (product text, place int, units int, colour text, price double)")
+    for row in rows:
+        connection.execute("insert into shelf values (?, ?, ?, ?, ?)", list(row))
+    return SHELF.violations(connection)
+
+
+def test_a_table_that_keeps_every_rule_breaks_none(connection: duckdb.DuckDBPyConnection) -> None:
+    assert found(connection, GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "violation"),
+    [
+        pytest.param([("jam", None, 1, "red", 1.0)], ("place", "not null", "1 rows"), id="null"),
+        pytest.param([("jam", 3, 1, "green", 1.0)], ("colour", "one of red, blue", "1 rows"), id="value not allowed"),
+        pytest.param([("jam", 3, -1, "red", 1.0)], ("units", "at least 0", "1 rows"), id="below"),
+        pytest.param([("jam", 3, 10, "red", 1.0)], ("units", "at most 9", "1 rows"), id="above"),
+        pytest.param([("jam", 3, 1, "red", 0.499)], ("price", "at least 0.5", "1 rows"), id="below a fraction"),
+        pytest.param([("jam", 3, 1, "red", float("nan"))], ("price", "a finite number", "1 rows"), id="not a number"),
+        pytest.param([("jam", 3, 1, "red", float("inf"))], ("price", "a finite number", "1 rows"), id="infinite"),
+        pytest.param([GOOD[0], GOOD[0]], ("product, place", "unique", "2 rows repeat a key"), id="repeated key"),
+    ],
+)
+def test_a_row_that_breaks_a_rule_is_caught_and_the_rule_named(
+    connection: duckdb.DuckDBPyConnection, bad: list[Row], violation: tuple[str, str, str]
+) -> None:
+    assert found(connection, [*GOOD, *bad]) == [Violation(*violation)]
+
+
+def test_every_broken_rule_is_told_at_once(connection: duckdb.DuckDBPyConnection) -> None:
+    bad = found(connection, [("jam", None, 11, "green", 1.0), ("jam", None, -3, "green", 0.1), ("tea", 1, 1, "x", 1)])
+    assert [(item.column, item.rule, item.found) for item in bad] == [
+        ("place", "not null", "2 rows"),
+        ("units", "at least 0", "1 rows"),
+        ("units", "at most 9", "1 rows"),
+        ("colour", "one of red, blue", "3 rows"),
+        ("price", "at least 0.5", "1 rows"),
+        ("product, place", "unique", "1 rows repeat a key"),
+    ]
+
+
+def test_an_empty_table_is_caught_unless_it_may_be_empty(warehouse: Warehouse) -> None:
+    assert found(warehouse.connection, []) == [Violation("", "not empty", "0 rows")]
+    [outcome] = warehouse.write([TableWrite("outlier_segments", OUTLIERS + " where false")], {})
+    assert (outcome.rows, outcome.violations) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("select", "violations"),
+    [
+        pytest.param(
+            "select product, place, units::bigint as units, colour, price from good",
+            [("units", "a column of type INTEGER", "BIGINT")],
+            id="wrong type",
+        ),
+        pytest.param(
+            "select * exclude (colour) from good",
+            [("colour", "a column of type VARCHAR", "no such column")],
+            id="missing column",
+        ),
+        pytest.param(
+            "select *, 1 as depth from good",
+            [("depth", "no column beyond the contract", "INTEGER")],
+            id="column too many",
+        ),
+        pytest.param(
+            "select place, product, units, colour, price from good",
+            [
+                (
+                    "place, product, units, colour, price",
+                    "columns in the order product, place, units, colour, price",
+                    "another order",
+                )
+            ],
+            id="reordered columns",
+        ),
+    ],
+)
+def test_another_shape_than_the_contracts_is_caught(
+    connection: duckdb.DuckDBPyConnection, select: str, violations: list[tuple[str, str, str]]
+) -> None:
+    found(connection, GOOD)
+    connection.execute("alter table shelf rename to good")
+    connection.execute(f"create table shelf as {select}")
+    assert SHELF.violations(connection) == [Violation(*item) for item in violations]
+
+
+OUTLIERS = "select 'c' || x as customer_id, 'pamper' as segment_key from range(3) as made(x)"
+NAMED = ("pamper", "PAMPER", "outlier", "A description", "An action", "#c51b8a", None, True)
+STANDS = [("c0", "pamper"), ("c1", "pamper"), ("c2", "pamper")]
+
+
+def outliers(warehouse: Warehouse) -> list[Row]:
+    return warehouse.connection.execute("select * from outlier_segments order by customer_id").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("bad", "column", "rule"),
+    [
+        pytest.param("select 'x' as customer_id, null::varchar as segment_key", "segment_key", "not null", id="null"),
+        pytest.param("select 'x' as customer_id, 'VIP' as segment_key", "segment_key", "one of", id="not allowed"),
+        pytest.param(f"{OUTLIERS} union all {OUTLIERS}", "customer_id", "unique", id="repeated key"),
+        pytest.param("select 1 as customer_id, 'pamper' as segment_key", "customer_id", "a column of type", id="type"),
+        pytest.param("select 'x' as customer_id", "segment_key", "a column of type", id="missing column"),
+        pytest.param(
+            "select 'x' as customer_id, 'pamper' as segment_key, 1 as extra", "extra", "no column beyond", id="extra"
+        ),
+        pytest.param(
+            "select 'pamper' as segment_key, 'x' as customer_id",
+            "segment_key, customer_id",
+            "columns in the order",
+            id="reordered",
+        ),
+    ],
+)
+def test_a_select_that_breaks_the_contract_leaves_the_table_as_it_was(
+    warehouse: Warehouse, bad: str, column: str, rule: str
+) -> None:
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    [outcome] = warehouse.write([TableWrite("outlier_segments", bad)], {})
+    [violation] = outcome.violations
+    assert (violation.column, violation.rule[: len(rule)]) == (column, rule)
+    assert outliers(warehouse) == STANDS
+
+
+@pytest.mark.parametrize(
+    ("bad", "column", "rule"),
+    [
+        pytest.param([("pamper", None, *NAMED[2:])], "segment", "not null", id="null"),
+        pytest.param([NAMED, NAMED], "segment_key", "unique", id="repeated key"),
+        pytest.param([("vip", *NAMED[1:])], "segment_key", "one of", id="not allowed"),
+        pytest.param([], "", "not empty", id="empty"),
+    ],
+)
+def test_rows_made_in_python_that_break_the_contract_leave_the_table_as_it_was(
+    warehouse: Warehouse, bad: list[Row], column: str, rule: str
+) -> None:
+    warehouse.write([TableWrite("segments", rows=[NAMED])], {})
+    [outcome] = warehouse.write([TableWrite("segments", rows=bad)], {})
+    [violation] = outcome.violations
+    assert (violation.column, violation.rule[: len(rule)]) == (column, rule)
+    assert warehouse.connection.execute("select * from segments").fetchall() == [NAMED]
+
+
+def test_good_rows_replace_the_old_ones_wholly(warehouse: Warehouse) -> None:
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    [outcome] = warehouse.write(
+        [TableWrite("outlier_segments", "select 'z' as customer_id, 'examine' as segment_key")], {}
+    )
+    assert (outcome.table, outcome.rows, outcome.violations) == ("outlier_segments", 1, ())
+    assert outliers(warehouse) == [("z", "examine")]
+
+
+def test_a_select_may_read_the_table_that_it_replaces(warehouse: Warehouse) -> None:
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    again = "select customer_id, 'delight' as segment_key from outlier_segments where customer_id > 'c0'"
+    warehouse.write([TableWrite("outlier_segments", again)], {})
+    assert outliers(warehouse) == [("c1", "delight"), ("c2", "delight")]
+
+
+@pytest.mark.parametrize("broken_at", [0, 1])
+def test_several_tables_are_replaced_together_or_not_at_all(warehouse: Warehouse, broken_at: int) -> None:
+    old = [TableWrite("outlier_segments", OUTLIERS), TableWrite("segments", rows=[NAMED])]
+    assert [outcome.violations for outcome in warehouse.write(old, {})] == [(), ()]
+    new = [
+        TableWrite("outlier_segments", "select 'n' as customer_id, 'upsell' as segment_key"),
+        TableWrite("segments", rows=[("upsell", "UPSELL", *NAMED[2:])]),
+    ]
+    bad = [
+        TableWrite("outlier_segments", "select 'n' as customer_id, 'VIP' as segment_key"),
+        TableWrite("segments", rows=[("upsell", "UPSELL", "no group", *NAMED[3:])]),
+    ]
+    outcomes = warehouse.write([bad[0], new[1]] if broken_at == 0 else [new[0], bad[1]], {})
+    assert [bool(outcome.violations) for outcome in outcomes] == [broken_at == 0, broken_at == 1]
+    assert outliers(warehouse) == STANDS
+    assert warehouse.connection.execute("select * from segments").fetchall() == [NAMED]
+    warehouse.write(new, {})
+    assert outliers(warehouse) == [("n", "upsell")]
+    assert warehouse.count("segments") == 1
+
+
+def test_a_table_that_did_not_stand_does_not_stand_after_a_violation(warehouse: Warehouse) -> None:
+    warehouse.write([TableWrite("outlier_segments", "select 'x' as customer_id, 'VIP' as segment_key")], {})
+    assert not warehouse.has("outlier_segments")
+
+
+def test_what_runs_leave_behind_stands_empty_from_the_first_opening_on_and_outlives_a_violation(
+    warehouse: Warehouse,
+) -> None:
+    state = {table for table, contract in contracts().items() if contract.state}
+    assert state >= {"segmentation_models", "model_features", "model_centroids", "segments", "segment_membership"}
+    assert {table: warehouse.count(table) for table in contracts() if warehouse.has(table)} == dict.fromkeys(state, 0)
+    warehouse.write([TableWrite("segments", rows=[("vip", *NAMED[1:])])], {})
+    assert warehouse.count("segments") == 0
+
+
+def test_an_error_of_the_select_rolls_back_and_the_warehouse_goes_on(warehouse: Warehouse) -> None:
+    warehouse.write([TableWrite("outlier_segments", OUTLIERS)], {})
+    good = TableWrite("segments", rows=[NAMED])
+    with pytest.raises(duckdb.ConversionException):
+        warehouse.write([good, TableWrite("outlier_segments", "select cast('x' as integer) as customer_id")], {})
+    assert outliers(warehouse) == STANDS
+    assert warehouse.count("segments") == 0
+    warehouse.write([good], {})
+    assert warehouse.count("segments") == 1
+
+
+def test_what_was_rolled_back_is_not_in_the_file_either(tmp_path: Path) -> None:
+    file, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
+    with connection_to(file, spill, 0, pytest.fail) as connection:
+        Warehouse(connection).write([TableWrite("outlier_segments", OUTLIERS)], {})
+    with connection_to(file, spill, 0, pytest.fail) as connection:
+        Warehouse(connection).write(
+            [TableWrite("outlier_segments", "select 'x' as customer_id, '' as segment_key")], {}
+        )
+    with connection_to(file, spill, 0, pytest.fail) as connection:
+        assert outliers(Warehouse(connection)) == STANDS
+
+
+def test_a_table_of_another_version_is_dropped_when_the_database_is_opened(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    Warehouse(connection).write([TableWrite("outlier_segments", OUTLIERS), TableWrite("segments", rows=[NAMED])], {})
+    connection.execute("alter table outlier_segments rename segment_key to label")
+    opened = Warehouse(connection)
+    assert (opened.has("outlier_segments"), opened.count("segments")) == (False, 1)
+
+
+def test_what_no_source_has_is_never_dropped_for_being_of_another_version(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    Warehouse(connection).write([TableWrite("segments", rows=[NAMED])], {})
+    connection.execute("alter table segments rename colour to color")
+    with pytest.raises(WarehouseError, match="segments in the working database has the columns of another version"):
+        Warehouse(connection)
+    assert connection.execute("select count(*) from segments").fetchone() == (1,)
+
+
+def test_values_are_bound_and_those_that_the_select_does_not_name_left_out(warehouse: Warehouse) -> None:
+    nasty = "x'); drop table segments; --"
+    given = QueryInputs({"own": "select $who as customer_id", "unread": "select $never_bound"}, {"who": nasty})
+    select = "select customer_id, $key as segment_key from own"
+    [outcome] = warehouse.write([TableWrite("outlier_segments", select)], {"key": "examine", "other": 1}, given)
+    assert outcome.violations == ()
+    assert outliers(warehouse) == [(nasty, "examine")]
+
+
+def test_the_ddl_makes_a_table_that_keeps_types_not_null_and_key(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(SHELF.ddl())
+    described = connection.execute('select column_name, column_type, "null", key from (describe shelf)').fetchall()
+    assert described == [
+        ("product", "VARCHAR", "NO", "PRI"),
+        ("place", "INTEGER", "NO", "PRI"),
+        ("units", "INTEGER", "NO", None),
+        ("colour", "VARCHAR", "YES", None),
+        ("price", "DOUBLE", "YES", None),
+    ]
+    with pytest.raises(duckdb.ConstraintException):
+        connection.execute("insert into shelf values ('jam', 1, null, null, null)")
+    connection.execute("insert into shelf values ('jam', 1, 1, null, null)")
+    with pytest.raises(duckdb.ConstraintException):
+        connection.execute("insert into shelf values ('jam', 1, 2, null, null)")
+
+
+def test_comments_carry_the_contracts_words_and_units(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(SHELF.ddl())
+    SHELF.write_comments(connection)
+    table = connection.execute("select comment from duckdb_tables() where table_name = 'shelf'").fetchone()
+    assert table == ("One row is one product on the shelf. Counted by hand.",)
+    columns = connection.execute(
+        "select comment from duckdb_columns() where table_name = 'shelf' order by column_index"
+    )
+    assert [comment for (comment,) in columns.fetchall()] == [
+        "The product's name",
+        "Its place, from the left",
+        "What lies there [units]",
+        "The label's colour",
+        "Price of a unit [pounds]",
+    ]
+
+
+def test_identifiers_and_words_are_quoted_whatever_they_hold(connection: duckdb.DuckDBPyConnection) -> None:
+    table, column = 'odd"; drop table victim; --', 'select "x" from'
+    odd = Contract(
+        table=table,
+        stage="shop",
+        description="One row per table of Bobby's. '; drop table victim; --",
+        key=(column,),
+        columns=(Column(name=column, type="VARCHAR", description="It's 'quoted'", unit="'\"", allowed=("it's",)),),
+    )
+    connection.execute("create table victim (x integer)")
+    connection.execute(odd.ddl())
+    connection.execute(f"insert into {quoted(table)} values ('it''s')")
+    odd.write_comments(connection)
+    assert odd.violations(connection) == []
+    connection.execute(f"insert into {quoted(table)} values ('its')")
+    assert odd.violations(connection) == [Violation(column, "one of it's", "1 rows")]
+    tables = connection.execute("select table_name, comment from duckdb_tables() order by table_name").fetchall()
+    assert tables == [(table, "One row per table of Bobby's. '; drop table victim; --"), ("victim", None)]
+    assert connection.execute(f"select {literal(odd.description)}").fetchone() == (odd.description,)
+
+
+def test_the_rules_are_told_in_words_for_the_columns_tab() -> None:
+    assert [column.rules for column in SHELF.columns] == [
+        "",
+        "",
+        "at least 0; at most 9",
+        "one of red, blue",
+        "at least 0.5",
+    ]
+
+
+@pytest.mark.parametrize("table", contracts())
+def test_each_contract_is_whole(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    contract = contracts()[table]
+    names = [column.name for column in contract.columns]
+    assert contract.table == table
+    assert len(set(names)) == len(names)
+    keys = [column for column in contract.columns if column.name in contract.key]
+    assert {column.name for column in keys} == set(contract.key)
+    assert not any(column.nullable for column in keys)
+    assert all(column.description for column in contract.columns)
+    assert all(column.unit for column in contract.columns if column.type.startswith("DECIMAL"))
+    # DuckDB's own spelling of each type, or every run would find it wrong.
+    connection.execute(contract.ddl())
+    assert [item.rule for item in contract.violations(connection)] == ([] if contract.may_be_empty else ["not empty"])
+
+
+# Every table of the house, filled as its asset fills it: by a SELECT, or with rows made in Python.
+
+
+def good_value(column: Column) -> Any:
+    """A value that keeps every rule of its column."""
+    if column.allowed:
+        return column.allowed[0]
+    stand_ins = {
+        "VARCHAR": "x",
+        "TIMESTAMP": datetime.fromisoformat("2024-03-31 12:00:00"),
+        "BOOLEAN": False,
+        "DOUBLE[]": [0.5],
+        "VARCHAR[]": ["x"],
+    }
+    return stand_ins.get(column.type, 1 if column.minimum is None else column.minimum)
+
+
+def beyond(column: Column) -> Iterator[tuple[Any, str]]:
+    """Values just out of the column's range, each with the rule in words."""
+    if column.allowed:
+        yield "no such" if column.type == "VARCHAR" else -1, f"one of {', '.join(map(str, column.allowed))}"
+    if column.minimum is not None:
+        yield column.minimum - 1, f"at least {column.minimum:g}"
+    if column.maximum is not None:
+        yield column.maximum + 1, f"at most {column.maximum:g}"
+    # DuckDB takes it for the greatest number: beyond a maximum too.
+    if column.type == "DOUBLE" and column.maximum is None:
+        yield float("nan"), "a finite number"
+
+
+Bad = tuple[list[dict[str, Any]], str, str]
+
+
+def nulls(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    for column in contract.columns:
+        if not column.nullable:
+            yield [good | {column.name: None}], column.name, "not null"
+
+
+def repeated_keys(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    yield [good, good], ", ".join(contract.key), "unique"
+
+
+def values_beyond(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
+    for column in contract.columns:
+        for value, rule in beyond(column):
+            yield [good | {column.name: value}], column.name, rule
+
+
+def filled(warehouse: Warehouse, contract: Contract, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str]:
+    """What write the table as its asset does reports, and the sentence that the asset fails with."""
+    values: dict[str, Any] = {}
+    if (FOLDER / f"{contract.table}.sql").exists():
+        selects = []
+        for number, row in enumerate(rows):
+            cells = []
+            for place, column in enumerate(contract.columns):
+                values[f"v{number}_{place}"] = row[column.name]
+                cells.append(f"cast($v{number}_{place} as {column.type}) as {quoted(column.name)}")
+            selects.append(f"select {', '.join(cells)}")
+        write = TableWrite(contract.table, " union all ".join(selects))
+    else:
+        write = TableWrite(contract.table, rows=[tuple(row.values()) for row in rows])
+    run: Any = SimpleNamespace(settings=SimpleNamespace(sql_values=values))
+    reported: list[Any] = []
+    try:
+        for result in write_tables(run, cast(Any, OpenDatabase(warehouse)), [write]):
+            reported.append(result)  # noqa: PERF402 - what came before the failure counts
+    except dg.Failure as failure:
+        return reported, failure.description or ""
+    return reported, ""
+
+
+@pytest.mark.parametrize("table", contracts())
+@pytest.mark.parametrize("breaking", [nulls, repeated_keys, values_beyond])
+def test_an_asset_that_breaks_its_contract_in_one_way_names_it_and_leaves_its_table(
+    warehouse: Warehouse, table: str, breaking: Any
+) -> None:
+    contract = contracts()[table]
+    good = {column.name: good_value(column) for column in contract.columns}
+    [check, materialised], said = filled(warehouse, contract, [good])
+    assert (check.passed, check.asset_key.to_user_string(), said) == (True, table, "")
+    assert materialised.metadata["dagster/row_count"] == 1
+    stands = warehouse.rows(f"select * from {quoted(table)}")
+    assert len(stands) == 1
+    for rows, column, rule in breaking(contract, good):
+        [check], said = filled(warehouse, contract, rows)
+        violations = [record.data for record in check.metadata["violations"].records]
+        assert not check.passed
+        assert [(found["column"], found["rule"]) for found in violations] == [(column, rule)]
+        assert said.startswith(f"{table} would break its contract ({column}: {rule}, found 1 rows")
+        assert warehouse.rows(f"select * from {quoted(table)}") == stands
