@@ -27,7 +27,7 @@ def test_the_reference_pages_are_those_that_the_code_writes() -> None:
 
 
 def test_the_plan_names_every_room_of_the_house() -> None:
-    plan = _page("docs/design.md")
+    plan = _page("docs/architecture.md")
     rooms = {path.name for path in (ROOT / "segmentation_pipeline").glob("*.py")} - {"__init__.py"}
     rooms |= {path.name for path in (ROOT / "segmentation_pipeline").iterdir() if path.is_dir()} - {"__pycache__"}
     assert sorted(room for room in rooms if room not in plan) == []

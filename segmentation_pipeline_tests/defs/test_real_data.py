@@ -702,7 +702,7 @@ def test_with_the_shipped_rules_the_first_of_two_sheets_counts(subset: Ran, subs
     assert by_rule == [(int((passes & subset_lines["is_copy"]).sum()),)]
 
 
-# Same data, same tables: docs/design.md, law 3.
+# Reproducible runs: docs/architecture.md, guarantee 3.
 
 
 # The order of the rows decides on the number of a line, and so on the key of these.
