@@ -129,10 +129,10 @@ class Findings:
     @cached_property
     def k(self) -> int:
         """The number that the run took."""
-        return resolve_retailer(self.published)
+        return chosen_number(self.published)
 
 
-def resolve_retailer(candidates: Sequence[Candidate]) -> int:
+def chosen_number(candidates: Sequence[Candidate]) -> int:
     """The number that a search took."""
     return next(one.n_clusters for one in candidates if one.is_chosen)
 
@@ -140,7 +140,7 @@ def resolve_retailer(candidates: Sequence[Candidate]) -> int:
 def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nights: int) -> Findings:
     """Everything of one shop, on the cores of the pool."""
     published = shop.published()
-    k = resolve_retailer(published)
+    k = chosen_number(published)
     asked = [shop.asking(random_state=seed) for seed in range(seeds)]
     dates = [LAST - timedelta(days=back) for back in reversed(range(nights))]
 
@@ -212,7 +212,7 @@ def page(found: dict[str, Findings], settings: Retailer) -> str:
         if not best.passes:
             said += " The guards refuse that."
         if not any(one.passes for one in of.robust):
-            said += f" Nor does another pass, so {resolve_retailer(of.robust)} are taken as the least bad, and a check warns of it."
+            said += f" Nor does another pass, so {chosen_number(of.robust)} are taken as the least bad, and a check warns of it."
         lines.append(said)
         lines += ["", *_candidates(of.robust)]
     return "\n".join(lines) + "\n"
@@ -228,7 +228,7 @@ def _candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
 
 
 def _taken(searches: Sequence[Sequence[Candidate]], of: str) -> str:
-    counted = sorted(Counter(map(chosen, searches)).items())
+    counted = sorted(Counter(map(chosen_number, searches)).items())
     return "; ".join(f"{k} clusters {of} {times}" for k, times in counted)
 
 
@@ -265,10 +265,10 @@ def _nights(found: dict[str, Findings]) -> Iterator[str]:
         yield f"{KINDS[kind].capitalize()}, {nights}: {_taken(list(of.by_night.values()), 'on')}."
         yield ""
     others = [
-        (night, kind, resolve_retailer(candidates), next(one for one in candidates if one.n_clusters == of.k))
+        (night, kind, chosen_number(candidates), next(one for one in candidates if one.n_clusters == of.k))
         for kind, of in found.items()
         for night, candidates in of.by_night.items()
-        if resolve_retailer(candidates) != of.k
+        if chosen_number(candidates) != of.k
     ]
     if not others:
         yield "The number of the last date is taken each night."

@@ -156,10 +156,10 @@ def test_after_a_restore_the_next_night_is_that_of_a_shop_that_lost_nothing(shop
     shop.night(4)
     everything = list(contracts())
     assert tables(shop.work, everything) == tables(unharmed.work, everything)
-    published = [contract.table for contract in published()]
+    tables_published = [contract.table for contract in published()]
     [*_, mine], [*_, its] = shop.releases.all(), unharmed.releases.all()
     assert mine.name == its.name
-    assert tables(mine.database, published) == tables(its.database, published)
+    assert tables(mine.database, tables_published) == tables(its.database, tables_published)
     assert state_of(mine.state) == state_of(its.state)
 
 

@@ -177,8 +177,8 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
             tables.append(told(work, of_days))
             after = work.execute("select count(*) from rejected_transactions where rule = 'after_as_of'").fetchone()
             assert after == (len(later),)
-        published = [contract.table for contract in published() if contract.table not in OF_LINES]
-        files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in published})
+        names = [contract.table for contract in published() if contract.table not in OF_LINES]
+        files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in names})
     assert tables[0]["outlier_profiles"], "somebody is beyond a fence"
     assert {table for table in of_days if tables[0][table] != tables[1][table]} == set()
     assert {table for table in files[0] if files[0][table] != files[1][table]} == set()
