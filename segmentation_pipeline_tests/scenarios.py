@@ -16,7 +16,7 @@ import duckdb
 import tomli_w
 
 from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.cleaning.assets import cleaning_assets
@@ -154,7 +154,7 @@ def _job_of_a_night(retailer: Mapping[str, Any]) -> str:
         settings = load_settings(*(retailer.get(name, "") for name in ("file", "source", "as_of")))
     except PipelineError:
         return NIGHTLY_JOB
-    return job_for(settings, Folders(data_folder(), settings.name))
+    return job_for(settings, RetailerFolders(data_folder(), settings.name))
 
 
 # Behaviours of a shop: purchases a month, the money of one, and the days of the fourteen months in which they happen.

@@ -33,7 +33,7 @@ from segmentation_pipeline.cli.releases import (
 )
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.loading import source_base
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.orchestration import instance as dagster_home
@@ -122,7 +122,7 @@ def check(
         retailer = retailer or os.environ.get("SEGMENTATION_RETAILER", "sample")
         settings = retailer_settings(retailer, source)
         files = _source_is_there(retailer, settings)
-        typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.mapped())}.")
+        typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
 
@@ -130,7 +130,9 @@ def check(
 def _source_is_there(retailer: str, settings: Retailer) -> int:
     if settings.source.sample:
         return 0
-    return len(source_files(settings, source_base(retailer), Folders(data_folder(), settings.name).own))
+    return len(
+        source_files(settings, source_base(retailer), RetailerFolders(data_folder(), settings.name).pipeline_paths)
+    )
 
 
 def _show(release: Release, settings: Retailer) -> None:

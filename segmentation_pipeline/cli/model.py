@@ -20,7 +20,7 @@ from segmentation_pipeline.cli.console import (
     retailer_settings,
 )
 from segmentation_pipeline.cli.run import execute
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.orchestration import instance
 from segmentation_pipeline.segments.registry import Entry, Registry
@@ -95,7 +95,7 @@ def _opened(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
     Raises:
         RegistryError: No model has been fitted yet.
     """
-    folders = Folders(data_folder(), retailer_settings(retailer).name)
+    folders = RetailerFolders(data_folder(), retailer_settings(retailer).name)
     if not folders.working_database.exists():
         raise RegistryError(f"no model in {folders.working_database.parent} yet; `segments run` fits the first")
     with (

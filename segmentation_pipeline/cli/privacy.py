@@ -17,7 +17,7 @@ from segmentation_pipeline.cli.console import (
     say,
 )
 from segmentation_pipeline.cli.run import execute
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.orchestration import instance as dagster_home
 from segmentation_pipeline.privacy.erasure import Counts, clear_away, counted, erase, named
@@ -38,7 +38,7 @@ def forget(
     with exit_on_user_error(traceback):
         settings = retailer_settings(retailer)
         key = Key.of_environment("the hashes of who is forgotten are made with it")
-        folders, names = Folders(data_folder(), settings.name), named(settings, key, customers)
+        folders, names = RetailerFolders(data_folder(), settings.name), named(settings, key, customers)
         dagster_home.prepare()
         erased = erase(folders, settings, key, customers, typer.echo)
     if not any(rows != 0 for rows in erased.before.values()):

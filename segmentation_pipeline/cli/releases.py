@@ -21,7 +21,7 @@ from segmentation_pipeline.cli.console import (
     retailer_settings,
     say,
 )
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.export import export, refuse_unknown
 from segmentation_pipeline.releases.files import Release
@@ -121,7 +121,7 @@ def restore_state(
 ) -> None:
     """Make a working database from the state beside a release: registry, segments, ledger, as of that release."""
     with exit_on_user_error(traceback):
-        releases, folders = releases_of(retailer), Folders(data_folder(), retailer_settings(retailer).name)
+        releases, folders = releases_of(retailer), RetailerFolders(data_folder(), retailer_settings(retailer).name)
         found = releases.find(release)
         done = restore(folders, found, replace=replace, tell=typer.echo)
         typer.echo(f"{folders.working_database} holds the state of release {found.name}, as of {found.as_of}:")
@@ -181,4 +181,4 @@ def tell_hold(releases: Releases) -> None:
 
 def releases_of(retailer: str) -> Releases:
     """The releases of a retailer."""
-    return Releases(Folders(data_folder(), retailer_settings(retailer).name).releases)
+    return Releases(RetailerFolders(data_folder(), retailer_settings(retailer).name).releases)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_pipeline.cli.console import err, out, say
 from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.config.paths import Folders, dagster_home, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, dagster_home, data_folder
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -83,7 +83,7 @@ def _execute(retailer: Mapping[str, object], *, refit: bool, search: bool, reads
 
     run_id = str(uuid.uuid4())
     settings = load_settings(str(retailer["file"]), str(retailer["source"]), str(retailer["as_of"]))
-    fits = refit or search or model_is_due(settings, Folders(data_folder(), settings.name))
+    fits = refit or search or model_is_due(settings, RetailerFolders(data_folder(), settings.name))
     job = defs().resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
     config: dict[str, object] = {
         "loggers": {"console": {"config": {"log_level": "ERROR" if traceback else "CRITICAL"}}},

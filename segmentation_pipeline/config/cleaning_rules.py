@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import duckdb
 from pydantic import AfterValidator, Field
 
-from segmentation_pipeline.config.sections import NUMBERS, ColumnName, Fault, Section, tables
+from segmentation_pipeline.config.base import NUMBERS, ColumnName, Section, SettingError, tables
 
 # Two of them are replaced by a rule of the retailer's on their column.
 _RULES_THAT_ALWAYS_HOLD = {
@@ -57,19 +57,21 @@ class Rule(Section):
     """Passes if the text is one of these."""
 
     @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """A rule is one test, which suits its column, under a name that no rule of the package has."""
         tests = [key for key in ("matches", "required", "above", "in") if key in settings]
         if len(tests) != 1:
             has = " and ".join(tests) or "none"
-            yield (), f"allowed: exactly one of matches, required, above, in; it has {has}", settings
+            message = f"allowed: exactly one of matches, required, above, in; it has {has}"
+            yield SettingError((), message, settings)
         column, name = settings.get("column"), settings.get("name")
         suits = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
         for key in tests:
             if key not in ("required", *suits) and column in get_args(ColumnName):
-                yield (key,), f"does not go with {column}; allowed: {', '.join(['required', *suits])}", settings[key]
+                message = f"does not go with {column}; allowed: {', '.join(['required', *suits])}"
+                yield SettingError((key,), message, settings[key])
         if _RULES_THAT_ALWAYS_HOLD.get(str(name), column) != column:
-            yield ("name",), "a rule that always holds has this name; allowed: another", name
+            yield SettingError(("name",), "a rule that always holds has this name; allowed: another", name)
 
 
 class Cleaning(Section):
@@ -86,10 +88,11 @@ class Cleaning(Section):
     """The same line in two files or sheets counts once; not by default, since two equal lines may be two sales."""
 
     @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """The report counts by name."""
         names: list[object] = []
         for place, rule in enumerate(tables(settings.get("rules"))):
             if "name" in rule and rule["name"] in names:
-                yield ("rules", place, "name"), "an earlier rule has this name; allowed: another", rule["name"]
+                message = "an earlier rule has this name; allowed: another"
+                yield SettingError(("rules", place, "name"), message, rule["name"])
             names.append(rule.get("name"))

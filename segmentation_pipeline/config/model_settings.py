@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from segmentation_pipeline.config.sections import Fault, Section
+from segmentation_pipeline.config.base import Section, SettingError
 
 
 class Model(Section):
@@ -49,11 +49,12 @@ class Model(Section):
         return value
 
     @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """The range of the search is not empty."""
         match settings.get("k_range"):
             case [int(least), int(most)] if least > most:
-                yield ("k_range",), "allowed: the least number of clusters, then the most", [least, most]
+                message = "allowed: the least number of clusters, then the most"
+                yield SettingError(("k_range",), message, [least, most])
 
 
 class Promotion(Section):

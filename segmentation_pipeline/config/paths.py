@@ -48,38 +48,38 @@ def dagster_home() -> Path:
 
 
 @dataclass(frozen=True)
-class Folders:
+class RetailerFolders:
     """The places of one retailer: each has its own, so that two never mix."""
 
     data: Path
     retailer: str
 
     @property
-    def home(self) -> Path:
+    def root(self) -> Path:
         """All that is kept of this retailer."""
         return self.data / self.retailer
 
     @property
     def working_database(self) -> Path:
         """The database that belongs to the run."""
-        return self.home / "work.duckdb"
+        return self.root / "work.duckdb"
 
     @property
     def lock(self) -> Path:
         """Held by the one run that writes."""
-        return self.home / "work.lock"
+        return self.root / "work.lock"
 
     @property
     def spill(self) -> Path:
         """Where DuckDB and the readers put what does not fit into memory."""
-        return self.home / "tmp"
+        return self.root / "tmp"
 
     @property
-    def own(self) -> tuple[Path, ...]:
+    def pipeline_paths(self) -> tuple[Path, ...]:
         """What only the pipeline writes, and nobody's source is."""
         return self.working_database, self.spill, self.releases
 
     @property
     def releases(self) -> Path:
         """The published releases, and `current`."""
-        return self.home / "releases"
+        return self.root / "releases"

@@ -13,22 +13,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
+from segmentation_pipeline.config.base import ColumnName, Section, SettingError, Text, tables
 from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Backtest, Drift, Membership, Model, Promotion
-from segmentation_pipeline.config.sections import (
-    Checks,
-    ColumnName,
-    Columns,
-    Fault,
-    Outliers,
-    Privacy,
-    Release,
-    Rfm,
-    Section,
-    Source,
-    Text,
-    tables,
-)
+from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
 
 # What is said of the run and of its customers, not of the fit: a value of each that stands for all.
 _OF_NO_FIT = {"as_of": "last_transaction", "lapsing_factor": 1.0}
@@ -68,16 +56,13 @@ class Retailer(Section):
         return value
 
     @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """Made-up files go into a folder, and rules test columns that the source has."""
         source = settings.get("source")
         path = source.get("path") if isinstance(source, dict) and source.get("sample") is not None else ""
         if isinstance(path, list) or set(str(path)) & set("*?["):
-            yield (
-                ("source", "sample"),
-                "allowed: where source.path is one folder, which the made-up files go into",
-                path,
-            )
+            message = "allowed: where source.path is one folder, which the made-up files go into"
+            yield SettingError(("source", "sample"), message, path)
         columns, cleaning = settings.get("columns"), settings.get("cleaning")
         if not isinstance(columns, dict) or not isinstance(cleaning, dict):
             return
@@ -85,11 +70,11 @@ class Retailer(Section):
         sentence = f"[columns] does not name it; allowed: {', '.join(there)}"
         for place, rule in enumerate(tables(cleaning.get("rules"))):
             if (column := rule.get("column")) in get_args(ColumnName) and column not in there:
-                yield ("cleaning", "rules", place, "column"), sentence, column
+                yield SettingError(("cleaning", "rules", place, "column"), sentence, column)
         yield from _unseen_by_rules(cleaning, settings.get("privacy"))
         if "cancellation" in cleaning and "invoice" not in columns:
             sentence = "a pattern of invoice numbers; allowed: where [columns] names invoice"
-            yield ("cleaning", "cancellation"), sentence, cleaning["cancellation"]
+            yield SettingError(("cleaning", "cancellation"), sentence, cleaning["cancellation"])
 
     @property
     def zone(self) -> ZoneInfo:
@@ -142,7 +127,7 @@ class Retailer(Section):
             return self.rfm.as_of
         return datetime.combine(self.rfm.as_of + timedelta(days=1), time())
 
-    def at(self, tick: datetime) -> Self:
+    def for_run(self, tick: datetime) -> Self:
         """The settings of a run for this moment in local time: `schedule` becomes the last day that was then over.
 
         A day, because that counts whole and the midnight after it does not: a moment counts to itself.
@@ -153,7 +138,7 @@ class Retailer(Section):
         return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
 
     @property
-    def first_moment_after(self) -> datetime | None:
+    def transaction_cutoff(self) -> datetime | None:
         """Lines at or after this moment do not count; None where all do."""
         if self.as_of is None or not isinstance(self.rfm.as_of, datetime):
             return self.as_of
@@ -175,7 +160,7 @@ class Retailer(Section):
         }
 
 
-def _unseen_by_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[Fault]:
+def _unseen_by_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[SettingError]:
     """Rules judge what is stored: a column that is dropped, or a customer's own name, they never see."""
     if not isinstance(privacy, dict):
         return
@@ -183,10 +168,10 @@ def _unseen_by_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[Fault]:
     for place, rule in enumerate(tables(cleaning.get("rules"))):
         at, column = ("cleaning", "rules", place, "column"), rule.get("column")
         if isinstance(drop, list) and column in drop:
-            yield at, "privacy.drop drops it before any rule; allowed: another column", column
+            yield SettingError(at, "privacy.drop drops it before any rule; allowed: another column", column)
         if privacy.get("pseudonymise") is True and column == "customer_id" and not rule.get("required"):
             sentence = "privacy.pseudonymise hashes it before any rule; allowed: required = true, or another column"
-            yield at, sentence, column
+            yield SettingError(at, sentence, column)
 
 
 def _digits(text: str) -> str:

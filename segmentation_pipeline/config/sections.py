@@ -7,57 +7,12 @@ Belongs here: what one section may say. Does not: the cleaning rules (`rules`), 
 from collections.abc import Iterator
 from datetime import MAXYEAR, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Any, Literal
 
 import duckdb
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, field_validator
 
-Feature = Literal["monetary", "frequency", "recency"]
-ColumnName = Literal[
-    "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"
-]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-NUMBERS = ("quantity", "price", "amount")
-# What is wrong with settings together: the key below the section, the sentence, and the value found.
-Fault: TypeAlias = tuple[tuple[str | int, ...], str, Any]
-
-
-class Section(BaseModel):
-    """A table of the retailer file: unknown keys are errors, values are never changed after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _with_every_error(cls, settings: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Pydantic looks at settings together only when each alone is right; people want all errors at once."""
-        told: list[Fault] = list(cls.faults(settings)) if isinstance(settings, dict) else []
-        errors = [InitErrorDetails(type=PydanticCustomError("fault", said), loc=at, input=by) for at, said, by in told]
-        try:
-            section = validate(settings)
-        except ValidationError as error:
-            for one in error.errors():
-                kind = PydanticCustomError(one["type"], one["msg"])
-                errors.append(InitErrorDetails(type=kind, loc=one["loc"], input=one["input"]))
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
-        return section
-
-    @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
-        """What is wrong with the settings together, as they stand in the file: none of them need be right alone."""
-        del settings
-        yield from ()
+from segmentation_pipeline.config.base import Feature, Section, SettingError, Text
 
 
 class Sample(Section):
@@ -158,12 +113,13 @@ class Columns(Section):
     """The customer's country."""
 
     @classmethod
-    def faults(cls, settings: dict[str, Any]) -> Iterator[Fault]:
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """Money must come from somewhere."""
         if "amount" not in settings and not {"price", "quantity"} <= settings.keys():
-            yield (), "money is missing; allowed: amount, or both price and quantity", settings
+            message = "money is missing; allowed: amount, or both price and quantity"
+            yield SettingError((), message, settings)
 
-    def mapped(self) -> dict[str, str]:
+    def source_names(self) -> dict[str, str]:
         """The columns that the source has: our name to the source's name."""
         return {name: value for name, value in self if value is not None}
 
@@ -254,8 +210,3 @@ class Checks(Section):
     columns_drift: Literal["warn", "fail"] = "warn"
     """Files with other columns than those before are warned of, because columns are found by name and more of them do
     no harm; or nothing is loaded, until the run has accept_change."""
-
-
-def tables(value: Any) -> list[dict[str, Any]]:
-    """The tables of a list as it stands in a file, where it may be anything."""
-    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []

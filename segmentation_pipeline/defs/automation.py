@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
@@ -60,7 +60,7 @@ def _fit_is_due() -> bool:
     """Return whether the next run must fit or activate a model; not, where the retailer file is not valid."""
     try:
         settings = load_settings()
-        return model_is_due(settings, Folders(data_folder(), settings.name))
+        return model_is_due(settings, RetailerFolders(data_folder(), settings.name))
     except PipelineError:
         return False
 
@@ -138,7 +138,7 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         return _skip(looked, f"new files are complete; they wait for run {runs[0].run_id}")
     looked = looked.after_asking(files)
     settings = load_settings()
-    job = job_for(settings, Folders(data_folder(), settings.name))
+    job = job_for(settings, RetailerFolders(data_folder(), settings.name))
     config = ONLY_WHAT_IS_DUE if job == REFIT_JOB else {}
     request = dg.RunRequest(run_key=looked.asked, job_name=job, run_config=config)
     return dg.SensorResult([request], cursor=looked.cursor)

@@ -129,9 +129,9 @@ def _refusals(retailer: Retailer) -> Iterator[Refusal]:
     What comes after as_of comes before all: as of that day nobody knew of it, so no other rule counts it.
     """
     own = retailer.cleaning.rules
-    if (moment := retailer.first_moment_after) is not None:
-        condition = "transaction_at >= $first_moment_after"
-        yield Refusal("after_as_of", "sold after the as-of date", condition, {"first_moment_after": moment})
+    if (moment := retailer.transaction_cutoff) is not None:
+        condition = "transaction_at >= $transaction_cutoff"
+        yield Refusal("after_as_of", "sold after the as-of date", condition, {"transaction_cutoff": moment})
     yield Refusal(
         "unparseable_value",
         "the line is broken, or its date, quantity or money cannot be read",

@@ -15,7 +15,7 @@ _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 def mapped(retailer: Retailer, part: Part) -> dict[str, int]:
     """Our name of each column to its place in the part; names are compared without case and blanks."""
     stand = [plain(name) for name in part.columns]
-    wanted = {name: (theirs, stand.count(plain(theirs))) for name, theirs in retailer.columns.mapped().items()}
+    wanted = {name: (theirs, stand.count(plain(theirs))) for name, theirs in retailer.columns.source_names().items()}
     if lacking := [f"{name} = {theirs!r}" for name, (theirs, times) in wanted.items() if not times]:
         sheets = ", or name the sheets that have them in source.sheets" if part.source_sheet else ""
         encoding = (
@@ -36,7 +36,7 @@ def told(retailer: Retailer, columns: tuple[str, ...]) -> tuple[str, ...]:
     Where not one of those is there that the retailer file names, the header may be a line of data, which names a
     customer: of what has digits in it, or is an address, the shape is shown.
     """
-    wanted = {plain(name) for name in retailer.columns.mapped().values()}
+    wanted = {plain(name) for name in retailer.columns.source_names().values()}
     if any(plain(name) in wanted for name in columns):
         return columns
     return tuple(shape(name) if re.search(r"\d|@", name) else name for name in columns)

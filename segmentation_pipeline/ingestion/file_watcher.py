@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segmentation_pipeline.config.loading import load_settings, source_base
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.ingestion.discovery import source_files
 
 
@@ -57,7 +57,7 @@ def files_now() -> tuple[str, ...] | None:
     settings = load_settings()
     if settings.source.sample is not None:
         return None
-    files = source_files(settings, source_base(), Folders(data_folder(), settings.name).own)
+    files = source_files(settings, source_base(), RetailerFolders(data_folder(), settings.name).pipeline_paths)
     return tuple(_digest(name, *_state(path)) for name, path in files.items())
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import duckdb
 
-from segmentation_pipeline.config.paths import Folders
+from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.segments.membership import last_change_at
@@ -19,12 +19,12 @@ NIGHTLY_JOB, REFIT_JOB = "nightly_segmentation", "refit_segmentation"
 MODEL_GROUP = "model"
 
 
-def job_for(settings: Retailer, folders: Folders) -> str:
+def job_for(settings: Retailer, folders: RetailerFolders) -> str:
     """Return the name of the job that the next run of a retailer needs."""
     return REFIT_JOB if model_is_due(settings, folders) else NIGHTLY_JOB
 
 
-def model_is_due(settings: Retailer, folders: Folders) -> bool:
+def model_is_due(settings: Retailer, folders: RetailerFolders) -> bool:
     """Return whether the next run must materialise the model group, from the working database as it is now.
 
     A run for an earlier as_of than the last change of the membership history fits nothing. Where another process has

@@ -15,7 +15,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from segmentation_pipeline.config.loading import load_settings, source_base
-from segmentation_pipeline.config.paths import Folders, data_folder
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
@@ -76,7 +76,7 @@ class RetailerConfig(dg.ConfigurableResource[Any]):
         """
         if self._settings is None:
             settings = load_settings(self.file, self.source, self.as_of)
-            self._settings = settings.at(_local(self._scheduled_at, settings.zone))
+            self._settings = settings.for_run(_local(self._scheduled_at, settings.zone))
         return self._settings
 
     @property
@@ -85,9 +85,9 @@ class RetailerConfig(dg.ConfigurableResource[Any]):
         return source_base(self.file)
 
     @property
-    def folders(self) -> Folders:
+    def folders(self) -> RetailerFolders:
         """The retailer's folders."""
-        return Folders(data_folder(), self.settings.name)
+        return RetailerFolders(data_folder(), self.settings.name)
 
     @property
     def run_id(self) -> str:

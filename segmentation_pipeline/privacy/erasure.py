@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from segmentation_pipeline.config.paths import Folders
+from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.privacy.pseudonyms import ERASED, FORGOTTEN, Key, Mouth, words_of
@@ -64,7 +64,7 @@ def _as_read(customer: str) -> str:
     return re.sub(r"^([0-9]+)[.]0+$", r"\1", customer.strip())
 
 
-def counted(folders: Folders, names: Sequence[str], tell: Callable[[str], None]) -> Counts:
+def counted(folders: RetailerFolders, names: Sequence[str], tell: Callable[[str], None]) -> Counts:
     """How many rows tell of customers, by the file (and for the working database, the table) that has them.
 
     Every table and file that may tell of one is there, also with none.
@@ -73,10 +73,10 @@ def counted(folders: Folders, names: Sequence[str], tell: Callable[[str], None])
         return _counted(folders, names)
 
 
-def _counted(folders: Folders, names: Sequence[str]) -> Counts:
+def _counted(folders: RetailerFolders, names: Sequence[str]) -> Counts:
     counts: Counts = {}
-    for file in sorted(folders.home.rglob("*")):
-        place = file.relative_to(folders.home).as_posix()
+    for file in sorted(folders.root.rglob("*")):
+        place = file.relative_to(folders.root).as_posix()
         if file.is_symlink() or not file.is_file() or not _TABLES.search(file.name):
             continue
         try:
@@ -119,7 +119,7 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]
 
 
 def erase(
-    folders: Folders, settings: Retailer, key: Key, customers: Sequence[str], tell: Callable[[str], None]
+    folders: RetailerFolders, settings: Retailer, key: Key, customers: Sequence[str], tell: Callable[[str], None]
 ) -> Erased:
     """Take customers out of the working database, in one transaction, and remember their keyed hashes.
 
@@ -166,7 +166,7 @@ _LEFT_OUT = """
 
 
 def _refuse_unknown(
-    warehouse: Warehouse, folders: Folders, settings: Retailer, key: Key, customers: Sequence[str]
+    warehouse: Warehouse, folders: RetailerFolders, settings: Retailer, key: Key, customers: Sequence[str]
 ) -> None:
     """A mistyped customer must not look like one who was erased; one of whom a kill left a part is known."""
     for place, customer in enumerate(customers, 1):
@@ -218,12 +218,12 @@ def _take_out(connection: duckdb.DuckDBPyConnection, table: str, columns: list[s
         connection.execute(f"update {quoted(table)} set unparsed = {ERASED} where {_TELLING['unparsed']}", values)
 
 
-def _write_anew(folders: Folders, tell: Callable[[str], None]) -> None:
+def _write_anew(folders: RetailerFolders, tell: Callable[[str], None]) -> None:
     """The tables get a new file: what is deleted stays in the blocks of the old one until they are used again."""
     work = folders.working_database
     made = work.with_name(f"{work.name}.erasing")
     made.unlink(missing_ok=True)
-    with connection_to(made, folders.spill, PATIENCE, tell, beside=[folders.home]) as connection:
+    with connection_to(made, folders.spill, PATIENCE, tell, beside=[folders.root]) as connection:
         connection.execute(f"attach {literal(str(work))} as old (read_only)")
         [(new,)] = connection.execute("select current_database()").fetchall()
         connection.execute(f"copy from database old to {quoted(new)}")
@@ -232,7 +232,7 @@ def _write_anew(folders: Folders, tell: Callable[[str], None]) -> None:
     sync(work.parent)
 
 
-def clear_away(folders: Folders, release: str) -> None:
+def clear_away(folders: RetailerFolders, release: str) -> None:
     """Delete for ever whatever holds earlier tables: all other releases, and databases that were set aside.
 
     Raises:
@@ -243,10 +243,10 @@ def clear_away(folders: Folders, release: str) -> None:
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
-def _set_aside(folders: Folders) -> Iterator[Path]:
+def _set_aside(folders: RetailerFolders) -> Iterator[Path]:
     work = folders.working_database
     live = {work.name, f"{work.name}.wal"}
-    yield from (path for path in sorted(folders.home.glob(f"{work.name}*")) if path.name not in live)
+    yield from (path for path in sorted(folders.root.glob(f"{work.name}*")) if path.name not in live)
     yield from sorted(folders.releases.glob("current.set-aside*"))
     if folders.spill.is_dir():
         yield from sorted(folders.spill.iterdir())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmentation_pipeline.config.paths import Folders, unused_name
+from segmentation_pipeline.config.paths import RetailerFolders, unused_name
 from segmentation_pipeline.errors import RestoreError
 from segmentation_pipeline.releases.files import STATE_DATABASE, Release, file_faults, sync
 from segmentation_pipeline.tables.catalog import contracts
@@ -28,7 +28,7 @@ class Restored:
     kept: Path | None
 
 
-def restore(folders: Folders, release: Release, *, replace: bool, tell: Callable[[str], None]) -> Restored:
+def restore(folders: RetailerFolders, release: Release, *, replace: bool, tell: Callable[[str], None]) -> Restored:
     """Make a working database of a release's state, under the writer's lock; it appears whole or not at all.
 
     Args:

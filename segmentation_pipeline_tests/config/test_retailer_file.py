@@ -358,7 +358,7 @@ def test_a_date_format_that_tells_days_is_taken(tmp_path: Path, date_format: str
 
 
 @pytest.mark.parametrize(
-    ("toml", "as_of", "first_moment_after"),
+    ("toml", "as_of", "transaction_cutoff"),
     [
         ('"last_transaction"', None, None),
         ('"end_of_day"', None, None),
@@ -370,11 +370,11 @@ def test_a_date_format_that_tells_days_is_taken(tmp_path: Path, date_format: str
     ],
 )
 def test_a_day_counts_whole_and_a_moment_to_itself(
-    tmp_path: Path, toml: str, as_of: str | None, first_moment_after: str | None
+    tmp_path: Path, toml: str, as_of: str | None, transaction_cutoff: str | None
 ) -> None:
     settings = load(str(written(tmp_path, f"{GOOD}\n[rfm]\nas_of = {toml}\n")))
     assert settings.as_of == (as_of and datetime.fromisoformat(as_of))
-    assert settings.first_moment_after == (first_moment_after and datetime.fromisoformat(first_moment_after))
+    assert settings.transaction_cutoff == (transaction_cutoff and datetime.fromisoformat(transaction_cutoff))
 
 
 @pytest.mark.parametrize(
@@ -391,9 +391,9 @@ def test_schedule_is_the_last_midnight_before_the_tick_and_no_line_at_it_counts(
     settings = load(str(written(tmp_path, f'{GOOD}\n[rfm]\nas_of = "schedule"\n')))
     with pytest.raises(ValueError, match="tick of a run"):
         _ = settings.as_of
-    of_a_run = settings.at(datetime.fromisoformat(tick))
-    assert str(of_a_run.as_of) == str(of_a_run.first_moment_after) == midnight
-    assert load(str(written(tmp_path, GOOD))).at(datetime.fromisoformat(tick)).as_of is None
+    of_a_run = settings.for_run(datetime.fromisoformat(tick))
+    assert str(of_a_run.as_of) == str(of_a_run.transaction_cutoff) == midnight
+    assert load(str(written(tmp_path, GOOD))).for_run(datetime.fromisoformat(tick)).as_of is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.config.paths import Folders
+from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.privacy.erasure import erase
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
@@ -334,7 +334,7 @@ def test_a_release_without_them_counts_the_same_days_also_where_days_have_no_tim
         assert run_job(instance).success
         stood = shop.rows(select)
         settings = load_settings()
-        erased = erase(Folders(shop.data, settings.name), settings, Key(KEY.encode()), ["10003"], print)
+        erased = erase(RetailerFolders(shop.data, settings.name), settings, Key(KEY.encode()), ["10003"], print)
         given = {"as_of": erased.as_of, "accept_change": True}
         assert run_job(instance, config={"resources": {"retailer": {"config": given}}}).success
     assert shop.rows(select) == stood

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.config.loading import load
-from segmentation_pipeline.config.paths import Folders
+from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
 from segmentation_pipeline.privacy.erasure import erase
 from segmentation_pipeline.privacy.pseudonyms import Key, Mouth, hash_of, shape_of, words_of
@@ -195,7 +195,7 @@ def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_
     hashed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     shutil.copytree(hashed / "corner_shop", tmp_path / "corner_shop", symlinks=True)
-    folders, key = Folders(tmp_path, "corner_shop"), Key(KEY.encode())
+    folders, key = RetailerFolders(tmp_path, "corner_shop"), Key(KEY.encode())
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
     settings = load(str(retailer_file(tmp_path, Path("source"), privacy={"pseudonymise": True})))
     if name == f"{PERSON}.0":

@@ -52,7 +52,7 @@ def raw_transactions(
         settings, base = retailer.settings, retailer.source_base
         if sample := settings.source.sample:
             write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
-        files, spill = source_files(settings, base, retailer.folders.own), retailer.folders.spill
+        files, spill = source_files(settings, base, retailer.folders.pipeline_paths), retailer.folders.spill
         with incremental.load_source(warehouse.open(), settings, files, spill, _request(retailer)) as load:
             context.log.info(f"read again, because they changed: {load.metrics['read_again']}")
             yield (drift := _columns_unchanged(retailer, load))
