@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.config.loading import load_settings
+from segmentation_pipeline.config.loading import load_settings, resolve_retailer
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
@@ -16,10 +16,11 @@ from segmentation_pipeline.orchestration.job_selection import (
     NIGHTLY_JOB,
     REFIT_JOB,
     job_for,
-    model_is_due,
+    why_model_is_due,
 )
 
-# Carry out what is due, and fit nothing beyond it.
+NIGHT_TAG, REASON_TAG = "segmentation/night", "segmentation/model_is_due"
+# Do what is due, and fit nothing beyond it.
 ONLY_WHAT_IS_DUE = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -32,12 +33,15 @@ UNFINISHED = [
 nightly_segmentation = dg.define_asset_job(
     NIGHTLY_JOB,
     selection=dg.AssetSelection.all() - dg.AssetSelection.groups(MODEL_GROUP),
-    description="Derive every table from the source with the active model, and publish a release.",
+    description=(
+        "Derive every table from the source with the active model, and publish a release. The first run of a retailer"
+        " is refit_segmentation, which fits the model."
+    ),
 )
 refit_segmentation = dg.define_asset_job(
     REFIT_JOB,
     selection=dg.AssetSelection.all(),
-    description="The same, and fit a model, which becomes active if it passes promotion.",
+    description="Do the same, and fit a model, which becomes active if it passes promotion.",
 )
 
 
@@ -56,33 +60,49 @@ def _settle_seconds() -> int:
         return int(Source.model_fields["settle_seconds"].default)
 
 
-def _fit_is_due() -> bool:
-    """Return whether the next run must fit or activate a model; not, where the retailer file is not valid."""
+def _why_model_is_due() -> str:
+    """Return why the next run must materialise the model group; empty if it need not, or the file is not valid."""
     try:
         settings = load_settings()
-        return model_is_due(settings, RetailerFolders(data_folder(), settings.name))
+        return why_model_is_due(settings, RetailerFolders(data_folder(), settings.name))
     except PipelineError:
-        return False
+        return ""
 
 
-def _run_request(context: dg.ScheduleEvaluationContext, config: dict[str, Any] | None = None) -> dg.RunRequest:
+def _run_request(
+    context: dg.ScheduleEvaluationContext, config: dict[str, Any] | None = None, tags: dict[str, str] | None = None
+) -> dg.RunRequest:
     """Request a run that knows its scheduled time, so that a re-execution processes the same day."""
     tick = {"resources": {"retailer": {"config": {"tick": context.scheduled_execution_time.isoformat()}}}}
-    return dg.RunRequest(run_config={**tick, **(config or {})})
+    return dg.RunRequest(run_config={**tick, **(config or {})}, tags=tags)
 
 
-def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Run every night with the active model."""
-    if _fit_is_due():
-        return dg.SkipReason("a model is due: nightly_fit_if_due starts the run of this night")
-    return _run_request(context)
+def _night(context: dg.ScheduleEvaluationContext) -> dict[str, str]:
+    """Return the tag of the night's run: the retailer and the date."""
+    return {NIGHT_TAG: f"{resolve_retailer('')} {context.scheduled_execution_time:%Y-%m-%d}"}
+
+
+def _run_of(context: dg.ScheduleEvaluationContext, night: dict[str, str]) -> str:
+    """Return the id of the run that a schedule has requested for the night; empty if there is none."""
+    return next((run.run_id for run in context.instance.get_runs(dg.RunsFilter(tags=night), limit=1)), "")
 
 
 def nightly_fit_if_due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Run a night in which a model is due: none is active, a person approved one, or the settings changed."""
-    if not _fit_is_due():
+    """Start the night's run where a model is due: none is active, one is approved, or the settings changed."""
+    night = _night(context)
+    if run_id := _run_of(context, night):
+        return dg.SkipReason(f"run {run_id} is the run of this night")
+    if not (reason := _why_model_is_due()):
         return dg.SkipReason("no model is due: nightly starts the run of this night")
-    return _run_request(context, ONLY_WHAT_IS_DUE)
+    return _run_request(context, ONLY_WHAT_IS_DUE, {**night, REASON_TAG: reason})
+
+
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Start the night's run with the active model, unless nightly_fit_if_due has started one."""
+    night = _night(context)
+    if run_id := _run_of(context, night):
+        return dg.SkipReason(f"run {run_id} is the run of this night")
+    return _run_request(context, tags=night)
 
 
 def weekly_refit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
@@ -90,9 +110,12 @@ def weekly_refit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return _run_request(context)
 
 
+# Of the first two exactly one starts a run each night. Each starts one only if the night has none yet, and only the
+# first decides whether a model is due: if both did, a run that starts between their decisions could change the answer.
+# Five minutes apart, because Dagster evaluates schedules of the same minute in any order.
 SCHEDULES: tuple[tuple[Callable[..., Any], Any, str], ...] = (
-    (nightly, nightly_segmentation, "0 2 * * *"),
     (nightly_fit_if_due, refit_segmentation, "0 2 * * *"),
+    (nightly, nightly_segmentation, "5 2 * * *"),
     (weekly_refit, refit_segmentation, "0 4 * * 0"),
 )
 

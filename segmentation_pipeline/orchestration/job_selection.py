@@ -1,6 +1,6 @@
-"""Which assets a run materialises: all, or all but the model group.
+"""Select the job of the next run: with the model group, or without it.
 
-Materialising the model group fits a model, so a run includes it only when a fit is due or asked for.
+Materialising the model group fits or activates a model, so a run includes it only when that is due or requested.
 """
 
 from datetime import datetime
@@ -17,6 +17,7 @@ from segmentation_pipeline.warehouse.connection import reading_database
 
 NIGHTLY_JOB, REFIT_JOB = "nightly_segmentation", "refit_segmentation"
 MODEL_GROUP = "model"
+_NO_MODEL = "no model is active yet"
 
 
 def job_for(settings: Retailer, folders: RetailerFolders) -> str:
@@ -25,21 +26,40 @@ def job_for(settings: Retailer, folders: RetailerFolders) -> str:
 
 
 def model_is_due(settings: Retailer, folders: RetailerFolders) -> bool:
-    """Return whether the next run must materialise the model group, from the working database as it is now.
+    """Return whether the next run must materialise the model group."""
+    return bool(why_model_is_due(settings, folders))
 
-    A run for an earlier as_of than the last change of the membership history fits nothing. Where another process has
-    the database open, a run is in progress, and what it leaves is unknown: the model is then not due.
+
+def why_model_is_due(settings: Retailer, folders: RetailerFolders) -> str:
+    """Return why the next run must materialise the model group; empty if it need not.
+
+    A run for an earlier as_of than the last change of the membership history fits nothing. Where another process
+    writes to the working database, the outcome of its run is unknown: the model is then not due.
     """
     if not folders.working_database.exists():
-        return True
+        return _NO_MODEL
     try:
         with reading_database(folders.working_database) as database:
             as_of, last = _fixed_as_of(settings), last_change_at(database)
             if as_of is not None and last is not None and as_of < last:
-                return False
-            return fit_is_due(Registry.of(database), settings)
+                return ""
+            return why_fit_is_due(Registry.of(database), settings)
+    except duckdb.CatalogException:
+        # The first run was killed between creating the file and its tables.
+        return _NO_MODEL
     except (duckdb.Error, PipelineError, OSError):
-        return False
+        return ""
+
+
+def why_fit_is_due(registry: Registry, settings: Retailer) -> str:
+    """Return the reason for `fit_is_due` in words; empty if it is not."""
+    if not fit_is_due(registry, settings):
+        return ""
+    if registry.standing is None:
+        return _NO_MODEL
+    if registry.promoted is not None:
+        return f"model {registry.promoted.model_id} is approved and not active yet"
+    return "the settings changed since the last fit"
 
 
 def _fixed_as_of(settings: Retailer) -> datetime | None:

@@ -214,6 +214,11 @@ def report_user_errors() -> Iterator[None]:
         yield
     except PipelineError as error:
         message = str(error)
+    except duckdb.CatalogException as error:
+        message = (
+            f"{first_line(error)} An asset that this one reads has not been materialised yet. Run the job"
+            " refit_segmentation or `segments run`, which materialise every asset."
+        )
     except (OSError, duckdb.Error) as error:
         # The traceback without the error's text: DuckDB quotes the whole line that it could not read.
         dg.get_dagster_logger().debug("".join(format_tb(error.__traceback__)))

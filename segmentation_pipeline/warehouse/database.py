@@ -77,9 +77,10 @@ class Warehouse:
         if write.select:
             reads = tables_read_by(write.select)
             if missing := sorted(name for name in reads if name in contracts() and not self.has(name)):
+                listed = ", ".join(f"{name} (asset group {contracts()[name].stage})" for name in missing)
                 raise WarehouseError(
-                    f"{write.table} reads {', '.join(missing)}, which the working database does not hold yet."
-                    f" Materialise {', '.join(missing)} first."
+                    f"{write.table} reads {listed}, which the working database does not hold yet. Run the job"
+                    " refit_segmentation or `segments run`, which materialise every asset."
                 )
             ctes = [f"{quoted(name)} as ({text})" for name, text in inputs.relations.items() if name in reads]
             prefix = f"with {', '.join(ctes)} " if ctes else ""
