@@ -1,4 +1,4 @@
-"""Each test has a data folder and a Dagster home of its own, and none of the settings of who runs it."""
+"""Fixtures of all tests: an environment of their own, and finished shops to copy (see `shops`)."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-# At once, because fixtures of whole modules run before those of a test.
+from segmentation_pipeline_tests import shops
+from segmentation_pipeline_tests.shops import Shop
+
+# Deleted on import, because fixtures of a session or module run before those of a test.
 for name in [name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"]:
     del os.environ[name]
 
 
 @pytest.fixture(autouse=True)
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of the test, which SEGMENTATION_DATA names; nothing creates it in advance."""
     folder = tmp_path / "data"
     monkeypatch.setenv("SEGMENTATION_DATA", str(folder))
     return folder
@@ -21,5 +25,34 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory."""
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
+
+
+@pytest.fixture(scope="session")
+def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop after its first run, for tests that only read."""
+    return shops.finished(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def finished_shop(finished_template: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A copy of a shop after its first run, whose data folder is the test's."""
+    shop = finished_template.copy(tmp_path)
+    shop.enter(monkeypatch)
+    return shop
+
+
+@pytest.fixture(scope="session")
+def refitted_template(finished_template: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop after two nights and a refit, for tests that only read."""
+    return shops.refitted(finished_template, tmp_path_factory.mktemp("refitted"))
+
+
+@pytest.fixture
+def refitted_shop(refitted_template: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A copy of a shop after two nights and a refit, whose data folder is the test's."""
+    shop = refitted_template.copy(tmp_path)
+    shop.enter(monkeypatch)
+    return shop
