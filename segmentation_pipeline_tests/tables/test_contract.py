@@ -12,7 +12,7 @@ import pytest
 
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.orchestration.sql_assets import write_tables
-from segmentation_pipeline.tables.catalog import FOLDER, contracts
+from segmentation_pipeline.tables.catalog import contracts, has_select
 from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -316,7 +316,7 @@ def test_comments_carry_the_contracts_words_and_units(connection: duckdb.DuckDBP
     connection.execute(SHELF.ddl())
     SHELF.write_comments(connection)
     table = connection.execute("select comment from duckdb_tables() where table_name = 'shelf'").fetchone()
-    assert table == ("One row is one product on the shelf. Counted by hand.",)
+    assert table == ("One row per product on the shelf. Counted by hand.",)
     columns = connection.execute(
         "select comment from duckdb_columns() where table_name = 'shelf' order by column_index"
     )
@@ -428,7 +428,7 @@ def values_beyond(contract: Contract, good: dict[str, Any]) -> Iterator[Bad]:
 def filled(warehouse: Warehouse, contract: Contract, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str]:
     """What write the table as its asset does reports, and the sentence that the asset fails with."""
     values: dict[str, Any] = {}
-    if (FOLDER / f"{contract.table}.sql").exists():
+    if has_select(contract.table):
         selects = []
         for number, row in enumerate(rows):
             cells = []

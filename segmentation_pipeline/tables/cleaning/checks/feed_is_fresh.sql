@@ -1,4 +1,4 @@
--- one row is the newest transaction that the source told of by the tick, where it is too old or there is none
+-- One row per source whose newest transaction is older than the setting allows, or that has none.
 with clean as (
     select * from clean_transactions
 ),

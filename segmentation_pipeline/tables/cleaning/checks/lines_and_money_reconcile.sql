@@ -1,4 +1,4 @@
--- one row, if lines or money of the source are lost or counted twice in the cleaning
+-- One row per run in which cleaning lost or duplicated lines or money.
 with raw as (
     select count(*) as lines, coalesce(sum(amount), 0) as money from raw_transactions
 ),

@@ -1,4 +1,4 @@
--- one row is a combination of scores that has no rule-based segment, or more than one
+-- One row per combination of scores that has no rule-based segment, or more than one.
 with scores as (
     select * from (values (1), (2), (3), (4), (5)) as listed(score)
 ),

@@ -1,4 +1,4 @@
--- one row is one customer who, or whose money within the look-back, is another in the features than in the transactions
+-- One row per customer whose features and clean transactions disagree on presence or money within the look-back.
 with moment as (
     select max(as_of) - cast($look_back_days as integer) * interval '1' day as since from rfm_features
 ),

@@ -1,4 +1,4 @@
--- one row is a pair of scores of which the higher holds a value that is no better than one of the lower
+-- One row per pair of scores in which the higher score holds a value no better than one of the lower score.
 with scored as (
     select
         rfm_features.recency,

@@ -1,4 +1,4 @@
--- one row is one comparable month end whose migrations do not sum to its customers
+-- One row per comparable month end whose migrations do not sum to its customers.
 with history as (
     select * from segment_history where is_comparable
 ),

@@ -1,4 +1,4 @@
--- one row is one file of which other lines stand than were read
+-- One row per file whose lines in raw_transactions are not those that were read.
 with files as (
     select * from ingested_files
 ),

@@ -1,4 +1,4 @@
--- one row is one customer who is not once in the split and once in the segments, with the same money and group
+-- One row per customer who is not once in the groups and once in the segments, with the same money and group.
 with features as (
     select customer_id, monetary from rfm_features
 ),
