@@ -25,7 +25,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline.config.paths import Folders
+from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.orchestration.job_selection import REFIT_JOB
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
@@ -73,9 +73,9 @@ class Shop:
         return self.folder / "data"
 
     @property
-    def folders(self) -> Folders:
+    def folders(self) -> RetailerFolders:
         """The retailer's folders in the data folder."""
-        return Folders(self.data, "corner_shop")
+        return RetailerFolders(self.data, "corner_shop")
 
     @property
     def work(self) -> Path:
