@@ -48,7 +48,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/pictures.py
 
 docs: $(INSTALLED)  ## write the reference pages from the code
-	$(BIN)/python -m segmentation_pipeline.dictionary docs
+	$(BIN)/python tools/reference_docs.py docs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 the run failed, 2 the input is bad.
 """
 
-import os
 import shlex
 from typing import Annotated
 
@@ -32,7 +31,7 @@ from segmentation_pipeline.cli.releases import (
     tell_hold,
 )
 from segmentation_pipeline.cli.run import execute
-from segmentation_pipeline.config.loading import source_base
+from segmentation_pipeline.config.loading import resolve_retailer, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.discovery import source_files
@@ -119,7 +118,7 @@ def check(
 ) -> None:
     """Validate a retailer file: every error at once, with its line and key."""
     with exit_on_user_error(traceback):
-        retailer = retailer or os.environ.get("SEGMENTATION_RETAILER", "sample")
+        retailer = resolve_retailer(retailer)
         settings = retailer_settings(retailer, source)
         files = _source_is_there(retailer, settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")

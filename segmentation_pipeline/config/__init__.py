@@ -1,0 +1,1 @@
+"""The retailer file, the environment variables and the paths on disk."""

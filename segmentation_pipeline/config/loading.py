@@ -5,7 +5,6 @@ Belongs here: from a name or a path to `settings.Retailer`.
 
 import difflib
 import json
-import os
 import re
 import tomllib
 from collections import Counter
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segmentation_pipeline.config.cleaning_rules import Rule
+from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.config.paths import data_folder, expanded
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.config.sections import Sample
@@ -80,8 +80,8 @@ def load(name_or_path: str, **overrides: Any) -> Retailer:
 
 
 def resolve_retailer(file: str) -> str:
-    """The retailer's name or path: as given, else of the environment, else the made-up one."""
-    return file or os.environ.get("SEGMENTATION_RETAILER") or "sample"
+    """Return a retailer's name or path: the argument, or else that of the environment."""
+    return file or Environment.read().retailer
 
 
 def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer:
@@ -91,7 +91,7 @@ def load_settings(file: str = "", source: str = "", as_of: str = "") -> Retailer
         RetailerError: The file does not validate.
     """
     overrides: dict[str, Any] = {"rfm.as_of": as_of} if as_of else {}
-    if elsewhere := source or os.environ.get("SEGMENTATION_SOURCE"):
+    if elsewhere := source or Environment.read().source:
         overrides |= {"source.path": _resolved(elsewhere, source_base(file)), "source.sample": None}
     return load(resolve_retailer(file), **overrides)
 

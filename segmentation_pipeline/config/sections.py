@@ -33,7 +33,7 @@ class Source(Section):
     this one, shall not have others read. What it names may be a link itself."""
     format: Literal["csv", "parquet", "xlsx", "jsonl"] | None = None
     """Unset: each file is read by its ending, since a folder may hold several formats."""
-    sheets: list[str] = []
+    sheets: list[str] = Field([])
     """The sheets of a workbook to read; empty: all, so that none is forgotten. An error cell (`#N/A`) is read as an
     empty one."""
     encoding: str = "utf-8"
@@ -169,10 +169,10 @@ class Privacy(Section):
     pseudonymise: bool = False
     """Customers are named by a keyed hash from the mouth on, whose key is in SEGMENTATION_PRIVACY_KEY; of text that
     cannot be read, only the shape is kept. Off: whoever reads a release wants to know whom to write to."""
-    drop: list[Literal["stock_code", "description", "country"]] = []
+    drop: list[Literal["stock_code", "description", "country"]] = Field([])
     """Columns that are never stored; of text that cannot be read, only the shape is kept. The others are what segments
     are made of."""
-    withhold: list[Text] = []
+    withhold: list[Text] = Field([])
     """Columns that are left out of the tables of customers in a release; the working database has them."""
 
 

@@ -16,7 +16,8 @@ from urllib.request import Request, urlopen
 
 import dagster as dg
 
-WEBHOOK = "SEGMENTATION_WEBHOOK"
+from segmentation_pipeline.config.environment import WEBHOOK, Environment
+
 _COMMAND = "segmentation/command"
 # A webhook answers in a second; a run that waits longer for one is hurt by it.
 _PATIENCE = 10.0
@@ -64,7 +65,7 @@ def tell_failure(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str]
         run_id: The run.
         warn: Where to say that nobody was told. The webhook's address is a secret, and is not said.
     """
-    if not os.environ.get(WEBHOOK):
+    if not Environment.read().webhook:
         return
     run = instance.get_run_by_id(run_id)
     if run is not None:
@@ -73,7 +74,7 @@ def tell_failure(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str]
 
 def tell(text: str, warn: Callable[[str], None]) -> None:
     """Post a text to the webhook, where one is named; what goes wrong with it is a warning."""
-    if not (address := os.environ.get(WEBHOOK)):
+    if not (address := Environment.read().webhook.get_secret_value()):
         return
     faults: list[str] = []
     # A server that sends a byte a minute never runs into a timeout of the connection; a thread can be left behind.

@@ -6,17 +6,16 @@ Belongs here: the key, and what the mouth does to lines before they are stored. 
 
 import hashlib
 import hmac
-import os
 from dataclasses import dataclass
 from typing import Any
 
+from segmentation_pipeline.config.environment import PRIVACY_KEY, Environment
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PrivacyError
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
-VARIABLE = "SEGMENTATION_PRIVACY_KEY"
 FORGOTTEN = "erased_customers"
 # As many characters as 128 bits take in hex: whoever has the hashes could try all customer numbers with a shorter key.
 _LEAST = 32
@@ -40,12 +39,12 @@ class Key:
         Raises:
             PrivacyError: There is none, or it is too short to be one.
         """
-        text = os.environ.get(VARIABLE, "")
+        text = Environment.read().privacy_key.get_secret_value()
         if len(text) >= _LEAST:
             return cls(text.encode())
         found = f"has {len(text)} characters, fewer than {_LEAST}" if text else "is not set"
         raise PrivacyError(
-            f"{VARIABLE} {found}: {wanted_for}. Make a key once (openssl rand -hex 32), keep it where the backups are"
+            f"{PRIVACY_KEY} {found}: {wanted_for}. Make a key once (openssl rand -hex 32), keep it where the backups are"
             " not, and set it for every run and for the daemon."
         )
 
@@ -153,7 +152,7 @@ class Mouth:
             key = Key.of_environment(why)
             if fingerprints - {key.fingerprint}:
                 raise PrivacyError(
-                    f"{VARIABLE} is another key than that by which customers were forgotten: they would come back. Set"
+                    f"{PRIVACY_KEY} is another key than that by which customers were forgotten: they would come back. Set"
                     " the key of before."
                 )
             values = key.values
@@ -205,9 +204,9 @@ def _refuse_mixed_names(warehouse: Warehouse, prefix: str | None) -> None:
         values = {"prefix": prefix} if prefix else {}
         if warehouse.rows(f"select 1 as one from {table} where {is_other} limit 1", **values):
             found = "in clear, or by another key" if prefix else "by a keyed hash"
-            now = f"by that of {VARIABLE}" if prefix else "in clear"
+            now = f"by that of {PRIVACY_KEY}" if prefix else "in clear"
             raise PrivacyError(
-                f"{table} names customers {found}, and [privacy] and {VARIABLE} now name them {now}: they would be"
+                f"{table} names customers {found}, and [privacy] and {PRIVACY_KEY} now name them {now}: they would be"
                 " others. Set both as before; or begin anew in another data folder, delete this one, and forget again"
                 " whoever was forgotten."
             )

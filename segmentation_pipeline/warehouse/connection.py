@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.warehouse.database import Warehouse
 
@@ -99,7 +100,7 @@ def _as_written(paths: Sequence[Path]) -> list[str]:
 
 def _memory_limit() -> dict[str, Any]:
     """What SEGMENTATION_MEMORY_LIMIT allows DuckDB, as its setting; unset, it takes 80 % of the machine's."""
-    if not (limit := os.environ.get("SEGMENTATION_MEMORY_LIMIT")):
+    if not (limit := Environment.read().memory_limit):
         return {}
     try:
         duckdb.connect(config={"memory_limit": limit}).close()

@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 
 import segmentation_pipeline
+from segmentation_pipeline.config.environment import WEBHOOK
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.automation import dead_runs
 from segmentation_pipeline.orchestration import alerts
@@ -91,7 +92,7 @@ def test_a_failed_command_tells_what_failed_and_what_to_do(
     home: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
+        monkeypatch.setenv(WEBHOOK, heard.address)
         ran = segments("run")
         assert ran.returncode == 1
         [run] = home.get_runs()
@@ -181,7 +182,7 @@ def test_the_sensor_tells_of_each_run_once_and_leaves_those_of_a_command_to_it(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
+        monkeypatch.setenv(WEBHOOK, heard.address)
         cursor, _ = evaluated(instance, None)
         ours = failure_of(instance, dg.Failure("of a schedule"))
         commands = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED)
@@ -199,7 +200,7 @@ def test_a_command_that_was_killed_is_told_of_once_by_whoever_finds_it(
     shop: Path, home: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as heard:
-        monkeypatch.setenv(alerts.WEBHOOK, heard.address)
+        monkeypatch.setenv(WEBHOOK, heard.address)
         cursor, _ = evaluated(home, None)
         dead = []
         for by in ("the sensor", "the next run"):
@@ -234,7 +235,7 @@ def test_a_webhook_that_does_not_take_it_is_a_warning_and_hurts_no_run(
     run, said, enough = failure_of(instance, dg.Failure("it failed")), list[str](), Event()
     with webhook(500 if fault == "refuses" else 200, enough.wait if fault == "slow" else lambda: None) as heard:
         address = f"no://address/{SECRET}" if fault == "no address" else heard.address
-        monkeypatch.setenv(alerts.WEBHOOK, address)
+        monkeypatch.setenv(WEBHOOK, address)
         if fault != "down":
             begun = time.monotonic()
             alerts.tell_failure(instance, run.run_id, said.append)
@@ -252,11 +253,11 @@ def test_a_failed_command_with_a_webhook_that_is_down_ends_as_without_one(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with webhook() as gone:
-        monkeypatch.setenv(alerts.WEBHOOK, gone.address)
+        monkeypatch.setenv(WEBHOOK, gone.address)
     ran = segments("run")
     said = " ".join(ran.stderr.split())
     assert ran.returncode == 1
     assert "Too little data" in said
-    assert f"{alerts.WEBHOOK}: Connection refused. Look at the address" in said
+    assert f"{WEBHOOK}: Connection refused. Look at the address" in said
     assert SECRET not in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr

@@ -1,7 +1,6 @@
-"""The reference pages, derived from the code that they describe.
+"""Write the reference pages `docs/tables.md` and `docs/retailer_file.md` from the code that they describe.
 
-`python -m segmentation_pipeline.dictionary DOCS` writes `tables.md` from the contracts and `retailer_file.md` from the
-settings into the folder DOCS.
+`python tools/reference_docs.py DOCS` writes both pages into the folder DOCS. `make docs` runs it.
 """
 
 import json
@@ -9,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,28 +29,30 @@ _TOML_TYPES = {
     date: "date",
     datetime: "date-time",
 }
-_WRITTEN = "Written by `make docs` from `{}`; change it there."
+_GENERATED = "`make docs` writes this page from {}. Change the text there."
 
 
-def tables() -> str:
-    """Every table with its grain, key, columns, types, units and rules, as Markdown."""
+def tables_page() -> str:
+    """Return the page of every table with its key, columns, types, units and rules, stage by stage."""
     return "\n".join(_tables()) + "\n"
 
 
-def retailer_file() -> str:
-    """Every key of a retailer file with its type, default and meaning, as Markdown."""
+def retailer_file_page() -> str:
+    """Return the page of every setting of a retailer file with its type, default and meaning."""
     return "\n".join(_settings()) + "\n"
 
 
 def _tables() -> Iterator[str]:
-    yield from ("# Tables", "", _WRITTEN.format("segmentation_pipeline/tables/catalog.py"))
-    yield f"Tables marked *published* are in every release, under contract version {CONTRACT_VERSION}."
-    for contract in contracts().values():
-        yield from _table(contract)
+    yield from ("# Tables", "", _GENERATED.format("the contracts in `segmentation_pipeline/tables/<stage>/`"))
+    yield f"Every release contains the tables marked *published*, under contract version {CONTRACT_VERSION}."
+    for stage, tables in groupby(contracts().values(), key=lambda contract: contract.stage):
+        yield from ("", f"## {stage.capitalize()}")
+        for contract in tables:
+            yield from _table(contract)
 
 
 def _table(contract: Contract) -> Iterator[str]:
-    yield from ("", f"## {contract.table}{' (published)' if contract.published else ''}", "")
+    yield from ("", f"### {contract.table}{' (published)' if contract.published else ''}", "")
     yield f"{contract.description} Key: {', '.join(f'`{name}`' for name in contract.key)}."
     yield from ("", "| column | type | meaning | unit | rules |", "|---|---|---|---|---|")
     for column in contract.columns:
@@ -59,49 +61,43 @@ def _table(contract: Contract) -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield from (
-        "# The retailer file",
-        "",
-        _WRITTEN.format("segmentation_pipeline/config/sections.py`, `rules.py` and `parameters.py"),
-    )
-    yield "`segments retailer check FILE` tells every error of a file at once; the shipped files are examples."
+    yield from ("# The retailer file", "", _GENERATED.format("the classes in `segmentation_pipeline/config/`"))
+    yield "`segments retailer check FILE` lists every error in the file. The files in"
+    yield "`segmentation_pipeline/retailers/` are examples."
     yield from _section("(top)", Retailer)
 
 
 def _section(name: str, section: type[BaseModel]) -> Iterator[str]:
-    yield from ("", f"## {name}", "", (section.__doc__ or "").strip(), "")
+    yield from ("", f"## {name}", "", " ".join((section.__doc__ or "").split()), "")
     yield from ("| key | type | default | meaning |", "|---|---|---|---|")
     inner: list[tuple[str, type[BaseModel]]] = []
     for key, field in section.model_fields.items():
-        if nested := _nested(field.annotation):
+        if nested := _nested_section(field.annotation):
             path = (field.alias or key) if name == "(top)" else f"{name.strip('[]')}.{field.alias or key}"
             inner.append((f"[[{path}]]" if str(field.annotation).startswith("list") else f"[{path}]", nested))
         else:
-            words = " ".join((field.description or "").split())
-            yield f"| `{field.alias or key}` | {_type(field)} | {_default(field)} | {words} |"
+            meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+            types = " or ".join(_toml_types(field.annotation))
+            yield f"| `{field.alias or key}` | {types} | {_default(field)} | {meaning} |"
     for title, nested in inner:
         yield from _section(title, nested)
 
 
-def _nested(annotation: Any) -> type[BaseModel] | None:
+def _nested_section(annotation: Any) -> type[BaseModel] | None:
     candidates = [annotation, *get_args(annotation)]
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
-def _type(field: FieldInfo) -> str:
-    return " or ".join(_words(field.annotation))
-
-
-def _words(annotation: Any) -> list[str]:
-    """A type as a reader of TOML calls it."""
+def _toml_types(annotation: Any) -> list[str]:
+    """Return the names of a Python type's alternatives in TOML."""
     if get_origin(annotation) is Literal:
         return [f"`{json.dumps(value)}`" for value in get_args(annotation)]
     if get_origin(annotation) is Annotated:
-        return _words(get_args(annotation)[0])
+        return _toml_types(get_args(annotation)[0])
     if get_origin(annotation) is list:
-        return [f"list of {' or '.join(_words(get_args(annotation)[0]))}"]
-    if inner := [item for item in get_args(annotation) if item is not type(None)]:
-        return [word for item in inner for word in _words(item)]
+        return [f"list of {' or '.join(_toml_types(get_args(annotation)[0]))}"]
+    if alternatives := [item for item in get_args(annotation) if item is not type(None)]:
+        return [name for item in alternatives for name in _toml_types(item)]
     return [_TOML_TYPES[annotation]]
 
 
@@ -112,5 +108,5 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    for page, text in (("tables.md", tables()), ("retailer_file.md", retailer_file())):
+    for page, text in (("tables.md", tables_page()), ("retailer_file.md", retailer_file_page())):
         (Path(sys.argv[1]) / page).write_text(text, "utf-8")
