@@ -1,13 +1,13 @@
-"""Times `segments run` beside the pandas script that a user would otherwise run, in turns, in one session.
+"""Compare the time of `segments run` with that of an equivalent pandas script, in turns, in one session.
 
-In the same turns runs the pipeline's job with nothing in its assets (`dagster_alone.py`): what no FOLDER can win back.
+The pipeline's job with empty assets (`dagster_alone.py`) runs in the same turns: no SQL can be faster than that.
 
 Usage: python benchmarks/against_notebook.py [--data FOLDER] [--rival SCRIPT] [--runs N]
 
-Both read the same lines, make the same model (k = 4), and are timed as whole processes from outside. The pipeline
+Both read the same lines, fit the same model (k = 4), and are timed as whole processes from outside. The pipeline
 refits and reads every file again (`--refit --reload`), as the script does; its first run, which creates Dagster's
-tables, is the warm-up.
-At last `score_customer` of a release is timed. The figures are printed, and written to `docs/benchmarks.md`.
+tables, is the warm-up. Finally `score_customer` of a release is timed. The results are printed, and written to
+`docs/benchmarks.md`.
 """
 
 import argparse
@@ -34,17 +34,17 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 PAGE = """# Benchmarks
 
-Written by `make bench` on {date}: {cores} cores, Python {python}. The pipeline (`segments run --refit --reload`)
-beside the tutorial's notebook as one pandas script with the same k, whole processes in turns. Compare ratios, not
-seconds.
+Written by `make bench` on {date}: {cores} cores, Python {python}. The pipeline (`segments run --refit --reload`) is
+compared with the tutorial's notebook as one pandas script with the same k, as whole processes in turns. Compare ratios,
+not seconds.
 
-The script reads, prepares and clusters, and keeps nothing. In its steps the pipeline also stores every line with its
-file and number and every refused line with its reason, checks the contract of each table and what must hold across
-them, holds FOLDER against scikit-learn, and publishes each release in two formats. Every step writes its events to
-Dagster's SQLite files; that, and the start of Dagster, is what the pipeline costs beyond the script at any size. The
-column "Dagster alone" is the same job, every asset and check of it, with nothing inside.
+The script reads, prepares and clusters, and stores nothing. The pipeline also stores every line with its file and line
+number and every rejected line with its reason, checks the contract of each table and the rules across tables, and
+publishes a release in two formats. Every step writes its events to Dagster's SQLite files; that, and the start of
+Dagster, is what the pipeline costs beyond the script at any size. The column "Dagster alone" is the same job with all
+its assets and checks empty.
 """
-MADE_UP = 10_000_000  # Customers for score_customer.
+GENERATED = 10_000_000  # Customers for score_customer.
 sys.path.insert(0, str(ROOT))
 
 
@@ -58,7 +58,7 @@ class Timing:
 
 
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
-    """Wall seconds, peak resident memory (MB) as the kernel counts it, and standard output of a command."""
+    """Run a command; return wall seconds, peak resident memory (MB, from the kernel) and standard output."""
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -72,7 +72,7 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
 def pipeline(
     source: Path, data: str, command: Sequence[str] = (f"{sys.prefix}/bin/segments", "run", "--refit", "--reload")
 ) -> Timing:
-    """One run of the pipeline: what the steps report together is its own time."""
+    """Run the pipeline; its own time is the sum of its steps."""
     environment = os.environ | {
         "SEGMENTATION_DATA": data,
         "SEGMENTATION_SOURCE": str(source),
@@ -86,32 +86,32 @@ def pipeline(
 
 
 def alone(source: Path, data: str) -> Timing:
-    """The same job with nothing in its assets."""
+    """Run the same job with empty assets."""
     return pipeline(source, data, (sys.executable, str(ROOT / "benchmarks" / "dagster_alone.py")))
 
 
 def script(rival: Path, source: Path) -> Timing:
-    """One run of the script: reading, preparing and clustering, as it reports them."""
+    """Run the script; its own time is reading, preparing and clustering, as it reports them."""
     wall, peak, output = timed([sys.executable, str(rival), str(source), "4"], dict(os.environ))
     report = json.loads(output)
     return Timing(wall, peak, report["read_s"] + report["prepare_s"] + report["cluster_s"])
 
 
 def compare(source: Path, rival: Path, runs: int) -> list[tuple[str, ...]]:
-    """Run both in turns; each figure's medians, and the median of its ratios turn by turn."""
+    """Run both in turns; return the median of each metric, and the median of its ratios turn by turn."""
     with tempfile.TemporaryDirectory() as data:
         pipeline(source, data)
         script(rival, source)
         turns = [(pipeline(source, data), script(rival, source), alone(source, data)) for _ in range(runs)]
     rows = []
-    figures: tuple[tuple[str, str, Callable[[Timing], float]], ...] = (
+    metrics: tuple[tuple[str, str, Callable[[Timing], float]], ...] = (
         ("whole process", "s", lambda timing: timing.wall),
         ("peak memory", "MB", lambda timing: timing.peak),
-        ("steps / what the script reports of itself", "s", lambda timing: timing.own),
-        ("start, imports, Dagster's books / imports", "s", lambda timing: timing.wall - timing.own),
+        ("steps / the script's own report", "s", lambda timing: timing.own),
+        ("start, imports, Dagster's event log / imports", "s", lambda timing: timing.wall - timing.own),
     )
-    for words, unit, figure in figures:
-        ours, theirs, empty = ([figure(turn[side]) for turn in turns] for side in (0, 1, 2))
+    for words, unit, metric in metrics:
+        ours, theirs, empty = ([metric(turn[side]) for turn in turns] for side in (0, 1, 2))
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         middle = (f"{statistics.median(values):,.2f} {unit}" for values in (ours, theirs))
         rows.append((words, *middle, f"{ratio:.2f}", f"{statistics.median(empty):,.2f} {unit}"))
@@ -119,7 +119,7 @@ def compare(source: Path, rival: Path, runs: int) -> list[tuple[str, ...]]:
 
 
 def report(title: str, rows: list[tuple[str, ...]], console: Console) -> str:
-    """Print the figures, and give them as Markdown."""
+    """Print the results, and return them as Markdown."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     head = ("", "pipeline", "script", "ratio", "Dagster alone")
     for name in head:
@@ -132,7 +132,7 @@ def report(title: str, rows: list[tuple[str, ...]], console: Console) -> str:
 
 
 def workbook(folder: Path, by_day: Path) -> Path:
-    """The same lines as one workbook with cells of mixed type, as the original has them."""
+    """Write the same lines as one workbook with cells of mixed type, like the original."""
     import duckdb
 
     from segmentation_pipeline_tests.workbooks import mixed, write_workbook
@@ -150,7 +150,7 @@ def workbook(folder: Path, by_day: Path) -> Path:
 
 
 def tenfold(folder: Path, by_day: Path) -> Path:
-    """Ten times the lines and the customers: the same shop ten times, each with customers of its own."""
+    """Write ten times the lines and customers: the same shop ten times, each with its own customers."""
     import duckdb
 
     with duckdb.connect() as connection:
@@ -164,7 +164,7 @@ def tenfold(folder: Path, by_day: Path) -> Path:
 
 
 def scored(source: Path, runs: int) -> list[float]:
-    """Seconds that `score_customer` of a run's release takes over the made-up customers, each time it is asked."""
+    """Return the seconds that `score_customer` of a release takes over the generated customers, for each run."""
     import duckdb
 
     with tempfile.TemporaryDirectory() as data:
@@ -172,28 +172,29 @@ def scored(source: Path, runs: int) -> list[float]:
         release = f"{data}/online_retail/releases/current/segments.duckdb"
         with duckdb.connect(release, read_only=True) as connection:
             connection.execute(
-                "create temp table made_up as select hash(n, 1) % 500_000 / 100 as monetary,"
+                "create temp table generated as select hash(n, 1) % 500_000 / 100 as monetary,"
                 " hash(n, 2) % 15 as frequency, hash(n, 3) % 365 as recency from range($customers) as numbers(n)",
-                {"customers": MADE_UP},
+                {"customers": GENERATED},
             )
             seconds = []
             for _ in range(runs):
                 started = time.perf_counter()
                 connection.execute(
-                    "select score_customer(monetary, frequency, recency) as segment, count(*) from made_up group by all"
+                    "select score_customer(monetary, frequency, recency) as segment, count(*)"
+                    " from generated group by all"
                 ).fetchall()
                 seconds.append(time.perf_counter() - started)
     return seconds
 
 
 def scoring(seconds: Sequence[float]) -> str:
-    """The figures of `scored` as Markdown."""
+    """Return the results of `scored` as Markdown."""
     middle = statistics.median(seconds)
-    said = (
-        f"The function of a release over {MADE_UP:,} made-up customers, counted by segment, median of {len(seconds)}:"
-        f" {middle:.2f} s, or {middle / MADE_UP * 1e9:.0f} ns a customer."
+    text = (
+        f"The function of a release over {GENERATED:,} generated customers, counted by segment, median of"
+        f" {len(seconds)}: {middle:.2f} s, or {middle / GENERATED * 1e9:.0f} ns a customer."
     )
-    return f"## score_customer\n\n{said}\n"
+    return f"## score_customer\n\n{text}\n"
 
 
 def main() -> None:
@@ -203,22 +204,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=shared / "data", help="folder with the Online Retail data")
     parser.add_argument("--rival", type=Path, default=shared / "bench" / "notebook_baseline.py")
     parser.add_argument("--runs", type=int, default=5)
-    given = parser.parse_args()
-    console, by_day = Console(), given.data / "online_retail" / "by-day"
+    options = parser.parse_args()
+    console, by_day = Console(), options.data / "online_retail" / "by-day"
     pages = [PAGE.format(date=f"{datetime.now(UTC):%Y-%m-%d}", cores=os.cpu_count(), python=platform.python_version())]
-    rows = compare(by_day, given.rival, given.runs)
-    pages.append(report(f"305 daily CSVs, medians of {given.runs} turns", rows, console))
-    # The script takes half a minute to read a workbook: one turn tells.
+    rows = compare(by_day, options.rival, options.runs)
+    pages.append(report(f"305 daily CSVs, medians of {options.runs} turns", rows, console))
+    # The script takes half a minute to read a workbook: one turn is enough.
     for title, make in (
         ("One workbook of the same lines, one turn", workbook),
         ("Ten times the lines, one turn", tenfold),
     ):
-        # Made in a process of its own: the kernel counts what a parent holds into its children's peak.
+        # In a separate process: the kernel counts memory of the parent into the peak of its children.
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as aside:
-            rows = compare(aside.submit(make, Path(folder), by_day).result(), given.rival, 1)
+            rows = compare(aside.submit(make, Path(folder), by_day).result(), options.rival, 1)
         pages.append(report(title, rows, console))
     with ProcessPoolExecutor(1, get_context("spawn")) as aside:
-        pages.append(scoring(aside.submit(scored, by_day, given.runs).result()))
+        pages.append(scoring(aside.submit(scored, by_day, options.runs).result()))
     print(pages[-1])
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(pages), "utf-8")
 

@@ -1,8 +1,8 @@
-"""How the number of clusters of Online Retail is chosen: at the last date, under other seeds and orders, each night.
+"""Measure the choice of the number of clusters on Online Retail: at the last date, with other seeds, on each night.
 
 Usage: python benchmarks/choice_of_k.py [--data FOLDER] [--seeds N] [--orders N] [--nights N]
 
-All of it with refunds netted and with refunds ignored. The page is written to `docs/choice_of_k.md`.
+Everything is measured with refunds netted and with refunds ignored. The result is written to `docs/choice_of_k.md`.
 """
 
 import argparse
@@ -34,31 +34,32 @@ from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
-FEW, WIDE = 20, (2, 8)  # Resamples of the rule that was planned; where silhouette alone is let look.
+# Resamples of the rule that was planned; the range of the search by silhouette alone.
+FEW, WIDE = 20, (2, 8)
 KINDS = {"net": "refunds netted", "ignore": "refunds ignored"}
 LAST = datetime.fromisoformat(WINDOWS[0])
 
 
 @dataclass(frozen=True)
 class Shop:
-    """Online Retail under one way to treat refunds: the working database of a run, and its settings."""
+    """The working database of a run over Online Retail with one treatment of refunds, and its settings."""
 
     database: Path
     settings: Retailer
 
-    def asking(self, **model: Any) -> "Shop":
-        """The same with other settings of the model."""
+    def with_model(self, **model: Any) -> "Shop":
+        """Return the shop with other settings of the model."""
         changed = self.settings.model.model_copy(update=model)
         return replace(self, settings=self.settings.model_copy(update={"model": changed}))
 
     @property
     def method(self) -> dict[str, Any]:
-        """What every fit is told."""
-        asked = self.settings.model
-        return {"transform": asked.transform, "random_state": asked.random_state, "n_init": asked.n_init}
+        """The arguments of every fit."""
+        model = self.settings.model
+        return {"transform": model.transform, "random_state": model.random_state, "n_init": model.n_init}
 
     def features(self, as_of: datetime | None = None, order: int = 0) -> Array:
-        """Every customer by the pipeline's own SELECTs, from the lines before as_of (None: all) in some order."""
+        """Return the features of the lines before as_of (None: all), in some order, by the pipeline's own SELECTs."""
         with duckdb.connect(config={"threads": 1}) as connection:
             warehouse = Warehouse(connection)
             connection.execute(f"attach {literal(str(self.database))} as source (read_only)")
@@ -73,49 +74,49 @@ class Shop:
             return training.features_of(warehouse)
 
     def published(self) -> list[Candidate]:
-        """What the run found, from the table that its release has."""
+        """Return what the run found, from the published table."""
         with duckdb.connect(str(self.database), read_only=True) as connection:
             found = connection.execute("select * from kmeans_candidates order by n_clusters").fetchall()
         return [Candidate(*row) for row in found]
 
 
 def searched(shop: Shop, as_of: datetime | None = None) -> list[Candidate]:
-    """The numbers of clusters that the search looks at, from the lines before as_of."""
+    """Search the number of clusters on the lines before as_of."""
     found = training.fit(shop.features(as_of), shop.settings, as_of or LAST, standing=None, number=1, search=True)
     assert found.choice is not None
     return found.choice.candidates
 
 
 def keys(shop: Shop, order: int, seeds: int, n_clusters: int) -> list[NDArray[np.str_]]:
-    """Each customer's segment under each seed, from the rows in one order."""
+    """Return each customer's segment under each seed, with the rows in one order."""
     features = shop.features(order=order)
-    asked = [shop.asking(random_state=seed, n_clusters=n_clusters).settings for seed in range(seeds)]
-    fits = [training.fit(features, settings, LAST, standing=None, number=1) for settings in asked]
+    shops = [shop.with_model(random_state=seed, n_clusters=n_clusters).settings for seed in range(seeds)]
+    fits = [training.fit(features, settings, LAST, standing=None, number=1) for settings in shops]
     return [one.model.assign(features) for one in fits]
 
 
 def disagreeing(shop: Shop, n_clusters: int) -> int:
-    """How many resamples of so many clusters agree less than the search asks for."""
-    features, asked, method = shop.features(), shop.settings.model, shop.method
+    """Count the resamples of so many clusters whose agreement is below the bound of the search."""
+    features, model, method = shop.features(), shop.settings.model, shop.method
     fences = tukey_fences(features, list(shop.settings.outliers.features), shop.settings.outliers.factor)
     normal = features[is_normal(fences, features)]
     model = fit(normal, n_clusters=n_clusters, **method)
     del method["transform"]
-    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=asked.resamples, **method)
-    return int((aris < asked.min_stability).sum())
+    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=model.resamples, **method)
+    return int((aris < model.min_stability).sum())
 
 
 def robust(shop: Shop) -> tuple[list[Candidate], int]:
-    """The search on all customers in the scaling of RobustScaler, and how many customers they are."""
-    features, asked = shop.features(), shop.settings.model
-    guards = asked.model_dump(include={"tolerance", "min_share", "min_stability", "resamples"})
+    """Search on all customers, scaled as by RobustScaler; return the candidates and the number of customers."""
+    features, model = shop.features(), shop.settings.model
+    guards = model.model_dump(include={"tolerance", "min_share", "min_stability", "resamples"})
     found = choose(features, k_range=WIDE, **guards, **shop.method | {"transform": "robust"})
     return found.candidates, len(features)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found under one way to treat refunds; the lists of the searches are by seed and by night."""
+    """The results for one treatment of refunds; searches are listed by seed and by night."""
 
     published: list[Candidate]
     by_seed: list[list[Candidate]]
@@ -128,31 +129,31 @@ class Findings:
 
     @cached_property
     def k(self) -> int:
-        """The number that the run took."""
+        """The number of clusters that the run chose."""
         return chosen_number(self.published)
 
 
 def chosen_number(candidates: Sequence[Candidate]) -> int:
-    """The number that a search took."""
+    """Return the number of clusters that a search chose."""
     return next(one.n_clusters for one in candidates if one.is_chosen)
 
 
 def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nights: int) -> Findings:
-    """Everything of one shop, on the cores of the pool."""
+    """Measure one shop on the cores of the pool."""
     published = shop.published()
     k = chosen_number(published)
-    asked = [shop.asking(random_state=seed) for seed in range(seeds)]
+    shops = [shop.with_model(random_state=seed) for seed in range(seeds)]
     dates = [LAST - timedelta(days=back) for back in reversed(range(nights))]
 
     def each(jobs: list[Future[Any]]) -> list[Any]:
         return [job.result() for job in jobs]
 
     by_night = [pool.submit(searched, shop, date) for date in dates]
-    by_seed = [pool.submit(searched, one) for one in asked]
-    of_few = [pool.submit(searched, one.asking(resamples=FEW)) for one in asked]
-    finer = [pool.submit(disagreeing, one, k + 1) for one in asked]
+    by_seed = [pool.submit(searched, one) for one in shops]
+    of_few = [pool.submit(searched, one.with_model(resamples=FEW)) for one in shops]
+    finer = [pool.submit(disagreeing, one, k + 1) for one in shops]
     fits = [pool.submit(keys, shop, order, seeds, k) for order in range(orders)]
-    misled = pool.submit(robust, shop)
+    by_silhouette = pool.submit(robust, shop)
     return Findings(
         published,
         each(by_seed),
@@ -160,13 +161,13 @@ def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nig
         each(finer),
         [fit for of_order in each(fits) for fit in of_order],
         dict(zip(dates, each(by_night), strict=True)),
-        *misled.result(),
+        *by_silhouette.result(),
     )
 
 
 @contextmanager
 def shop_of(data: Path, refunds: str) -> Iterator[Shop]:
-    """A run of the pipeline with refunds netted or ignored."""
+    """Run the pipeline with refunds netted or ignored."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "online_retail.toml"
         text = (SHIPPED / path.name).read_text("utf-8")
@@ -180,40 +181,40 @@ def shop_of(data: Path, refunds: str) -> Iterator[Shop]:
 PAGE = """# The choice of the number of clusters
 
 Written by `benchmarks/choice_of_k.py`, a part of `make bench`: what the search of `model.n_clusters = "auto"` finds on
-Online Retail with the shipped settings, with refunds netted (as shipped) and ignored. It takes the most detailed number
-of clusters from {low} to {high} that passes three guards: a silhouette within {tolerance:.0%} of the best, a smallest
-cluster of {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of {min_stability} with the worst
-of {resamples} resamples. Why so many: [ADR 9](adr/0009-a-hundred-resamples.md).
+Online Retail with the shipped settings, with refunds netted (as shipped) and ignored. The search chooses the largest
+number of clusters from {low} to {high} that meets three conditions: a silhouette within {tolerance:.0%} of the best, a
+smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at least
+{min_stability} with the worst of {resamples} resamples. [ADR 9](adr/0009-a-hundred-resamples.md) explains their number.
 """
 
 
 def page(found: dict[str, Findings], settings: Retailer) -> str:
-    """The document."""
-    asked = settings.model
-    low, high = asked.k_range
-    lines = [PAGE.format(low=low, high=high, **asked.model_dump()), "## At the last date", ""]
-    lines.append(
-        "`kmeans_candidates` of a run over all the lines. The resamples are fitted only where they can decide."
-    )
+    """Return the page."""
+    model = settings.model
+    low, high = model.k_range
+    lines = [PAGE.format(low=low, high=high, **model.model_dump()), "## At the last date", ""]
+    lines.append("`kmeans_candidates` of a run over all lines. Resamples are fitted only where they can decide.")
     for kind, of in found.items():
         lines += ["", f"### {KINDS[kind].capitalize()}", "", *_candidates(of.published)]
     lines += ["", "## Other seeds, other orders of the rows", ""]
     lines += _seeds(found, settings)
     lines += ["", "## Night by night", "", *_nights(found)]
-    lines += ["", "## What silhouette alone would take", ""]
-    lines.append(f"All customers, outliers too, through `RobustScaler`, {WIDE[0]} to {WIDE[1]} clusters.")
+    lines += ["", "## What silhouette alone would choose", ""]
+    lines.append(f"All customers including outliers, scaled by `RobustScaler`, {WIDE[0]} to {WIDE[1]} clusters.")
     for kind, of in found.items():
         best = max(of.robust, key=lambda one: one.silhouette or -1)
         size = round((best.smallest_share or 0) * of.customers)
         lines += ["", f"### {KINDS[kind].capitalize()}, all customers", ""]
-        said = (
+        text = (
             f"{best.n_clusters} clusters have the best silhouette; one of them is {size} of {of.customers:,} customers."
         )
         if not best.passes:
-            said += " The guards refuse that."
+            text += " It does not meet the conditions."
         if not any(one.passes for one in of.robust):
-            said += f" Nor does another pass, so {chosen_number(of.robust)} are taken as the least bad, and a check warns of it."
-        lines.append(said)
+            text += (
+                f" No other number does, so the search chooses {chosen_number(of.robust)}, and a check warns about it."
+            )
+        lines.append(text)
         lines += ["", *_candidates(of.robust)]
     return "\n".join(lines) + "\n"
 
@@ -227,42 +228,42 @@ def _candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"| {number} | {one.silhouette:.3f} | {one.smallest_share:.2%} | {worst} | {one.verdict} |"
 
 
-def _taken(searches: Sequence[Sequence[Candidate]], of: str) -> str:
+def _chosen(searches: Sequence[Sequence[Candidate]], of: str) -> str:
     counted = sorted(Counter(map(chosen_number, searches)).items())
     return "; ".join(f"{k} clusters {of} {times}" for k, times in counted)
 
 
 def _seeds(found: dict[str, Findings], settings: Retailer) -> Iterator[str]:
-    asked, everything = settings.model, list(found.values())
+    model, everything = settings.model, list(found.values())
     yield f"| | {' | '.join(KINDS[kind] for kind in found)} |"
     yield f"|---|{'---|' * len(found)}"
     for resamples, searches in (
-        (asked.resamples, [of.by_seed for of in everything]),
+        (model.resamples, [of.by_seed for of in everything]),
         (FEW, [of.by_seed_of_few for of in everything]),
     ):
-        which = f"{resamples} resamples" if resamples == asked.resamples else f"the first {resamples} of them"
-        cells = [_taken(one, "under") + f" of {len(one)} seeds" for one in searches]
+        which = f"{resamples} resamples" if resamples == model.resamples else f"the first {resamples} of them"
+        cells = [_chosen(one, "under") + f" of {len(one)} seeds" for one in searches]
         yield f"| the search with {which} | {' | '.join(cells)} |"
     cells = [
-        f"of {of.k + 1} clusters: {min(of.disagreeing)} to {max(of.disagreeing)} of {asked.resamples}"
+        f"of {of.k + 1} clusters: {min(of.disagreeing)} to {max(of.disagreeing)} of {model.resamples}"
         for of in everything
     ]
-    yield f"| resamples that agree to less than {asked.min_stability}, by seed | {' | '.join(cells)} |"
+    yield f"| resamples with an agreement below {model.min_stability}, by seed | {' | '.join(cells)} |"
     counts = [Counter(one.tobytes() for one in of.fits) for of in everything]
     cells = [f"{count.most_common(1)[0][1]} of {count.total()}" for count in counts]
-    yield f"| fits, each seed with each order, that give every customer the same key | {' | '.join(cells)} |"
+    yield f"| fits (each seed with each order) that assign every customer to the same segment | {' | '.join(cells)} |"
     cells = []
     for of, count in zip(everything, counts, strict=True):
         usual = np.frombuffer(count.most_common(1)[0][0], of.fits[0].dtype)
         cells.append(f"{max(int((one != usual).sum()) for one in of.fits)} of {len(usual):,}")
-    yield f"| customers that a fit gives another key, at most | {' | '.join(cells)} |"
+    yield f"| customers that a fit assigns to another segment, at most | {' | '.join(cells)} |"
 
 
 def _nights(found: dict[str, Findings]) -> Iterator[str]:
     for kind, of in found.items():
         first, last = min(of.by_night), max(of.by_night)
-        nights = f"{len(of.by_night)} midnights from {first:%Y-%m-%d} to {last:%Y-%m-%d}, each on the lines before it"
-        yield f"{KINDS[kind].capitalize()}, {nights}: {_taken(list(of.by_night.values()), 'on')}."
+        nights = f"{len(of.by_night)} midnights from {first:%Y-%m-%d} to {last:%Y-%m-%d}, each with the lines before it"
+        yield f"{KINDS[kind].capitalize()}, {nights}: {_chosen(list(of.by_night.values()), 'on')}."
         yield ""
     others = [
         (night, kind, chosen_number(candidates), next(one for one in candidates if one.n_clusters == of.k))
@@ -271,28 +272,32 @@ def _nights(found: dict[str, Findings]) -> Iterator[str]:
         if chosen_number(candidates) != of.k
     ]
     if not others:
-        yield "The number of the last date is taken each night."
+        yield "Every night has the number of the last date."
         return
-    yield "The nights on which another number is taken than at the last date:"
+    yield "Nights with another number than the last date:"
     yield ""
-    yield "| as of | | taken | what is said of the number of the last date |"
+    yield "| as of | | chosen | verdict on the number of the last date |"
     yield "|---|---|--:|---|"
-    for night, kind, taken, one in others:
-        yield f"| {night:%Y-%m-%d} | {KINDS[kind]} | {taken} | {one.n_clusters}: {one.verdict} |"
+    for night, kind, number, one in others:
+        yield f"| {night:%Y-%m-%d} | {KINDS[kind]} | {number} | {one.n_clusters}: {one.verdict} |"
 
 
 def main() -> None:
-    """Run everything, and write the page."""
+    """Measure everything, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the Online Retail data"
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--nights", type=int, default=60)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with ExitStack() as stack:
-        shops = {kind: stack.enter_context(shop_of(given.data, kind)) for kind in KINDS}
+        shops = {kind: stack.enter_context(shop_of(options.data, kind)) for kind in KINDS}
         pool = stack.enter_context(ProcessPoolExecutor(os.cpu_count(), get_context("spawn")))
-        found = {kind: findings(shop, pool, given.seeds, given.orders, given.nights) for kind, shop in shops.items()}
+        found = {
+            kind: findings(shop, pool, options.seeds, options.orders, options.nights) for kind, shop in shops.items()
+        }
     text = page(found, shops["net"].settings)
     print(text)
     (ROOT / "docs" / "choice_of_k.md").write_text(text, "utf-8")

@@ -1,6 +1,6 @@
-"""Runs the pipeline's own job with nothing in its assets: what Dagster costs at this number of steps and checks.
+"""Run the pipeline's job with empty assets, to measure what Dagster costs for this number of steps and checks.
 
-Prints `all steps N s`, as `segments run` does. Dagster keeps its books where DAGSTER_HOME says.
+Prints `all steps N s`, as `segments run` does. Dagster writes its event log to DAGSTER_HOME.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
 def emptied(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    """The same asset, keys, dependencies and checks, made by a function that only says it is done."""
+    """Return an asset with the same keys, dependencies and checks that computes nothing."""
 
     @dg.multi_asset(name=asset.op.name, specs=list(asset.specs), check_specs=list(asset.check_specs))
     def nothing() -> Results:
@@ -27,7 +27,7 @@ def emptied(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
 
 
 def passed(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
-    """The same check with nothing looked at."""
+    """Return a check of the same names that computes nothing and passes."""
 
     @dg.multi_asset_check(name=check.op.name, specs=list(check.check_specs))
     def nothing() -> Iterator[dg.AssetCheckResult]:
@@ -38,7 +38,7 @@ def passed(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
 
 
 def main() -> None:
-    """Run the emptied job, and add up its steps."""
+    """Run the empty job, and add up the time of its steps."""
     real = defs()
     checks = [passed(check) for check in real.asset_checks or []]
     assets = [emptied(asset) for asset in real.assets or [] if not isinstance(asset, dg.AssetChecksDefinition)]

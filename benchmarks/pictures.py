@@ -1,8 +1,8 @@
-"""Draws the pictures of the docs from a run over Online Retail, and writes the page of what the run found.
+"""Draw the pictures of the documentation from a run over Online Retail, and write the page of its results.
 
 Usage: python benchmarks/pictures.py [--data FOLDER]
 
-The pictures, small SVG files that are the same on each run, are written to `docs/pictures/`, the page to
+The pictures, small SVG files that are equal on each run, are written to `docs/pictures/`, the page to
 `docs/online_retail.md`.
 """
 
@@ -47,27 +47,28 @@ def save(figure: Figure, name: str) -> None:
 
 
 def choice_of_k(connection: duckdb.DuckDBPyConnection, settings: Retailer) -> Figure:
-    """Silhouette and the worst resample of each number of clusters, the ones that the search did not need as well."""
-    asked = settings.model
-    method: dict[str, Any] = {"random_state": asked.random_state, "n_init": asked.n_init}
+    """Draw silhouette and worst resample of each number of clusters, including those the search did not need."""
+    model_settings = settings.model
+    method: dict[str, Any] = {"random_state": model_settings.random_state, "n_init": model_settings.n_init}
     found = connection.execute(
         "select monetary::double as m, frequency::double as f, recency::double as r"
         " from normal_customers order by customer_id"
     ).fetchnumpy()
     features = np.column_stack([found["m"], found["f"], found["r"]])
-    numbers = range(asked.k_range[0], asked.k_range[1] + 1)
-    models = [fit(features, transform=asked.transform, n_clusters=k, **method) for k in numbers]
+    numbers = range(model_settings.k_range[0], model_settings.k_range[1] + 1)
+    models = [fit(features, transform=model_settings.transform, n_clusters=k, **method) for k in numbers]
     silhouettes = [model.silhouette_ for model in models]
     worst = [
-        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=asked.resamples, **method).min() for m in models
+        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=model_settings.resamples, **method).min()
+        for m in models
     ]
     [(chosen,)] = connection.execute("select n_clusters from kmeans_candidates where is_chosen").fetchall()
     figure = Figure(figsize=(7.5, 2.8), layout="constrained")
     for axes, title, values, floor in zip(
         figure.subplots(1, 2),
-        ("Silhouette", f"Worst agreement of {asked.resamples} resamples (ARI)"),
+        ("Silhouette", f"Worst agreement of {model_settings.resamples} resamples (ARI)"),
         (silhouettes, worst),
-        ((1 - asked.tolerance) * max(silhouettes), asked.min_stability),
+        ((1 - model_settings.tolerance) * max(silhouettes), model_settings.min_stability),
         strict=True,
     ):
         axes.plot(numbers, values, color=GREY, zorder=1)
@@ -77,13 +78,13 @@ def choice_of_k(connection: duckdb.DuckDBPyConnection, settings: Retailer) -> Fi
         axes.scatter(numbers, values, c=colours, s=36, zorder=2)
         axes.axhline(floor, color=ORANGE, linewidth=0.8, linestyle="--")
         axes.text(numbers[0], floor - 0.01, f"at least {floor:.2f}", color=ORANGE, va="top")
-        axes.annotate("taken", (chosen, values[chosen - numbers[0]]), (6, 5), textcoords="offset points", color=BLUE)
+        axes.annotate("chosen", (chosen, values[chosen - numbers[0]]), (6, 5), textcoords="offset points", color=BLUE)
         axes.set(title=title, xlabel="clusters", ylim=(0, 1.04 * max(*values, floor)))
     return figure
 
 
 def segments(connection: duckdb.DuckDBPyConnection) -> Figure:
-    """A third of the customers, chosen by hash, in the plane of spend and recency."""
+    """Draw a third of the customers, selected by hash, in the plane of spend and recency."""
     rows = connection.execute(
         "select segment_key, monetary::double, recency from customer_segments"
         " where monetary > 1 and substr(md5(customer_id), 9, 1) < '5' order by customer_id"
@@ -103,12 +104,12 @@ def segments(connection: duckdb.DuckDBPyConnection) -> Figure:
 
 
 def stability(database: Path, settings: Retailer) -> Figure:
-    """The share of customers that keep their segment, night by night."""
+    """Draw the share of customers that keep their segment, night by night."""
     found = window(database, WINDOWS[0], 60, settings)
     nights = [found.last - timedelta(days=len(found.promoted) - 1 - night) for night in range(len(found.promoted))]
     lines = (
-        ("raw", "refit each night, as it comes", GREY, 0.8),
-        ("matched", "refit each night, matched", ORANGE, 1.0),
+        ("raw", "fit each night, not matched", GREY, 0.8),
+        ("matched", "fit each night, matched", ORANGE, 1.0),
         ("stateless", "nearest segment, same models", GREEN, 1.0),
         ("ours", "the pipeline", BLUE, 1.8),
     )
@@ -126,19 +127,19 @@ def stability(database: Path, settings: Retailer) -> Figure:
         for night, share, promoted in zip(nights, found.strategies["ours"].kept, found.promoted, strict=True)
         if promoted
     ]
-    close.scatter(*zip(*promotions, strict=True), s=22, color=BLUE, zorder=3, label="a refit was promoted")
+    close.scatter(*zip(*promotions, strict=True), s=22, color=BLUE, zorder=3, label="refit promoted")
     whole.set(title="Customers that keep their segment overnight", ylim=(0, 1.02))
-    close.set(title="The same, closer", ylim=(0.94, 1.002))
+    close.set(title="The same, enlarged", ylim=(0.94, 1.002))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
-    """The Gini of the spend of the months after, of three segmentations, with its intervals."""
+    """Draw the Gini of later spend of three segmentations, with its intervals."""
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     for axes, (population, title) in zip(
         figure.subplots(1, 2, sharey=True),
-        (("all", "All customers"), ("normal", "Normal customers alone")),
+        (("all", "All customers"), ("normal", "Normal customers only")),
         strict=True,
     ):
         for place, (name, label, colour) in enumerate(
@@ -171,25 +172,25 @@ def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
     return figure
 
 
-PAGE = """# What a run finds on Online Retail
+PAGE = """# Results on Online Retail
 
 Written by `benchmarks/pictures.py`, a part of `make bench`, from one run with the shipped settings (refunds netted):
-the lines to {as_of:%Y-%m-%d}, {customers:,} customers. What the tables mean: [segments.md](segments.md); each column:
-[tables.md](tables.md). How the number of clusters was chosen: [choice_of_k.md](choice_of_k.md).
+the lines to {as_of:%Y-%m-%d}, {customers:,} customers. [segments.md](segments.md) explains the tables,
+[tables.md](tables.md) the columns, [choice_of_k.md](choice_of_k.md) the choice of the number of clusters.
 """
-BACKTEST = """The figures of `backtest_metrics`: segments as they would have been formed at a month end, with the number
-of clusters that stands, held against the spend of the next {days} days, beside spend alone in as many groups and the
-rule-based RFM segments. *Ahead* is the 95 % interval of the segments' figure less the other's; in bold where it does
-not hold 0, so that the difference is beyond the noise.
+BACKTEST = """The metrics of `backtest_metrics`: segments as they would have been formed as of a month end, with the
+active number of clusters, compared with the spend of the next {days} days; beside them spend alone in as many groups,
+and the rule-based RFM segments. *Lead* is the 95 % interval of the segments' metric less the other's; in bold where it
+does not contain 0, so that the difference is beyond the noise.
 """
-FIGURES = {"gini": "Gini", "top_decile": "top decile", "spearman": "Spearman"}
-POPULATIONS = {"all": "all customers", "normal": "normal customers alone"}
+METRICS = {"gini": "Gini", "top_decile": "top decile", "spearman": "Spearman"}
+POPULATIONS = {"all": "all customers", "normal": "normal customers only"}
 RIVALS = {"spend": "spend", "rfm_segments": "rules"}
 Connection = duckdb.DuckDBPyConnection
 
 
 def page(connection: Connection, settings: Retailer) -> Iterator[str]:
-    """The document, line by line."""
+    """Yield the lines of the page."""
     [(as_of, customers)] = connection.execute("select max(as_of), count(*) from customer_segments").fetchall()
     yield PAGE.format(as_of=as_of, customers=customers)
     yield from ("## The segments", "")
@@ -211,7 +212,7 @@ def page(connection: Connection, settings: Retailer) -> Iterator[str]:
     )
     yield from ("", "## The outliers", "")
     [beyond] = connection.execute("select sum(customer_share), sum(revenue_share) from outlier_profiles").fetchall()
-    yield "{:.1%} of the customers are beyond a fence, and make {:.1%} of the revenue.".format(*beyond)
+    yield "{:.1%} of the customers are beyond a fence and make {:.1%} of the revenue.".format(*beyond)
     yield ""
     yield from table(
         connection,
@@ -222,8 +223,8 @@ def page(connection: Connection, settings: Retailer) -> Iterator[str]:
             "customers": ",",
             "of the revenue": ".1%",
             "Gini within": ".2f",
-            "ten best make": ".0%",
-            "slipping": ",",
+            "ten best customers make": ".0%",
+            "lapsing": ",",
             "of its revenue at risk": ".1%",
         },
     )
@@ -236,13 +237,13 @@ def page(connection: Connection, settings: Retailer) -> Iterator[str]:
     yield from ("", "## The back-test", "", BACKTEST.format(days=settings.backtest.horizon_days))
     yield from verdicts(connection)
     for population, who in POPULATIONS.items():
-        for figure, name in FIGURES.items():
+        for metric, name in METRICS.items():
             yield from ("", f"### {name[0].upper()}{name[1:]}, {who}", "")
-            yield from month_by_month(connection, population, figure)
+            yield from month_by_month(connection, population, metric)
 
 
 def table(connection: Connection, select: str, columns: Mapping[str, str]) -> Iterator[str]:
-    """The rows of a SELECT under these heads, each column in its format; the first one is text."""
+    """Yield the rows of a SELECT as a table with these heads and formats; the first column is text."""
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'--:|' * (len(columns) - 1)}"
     for row in connection.execute(select).fetchall():
@@ -250,30 +251,30 @@ def table(connection: Connection, select: str, columns: Mapping[str, str]) -> It
 
 
 def verdicts(connection: Connection) -> Iterator[str]:
-    """In how many months the segments are beyond the noise ahead of each rival, or behind it."""
-    yield "| | | months | ahead of spend | behind spend | ahead of the rules | behind the rules |"
+    """Yield in how many months the segments are better or worse than each other method, beyond the noise."""
+    yield "| | | months | better than spend | worse than spend | better than the rules | worse than the rules |"
     yield f"|---|---|{'--:|' * 5}"
     for population, who in POPULATIONS.items():
-        for figure, name in FIGURES.items():
+        for metric, name in METRICS.items():
             counts: list[int] = []
             for rival in RIVALS:
                 [found] = connection.execute(
                     "select count(*), count_if(segments_lead_low > 0), count_if(segments_lead_high < 0)"
                     " from backtest_metrics where population = ? and figure = ? and segmentation = ?",
-                    [population, figure, rival],
+                    [population, metric, rival],
                 ).fetchall()
                 counts += found[1:] if counts else found
             yield f"| {who} | {name} | {' | '.join(map(str, counts))} |"
 
 
-def month_by_month(connection: Connection, population: str, figure: str) -> Iterator[str]:
-    """One figure of one population: a row a month."""
-    yield f"| to | segments | {' | '.join(f'{words} | ahead of {words}' for words in RIVALS.values())} |"
+def month_by_month(connection: Connection, population: str, metric: str) -> Iterator[str]:
+    """Yield one metric of one population, a row per month."""
+    yield f"| to | segments | {' | '.join(f'{words} | lead over {words}' for words in RIVALS.values())} |"
     yield f"|---|--:|{'--:|--:|' * len(RIVALS)}"
     found = connection.execute(
         "select month_end, segmentation, value, segments_lead_low, segments_lead_high from backtest_metrics"
         " where population = ? and figure = ?",
-        [population, figure],
+        [population, metric],
     ).fetchall()
     values = {(month, name): rest for month, name, *rest in found}
     for month in sorted({month for month, _ in values}):
@@ -286,13 +287,13 @@ def month_by_month(connection: Connection, population: str, figure: str) -> Iter
 
 
 def main() -> None:
-    """Draw them all, and write the page."""
+    """Draw the pictures, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data")
-    given = parser.parse_args()
+    options = parser.parse_args()
     settings = load_settings("online_retail")
     FOLDER.mkdir(exist_ok=True)
-    with prepared(given.data) as database, mpl.rc_context(STYLE):
+    with prepared(options.data) as database, mpl.rc_context(STYLE):
         with duckdb.connect(str(database), read_only=True) as connection:
             save(choice_of_k(connection, settings), "choice_of_k")
             save(segments(connection), "segments")

@@ -1,11 +1,11 @@
-"""Replays sixty nights of Online Retail, each on the data that it would have had, and tells who moved.
+"""Replay sixty nights of Online Retail, each on the data of that day, and measure who changed segment.
 
 Usage: python benchmarks/replay.py [--data FOLDER] [--nights N] [--clusters N] [--sweep]
 
-The pipeline's own SELECTs, fits and gate make each night; a refit is tried every seventh. Beside it stand the nearest
-segment under the same models, a refit from nothing each night, the same matched to the night before, and nobody ever
-moving. The page is written to `docs/stability.md`. With --sweep, the settings of the hysteresis are tried instead, and
-the table of the ADR about them is printed.
+Each night uses the pipeline's own SELECTs, fits and promotion; every seventh night has a refit. Other methods are
+compared with it: the nearest segment under the same models, a fit from scratch each night, the same matched to the
+night before, and segments that never change. The result is written to `docs/stability.md`. With --sweep, pairs of
+hysteresis margins are compared instead, and the table of ADR 7 is printed.
 """
 
 import argparse
@@ -42,7 +42,8 @@ from segmentation_pipeline.warehouse.queries import QueryInputs
 
 ROOT = Path(__file__).parents[1]
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
-REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90  # Nights; nights of a way to and fro; days of the spend that is foretold.
+# Nights between refits; nights within which a return counts as A→B→A; days of later spend.
+REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)
 BEFORE_MODEL = ("inter_purchase_times", "rfm_features", "inactive_customers", "previous_segments")
 AFTER_MODEL = (
@@ -67,7 +68,7 @@ Segments = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Night:
-    """Who was where, one night; features have shape (n, 3), in the order of the customers."""
+    """The segment of each customer in one night; features have shape (n, 3), in the order of the customers."""
 
     as_of: datetime
     customers: list[str]
@@ -76,36 +77,36 @@ class Night:
     features: Array
     promoted: bool
     fence_step: float
-    held_because: str | None
-    holds_running: int
+    pending_because: str | None
+    pending_models: int
     clusters: int
 
 
 @dataclass(frozen=True)
-class Figures:
-    """How one strategy did in the nights after the first; losses are parts of the Gini of the nearest segments."""
+class Metrics:
+    """The metrics of one method after the first night; losses are shares of the Gini of the nearest segments."""
 
     kept: list[float]
-    to_and_fro: float
+    returning: float
     renamed: int
-    held_off: float
+    pending_moves: float
     losses: list[float]
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window: its nights, and the figures of each strategy, ours first."""
+    """One window: its nights, and the metrics of each method, the pipeline first."""
 
     last: datetime
     clusters: int
     promoted: list[bool]
-    part_of_the_way: list[tuple[datetime, float]]
-    holds: list[tuple[datetime, str]]
-    holds_running: int
-    strategies: dict[str, Figures]
+    partial_fences: list[tuple[datetime, float]]
+    pending: list[tuple[datetime, str]]
+    pending_models: int
+    strategies: dict[str, Metrics]
 
     def ours(self, promoted: bool) -> list[float]:
-        """The shares kept in the nights in which a model was promoted, or in the others."""
+        """Return the shares kept in the nights with a promotion, or in the others."""
         return [
             share for share, other in zip(self.strategies["ours"].kept, self.promoted, strict=True) if other == promoted
         ]
@@ -113,11 +114,11 @@ class Window:
 
 @contextmanager
 def prepared(data: Path, retailer: str = "online_retail") -> Iterator[Path]:
-    """The working database of one run of the pipeline over the daily CSVs, with its release beside it.
+    """Run the pipeline over the daily CSVs, and yield its working database, with its release beside it.
 
     Args:
         data: The folder with the Online Retail data.
-        retailer: A retailer file that says `online_retail`, if it is not the shipped one.
+        retailer: A retailer file named `online_retail`, instead of the shipped one.
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
@@ -139,29 +140,29 @@ def prepared(data: Path, retailer: str = "online_retail") -> Iterator[Path]:
 
 
 def replay(database: Path, last: datetime, count: int, settings: Retailer) -> Iterator[Night]:
-    """Every night of a window through the pipeline's SELECTs; the one before the first is where it starts."""
+    """Yield every night of a window, derived by the pipeline's SELECTs; the first is the starting point."""
     connection = duckdb.connect(config={"threads": 1})
     warehouse = Warehouse(connection)
     _copy_transactions(connection, database)
     registry = Registry()
     until = QueryInputs({"clean_transactions": "select * from main.clean_transactions where transaction_at < $as_of"})
-    nobody = "select customer_id, segment_key, is_move_pending from assigned_segments where false"
-    ledger = QueryInputs({"customer_segments": _PUBLISHED, "assigned_by_previous_model": nobody})
+    empty = "select customer_id, segment_key, is_move_pending from assigned_segments where false"
+    history_inputs = QueryInputs({"customer_segments": _PUBLISHED, "assigned_by_previous_model": empty})
     for number in range(count + 1):
         as_of = last - timedelta(days=count - number)
         values = settings.sql_values | {"as_of": as_of}
         for table in BEFORE_MODEL:
             warehouse.write([TableWrite(table, select_of(table))], values, until)
-        promoted, fence_step, held_because = False, 0.0, None
+        promoted, fence_step, pending_because = False, 0.0, None
         if number % REFIT_EVERY == 0:
             registry, _ = refit(warehouse, settings, registry, as_of)
             warehouse.write(registry.writes(), values)
             newest = registry.entries[-1].facts
             promoted, fence_step = number > 0 and newest["status"] == "standing", newest["fence_step"]
-            held_because = newest["reasons"]
+            pending_because = newest["reasons"]
         for table in AFTER_MODEL:
             warehouse.write([TableWrite(table, select_of(table))], values)
-        warehouse.write([TableWrite("segment_membership", select_of("segment_membership"))], values, ledger)
+        warehouse.write([TableWrite("segment_membership", select_of("segment_membership"))], values, history_inputs)
         rows = connection.execute(
             "select customer_id, segment_key, nearest_key from assigned_segments order by customer_id"
         ).fetchall()
@@ -174,7 +175,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             training.features_of(warehouse),
             promoted,
             fence_step,
-            held_because,
+            pending_because,
             len(registry.held_since_promotion),
             len(registry.standing.keys),
         )
@@ -188,7 +189,7 @@ def _copy_transactions(connection: duckdb.DuckDBPyConnection, database: Path) ->
 
 
 def refitted(seen: Sequence[Night], settings: Retailer, *, matched: bool) -> Iterator[Segments]:
-    """A fit each night from nothing, named by the number of the cluster, or matched to the night before."""
+    """Fit from scratch each night; name clusters by their number, or match them to the night before."""
     from sklearn.cluster import KMeans
 
     before: Segments = {}
@@ -203,14 +204,14 @@ def refitted(seen: Sequence[Night], settings: Retailer, *, matched: bool) -> Ite
         now = dict(zip(night.customers, model.assign(night.features).tolist(), strict=True))
         if matched and before:
             shared = [[sum(k == a and before.get(c) == b for c, k in now.items()) for b in names] for a in names]
-            goes_on = dict(zip(names, linear_sum_assignment(-np.array(shared))[1].tolist(), strict=True))
-            now = {customer: names[goes_on[key]] if key in goes_on else key for customer, key in now.items()}
+            continues = dict(zip(names, linear_sum_assignment(-np.array(shared))[1].tolist(), strict=True))
+            now = {customer: names[continues[key]] if key in continues else key for customer, key in now.items()}
         before = now
         yield now
 
 
-def never_moving(seen: Sequence[Night]) -> Iterator[Segments]:
-    """Everybody stays where it was first put."""
+def never_changing(seen: Sequence[Night]) -> Iterator[Segments]:
+    """Keep every customer in its first segment."""
     first: Segments = {}
     for night in seen:
         first = {**night.nearest, **first}
@@ -218,15 +219,15 @@ def never_moving(seen: Sequence[Night]) -> Iterator[Segments]:
 
 
 def kept_shares(seen: Sequence[Segments]) -> list[float]:
-    """Each night's share of the customers known the night before that keep their segment."""
+    """Return, for each night, the share of the customers of the night before that keep their segment."""
     return [
         float(np.mean([before[c] == after[c] for c in before.keys() & after.keys()]))
         for before, after in pairwise(seen)
     ]
 
 
-def to_and_fro(seen: Sequence[Segments]) -> float:
-    """The share of customers that leave a segment and are back in it within `WITHIN` nights."""
+def share_returning(seen: Sequence[Segments]) -> float:
+    """Return the share of customers that leave a segment and return to it within `WITHIN` nights."""
     back: set[str] = set()
     left: dict[tuple[str, str], int] = {}
     for number, (before, after) in enumerate(pairwise(seen), start=1):
@@ -240,7 +241,7 @@ def to_and_fro(seen: Sequence[Segments]) -> float:
 
 
 def renamed(seen: Sequence[Segments]) -> int:
-    """How often, overnight, most of a cluster's customers had another name: that name came to mean something else."""
+    """Count how often most customers of a segment had another name the next night: the name changed its meaning."""
     found = 0
     for before, after in pairwise(seen):
         for key in {*before.values()} - _APART:
@@ -250,7 +251,7 @@ def renamed(seen: Sequence[Segments]) -> int:
 
 
 def ginis(seen: Sequence[Night], of: Sequence[Segments], spends: Sequence[Array]) -> list[float]:
-    """The Gini of the spend to come, of each night of which it is known."""
+    """Return the Gini of later spend for each night for which it is known."""
     found = []
     for night, segments, spend in zip(seen, of, spends, strict=False):
         groups = np.unique([segments[customer] for customer in night.customers], return_inverse=True)[1]
@@ -258,8 +259,8 @@ def ginis(seen: Sequence[Night], of: Sequence[Segments], spends: Sequence[Array]
     return found
 
 
-def spend_to_come(database: Path, seen: Sequence[Night]) -> list[Array]:
-    """What each customer spent in the days after each night, net; up to the first night that has too few of them."""
+def later_spend(database: Path, seen: Sequence[Night]) -> list[Array]:
+    """Return what each customer spent in the days after each night, net; up to the last night with enough days."""
     with duckdb.connect(str(database), read_only=True) as connection:
         [(newest,)] = connection.execute("select max(transaction_at) from clean_transactions").fetchall()
         found = []
@@ -278,38 +279,38 @@ def spend_to_come(database: Path, seen: Sequence[Night]) -> list[Array]:
 
 
 def window(database: Path, last: str, count: int, settings: Retailer, *, rivals: bool = True) -> Window:
-    """The figures of a window."""
+    """Return the metrics of a window."""
     seen = list(replay(database, datetime.fromisoformat(last), count, settings))
     stateless = [night.nearest for night in seen]
     strategies: dict[str, list[Segments]] = {"ours": [night.segments for night in seen], "stateless": stateless}
     if rivals:
         strategies["matched"] = list(refitted(seen, settings, matched=True))
         strategies["raw"] = list(refitted(seen, settings, matched=False))
-        strategies["never"] = list(never_moving(seen))
-    spends = spend_to_come(database, seen)
+        strategies["never"] = list(never_changing(seen))
+    spends = later_spend(database, seen)
     measure = ginis(seen, stateless, spends)
 
-    def figures(of: list[Segments]) -> Figures:
+    def metrics(of: list[Segments]) -> Metrics:
         off = [
             [segments[c] != night.nearest[c] for c in night.customers] for night, segments in zip(seen, of, strict=True)
         ]
         losses = [1 - a / b for a, b in zip(ginis(seen, of, spends), measure, strict=True)]
-        held_off = float(np.mean([np.mean(night) for night in off[1:]]))
-        return Figures(kept_shares(of), to_and_fro(of), renamed(of), held_off, losses[1:])
+        pending_moves = float(np.mean([np.mean(night) for night in off[1:]]))
+        return Metrics(kept_shares(of), share_returning(of), renamed(of), pending_moves, losses[1:])
 
     return Window(
         seen[-1].as_of,
         seen[0].clusters,
         [night.promoted for night in seen[1:]],
         [(night.as_of, night.fence_step) for night in seen if night.promoted and night.fence_step < 1],
-        [(night.as_of, night.held_because) for night in seen if night.held_because],
-        seen[-1].holds_running,
-        {name: figures(of) for name, of in strategies.items()},
+        [(night.as_of, night.pending_because) for night in seen if night.pending_because],
+        seen[-1].pending_models,
+        {name: metrics(of) for name, of in strategies.items()},
     )
 
 
 def windows(database: Path, count: int, tried: Sequence[Retailer], *, rivals: bool = True) -> list[list[Window]]:
-    """Every window under each of the settings, on as many cores as there are."""
+    """Return every window under each of the settings, computed on all cores."""
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         running = [
             [pool.submit(window, database, last, count, settings, rivals=rivals) for last in WINDOWS]
@@ -319,60 +320,61 @@ def windows(database: Path, count: int, tried: Sequence[Retailer], *, rivals: bo
 
 
 def targets(of: Window) -> list[tuple[str, float | None, float, int, str]]:
-    """What is to be reached: words, figure (None: there is none), bound, 1 for at least or -1 for at most, format."""
+    """Return the targets: words, value (None: not measured), bound, 1 for at least or -1 for at most, format."""
     ours, is_first = of.strategies["ours"], f"{of.last:%Y-%m-%d}" == WINDOWS[0]
     return [
-        ("share that keeps its segment, mean of all nights", float(np.mean(ours.kept)), 0.992, 1, ".2%"),
-        ("the worst night without promotion", min(of.ours(False)), 0.985 if is_first else 0.98, 1, ".2%"),
-        ("the worst night with promotion", min(of.ours(True), default=None), 0.95, 1, ".2%"),
-        (f"A→B→A within {WITHIN} nights, of all customers", ours.to_and_fro, 0.01 if is_first else 0.02, -1, ".2%"),
-        ("held off the nearest segment, mean of all nights", ours.held_off, 0.03, -1, ".2%"),
+        ("customers that keep their segment, mean of all nights", float(np.mean(ours.kept)), 0.992, 1, ".2%"),
+        ("the same, worst night without promotion", min(of.ours(False)), 0.985 if is_first else 0.98, 1, ".2%"),
+        ("the same, worst night with promotion", min(of.ours(True), default=None), 0.95, 1, ".2%"),
+        (f"A→B→A within {WITHIN} nights, of all customers", ours.returning, 0.01 if is_first else 0.02, -1, ".2%"),
+        ("pending moves, mean of all nights", ours.pending_moves, 0.03, -1, ".2%"),
         ("loss of Gini, mean of the nights", float(np.mean(ours.losses)) if ours.losses else None, 0.005, -1, ".2%"),
-        ("names that changed hands", ours.renamed, 0, -1, ".0f"),
-        ("holds running at the end", of.holds_running, 2, -1, ".0f"),
+        ("names that changed their meaning", ours.renamed, 0, -1, ".0f"),
+        ("pending models at the end", of.pending_models, 2, -1, ".0f"),
     ]
 
 
-def reserve(figure: float | None, bound: float, direction: int) -> float:
-    """How far on the right side of its bound a figure is: 0 at the bound, below it missed."""
-    return 0.0 if figure is None else direction * (figure - bound)
+def reserve(value: float | None, bound: float, direction: int) -> float:
+    """Return the distance of a value from its bound: 0 at the bound, negative where the target is missed."""
+    return 0.0 if value is None else direction * (value - bound)
 
 
 _WORDS = {
     "ours": "the pipeline",
     "stateless": "nearest segment, same models",
-    "matched": "refit each night, matched",
-    "raw": "refit each night, as it comes",
-    "never": "nobody ever moves",
+    "matched": "fit each night, matched",
+    "raw": "fit each night, not matched",
+    "never": "segments never change",
 }
 PAGE = """# Stability
 
 Written by `benchmarks/replay.py`, a part of `make bench`: {nights} nights of Online Retail to each of three dates, each
-night on the lines up to it, a refit every {every} nights. Every night goes through the pipeline's own SELECTs, fits and
-promotion gate, with the shipped settings (margin {margin}, fence margin {fence_margin}); the number of clusters is what
-the search took on the first night, from which the others are counted.
+night with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
+promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The number of clusters is what the
+search chose on the night before the first.
 
-- **kept**: the share of the customers known the night before that keep their segment, outliers and inactive ones too.
-- **A→B→A**: customers that leave a segment and are back in it within {within} nights, of all of the last night.
-- **held off**: customers that are not in the segment that today's features alone would give.
-- **loss of Gini**: by how much the segments foretell the spend of the next {horizon} days less well than the nearest
-  segments of the same night do (`core.figures.usefulness`, ordered by past spend). Below zero they foretell more. The
-  first window has no such future.
-- **names that changed hands**: how often, overnight, most customers of a cluster had another name.
+- **kept**: the share of the customers of the night before that keep their segment, including outliers and inactive
+  customers.
+- **A→B→A**: customers that leave a segment and return to it within {within} nights, as a share of the last night's.
+- **pending moves**: customers that are not in the segment that today's features alone would give.
+- **loss of Gini**: how much less well the segments predict the spend of the next {horizon} days than the nearest
+  segments of the same night (`model.lift`, ordered by past spend). Below zero they predict better. The first window has
+  no later data.
+- **names that changed their meaning**: how often most customers of a segment had another name the next night.
 
-The refits from nothing have fences of their own each night and as many starts as the pipeline's. Nobody ever moving is
-the counter-example: perfectly stable, and worth less with time.
+The fits from scratch compute their own fences each night, with as many starts as the pipeline. Segments that never
+change are the counter-example: perfectly stable, but worth less and less.
 """
 
 
 def page(found: Sequence[Window], count: int, settings: Retailer) -> str:
-    """The document."""
-    asked = settings.membership
+    """Return the page."""
+    membership = settings.membership
     text = PAGE.format(
         nights=count,
         every=REFIT_EVERY,
-        margin=asked.margin,
-        fence_margin=asked.fence_margin,
+        margin=membership.margin,
+        fence_margin=membership.fence_margin,
         within=WITHIN,
         horizon=HORIZON,
     )
@@ -380,11 +382,11 @@ def page(found: Sequence[Window], count: int, settings: Retailer) -> str:
     lines.append("|---|" + "--:|" * len(found))
     for row in zip(*map(targets, found), strict=True):
         cells = [
-            "no such night"
-            if figure is None
-            else f"{figure:{form}} ({'≥' if way > 0 else '≤'} {bound:{form.replace('.2', '.1')}}"
-            f" {'met' if reserve(figure, bound, way) >= 0 else '**missed**'})"
-            for _, figure, bound, way, form in row
+            "not measured"
+            if value is None
+            else f"{value:{form}} ({'≥' if way > 0 else '≤'} {bound:{form.replace('.2', '.1')}}"
+            f" {'met' if reserve(value, bound, way) >= 0 else '**missed**'})"
+            for _, value, bound, way, form in row
         ]
         lines.append(f"| {row[0][0]} | {' | '.join(cells)} |")
     for of in found:
@@ -395,18 +397,18 @@ def page(found: Sequence[Window], count: int, settings: Retailer) -> str:
 def _section(of: Window) -> Iterator[str]:
     yield f"## To {of.last:%Y-%m-%d}"
     yield ""
-    yield f"{of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.holds)} held."
+    yield f"{of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
     yield ""
     yield (
-        "| | kept, mean | kept, worst | A→B→A | held off | names that changed hands | loss of Gini, mean"
-        " | on the last night |"
+        "| | kept, mean | kept, worst | A→B→A | pending moves | names that changed their meaning"
+        " | loss of Gini, mean | on the last night |"
     )
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
-    for name, figures in of.strategies.items():
+    for name, metrics in of.strategies.items():
         comparable = name not in ("raw", "matched")
-        cells = [f"{np.mean(figures.kept):.2%}", f"{min(figures.kept):.2%}", f"{figures.to_and_fro:.2%}"]
-        cells += [f"{figures.held_off:.2%}" if comparable else "", f"{figures.renamed}"]
-        cells += [f"{np.mean(figures.losses):.2%}", f"{figures.losses[-1]:.2%}"] if figures.losses else ["", ""]
+        cells = [f"{np.mean(metrics.kept):.2%}", f"{min(metrics.kept):.2%}", f"{metrics.returning:.2%}"]
+        cells += [f"{metrics.pending_moves:.2%}" if comparable else "", f"{metrics.renamed}"]
+        cells += [f"{np.mean(metrics.losses):.2%}", f"{metrics.losses[-1]:.2%}"] if metrics.losses else ["", ""]
         yield f"| {_WORDS[name]} | {' | '.join(cells)} |"
     for words, shares in (("with", of.ours(True)), ("without", of.ours(False))):
         if shares:
@@ -415,66 +417,68 @@ def _section(of: Window) -> Iterator[str]:
                 f"Kept by the pipeline on nights {words} promotion: {np.mean(shares):.2%} on average,"
                 f" {min(shares):.2%} at worst."
             )
-    for as_of, step in of.part_of_the_way:
+    for as_of, step in of.partial_fences:
         yield ""
-        yield f"Promoted on {as_of:%Y-%m-%d} with fences {step:.3g} of the way from the standing ones to its own."
-    for as_of, reasons in of.holds:
+        yield f"Promoted on {as_of:%Y-%m-%d} with fences moved {step:.3g} of the way from the active ones to its own."
+    for as_of, reasons in of.pending:
         yield ""
-        yield f"Held on {as_of:%Y-%m-%d}: {reasons}"
+        yield f"Pending on {as_of:%Y-%m-%d}: {reasons}"
 
 
 def with_clusters(settings: Retailer, number: int) -> Retailer:
-    """The same settings with a number of clusters that nobody searches for."""
+    """Return the settings with a fixed number of clusters."""
     return settings.model_copy(update={"model": settings.model.model_copy(update={"n_clusters": number})})
 
 
 def sweep(database: Path, count: int, settings: Retailer) -> Iterator[str]:
-    """The table of the ADR: each window's figures under each pair of margins, and how many targets are missed."""
+    """Yield the table of ADR 7: the metrics of each window under each pair of margins, and the missed targets."""
     pairs = list(product(MARGINS, FENCE_MARGINS))
     changes = [{"margin": margin, "fence_margin": fence} for margin, fence in pairs]
     tried = [settings.model_copy(update={"membership": settings.membership.model_copy(update=c)}) for c in changes]
     yield (
-        "| margin | fence margin | to | mean | worst | worst with promotion | A→B→A | held off | loss of Gini"
-        " | holds running | missed |"
+        "| margin | fence margin | to | mean | worst | worst with promotion | A→B→A | pending moves | loss of Gini"
+        " | pending models | missed |"
     )
     yield "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for (margin, fence), row in zip(pairs, windows(database, count, tried, rivals=False), strict=True):
         for of in row:
             found = targets(of)
-            cells = ["" if figure is None else f"{figure:{form}}" for _, figure, _, _, form in found]
-            missed = sum(reserve(figure, bound, way) < 0 for _, figure, bound, way, _ in found)
-            told = [*cells[:6], cells[7], str(missed)]
-            yield f"| {margin:.2f} | {fence:.2f} | {of.last:%m-%d} | {' | '.join(told)} |"
+            cells = ["" if value is None else f"{value:{form}}" for _, value, _, _, form in found]
+            missed = sum(reserve(value, bound, way) < 0 for _, value, bound, way, _ in found)
+            shown = [*cells[:6], cells[7], str(missed)]
+            yield f"| {margin:.2f} | {fence:.2f} | {of.last:%m-%d} | {' | '.join(shown)} |"
 
 
 def main() -> None:
     """Replay the windows, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the Online Retail data"
+    )
     parser.add_argument("--database", type=Path, help="a working database of Online Retail instead of a run")
     parser.add_argument("--nights", type=int, default=60)
-    parser.add_argument("--clusters", type=int, help="so many clusters instead of what the search takes")
-    parser.add_argument("--sweep", action="store_true", help="try settings of the hysteresis instead")
-    given: Any = parser.parse_args()
+    parser.add_argument("--clusters", type=int, help="number of clusters, instead of the one that the search chooses")
+    parser.add_argument("--sweep", action="store_true", help="compare pairs of hysteresis margins instead")
+    options: Any = parser.parse_args()
     settings = load_settings("online_retail")
-    if given.clusters:
-        settings = with_clusters(settings, given.clusters)
+    if options.clusters:
+        settings = with_clusters(settings, options.clusters)
 
-    def told(database: Path) -> None:
-        if given.sweep:
-            for line in sweep(database, given.nights, settings):
+    def write(database: Path) -> None:
+        if options.sweep:
+            for line in sweep(database, options.nights, settings):
                 print(line)
             return
-        [found] = windows(database, given.nights, [settings])
-        text = page(found, given.nights, settings)
+        [found] = windows(database, options.nights, [settings])
+        text = page(found, options.nights, settings)
         print(text)
         (ROOT / "docs" / "stability.md").write_text(text, "utf-8")
 
-    if given.database:
-        told(given.database)
+    if options.database:
+        write(options.database)
     else:
-        with prepared(given.data) as database:
-            told(database)
+        with prepared(options.data) as database:
+            write(database)
 
 
 if __name__ == "__main__":
