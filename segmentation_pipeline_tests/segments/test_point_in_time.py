@@ -1,4 +1,4 @@
-"""As of a day, only what was sold until then is known: lines of later days change nothing that is computed for it."""
+"""Point in time: transaction lines of later days change no table of a run as of an earlier day."""
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.orchestration.sql_assets import dependencies
-from segmentation_pipeline.tables.catalog import FOLDER, contracts, published, select_of
+from segmentation_pipeline.tables.catalog import contracts, has_select, published, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import (
@@ -36,38 +36,38 @@ DAY = "2024-09-30"
 DEAR = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
 KNOWN = [*(sold for sold in regular_customers() if sold[4] <= f"{DAY} 23:59:59"), DEAR]
 LATER = [sold for sold in regular_customers() if sold not in KNOWN]
-# These tell of lines, whenever sold, and not of customers as of a day: what came, what was refused, and how many.
-OF_LINES = ("raw_transactions", "rejected_transactions", "cleaning_report")
-# What is fitted is a function of the tables before it, and of what stood before: the run below holds it to that.
-DERIVED = {path.stem: set(dependencies(select_of(path.stem))) for path in FOLDER.glob("*.sql")}
+# These tables report every line that was read, whatever its day.
+LINE_TABLES = ("raw_transactions", "rejected_transactions", "cleaning_report")
+# The tables that a SELECT derives. The whole run below covers the tables that depend on a fit.
+DERIVED = {table: set(dependencies(select_of(table))) for table in contracts() if has_select(table)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def callbacks() -> Iterator[None]:
-    """Hypothesis leaves one in the collector, with which DuckDB outlives the interpreter and says so in forty lines."""
+    """Remove the callback that Hypothesis adds to the garbage collector; with it DuckDB outlives the interpreter."""
     before = gc.callbacks.copy()
     yield
     gc.callbacks[:] = before
 
 
-def told(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of tables, of those that tell of lines only what they tell of lines until as_of."""
-    counted = {
+def rows_as_of_day(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of tables; of the tables of lines, only the rows about lines until as_of."""
+    selects = {
         "raw_transactions": "select * from raw_transactions where source_file <> 'later.csv'",
         "rejected_transactions": "select * from rejected_transactions where rule <> 'after_as_of'",
-        # A share is one of all lines that were read.
+        # A share is a share of all lines that were read.
         "cleaning_report": "select * exclude (share) from cleaning_report where rule not in ('read', 'after_as_of')",
     }
     return {
         table: connection.execute(
-            f"{counted.get(table, f'select * from {quoted(table)}')} order by {contracts()[table].key_order}"
+            f"{selects.get(table, f'select * from {quoted(table)}')} order by {contracts()[table].key_order}"
         ).fetchall()
         for table in tables
     }
 
 
 def before_the_model() -> list[str]:
-    """The tables that no fit comes before, in the order in which they are derived."""
+    """Return the tables that depend on no fit, in the order in which they are derived."""
     fitted = {*contracts()} - {*DERIVED}
     while more := {table for table, read in DERIVED.items() if read & fitted} - fitted:
         fitted |= more
@@ -76,7 +76,7 @@ def before_the_model() -> list[str]:
 
 
 def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any, ...]]]:
-    """Every table before the model, over the lines that were known and some of later days."""
+    """Derive every table before the model from the known lines and some of later days."""
     with TemporaryDirectory() as folder:
         base = Path(folder)
         retailer = Retailer.model_validate(retailer_settings(Path("in"), **sections))
@@ -87,27 +87,27 @@ def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any,
         with read_lines(warehouse.connection, retailer, source_files(retailer, base), base / "spill") as lines:
             warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
         for table in before_the_model():
-            write, relations = TableWrite(table, select_of(table)), cleaning.query_inputs(retailer)
-            [outcome] = warehouse.write([write], retailer.sql_values, relations)
-            assert outcome.violations == ()
+            write, inputs = TableWrite(table, select_of(table)), cleaning.query_inputs(retailer)
+            [result] = warehouse.write([write], retailer.sql_values, inputs)
+            assert result.violations == ()
         after = warehouse.row("select count(*) as lines from rejected_transactions where rule = 'after_as_of'")
         assert after["lines"] == len(later)
-        return told(warehouse.connection, ["raw_transactions", *before_the_model()])
+        return rows_as_of_day(warehouse.connection, ["raw_transactions", *before_the_model()])
 
 
 @cache
-def unspoilt(as_of: str, look_back_days: int | None, overlap: bool) -> Mapping[str, list[tuple[Any, ...]]]:
+def expected_tables(as_of: str, look_back_days: int | None, overlap: bool) -> Mapping[str, list[tuple[Any, ...]]]:
     return derived([], **sections_of(as_of, look_back_days, overlap))
 
 
 def sections_of(as_of: str, look_back_days: int | None, overlap: bool) -> dict[str, Any]:
     window = {} if look_back_days is None else {"look_back_days": look_back_days}
-    return {"rfm": {"as_of": as_of, **window}, "cleaning": {**of_the_shop(), "sources_overlap": overlap}}
+    return {"rfm": {"as_of": as_of, **window}, "cleaning": {**shop_cleaning(), "sources_overlap": overlap}}
 
 
-def of_the_shop() -> dict[str, Any]:
-    cleaned: dict[str, Any] = retailer_settings(Path("in"))["cleaning"]
-    return cleaned
+def shop_cleaning() -> dict[str, Any]:
+    cleaning_section: dict[str, Any] = retailer_settings(Path("in"))["cleaning"]
+    return cleaning_section
 
 
 LATER_LINES = st.lists(
@@ -116,7 +116,7 @@ LATER_LINES = st.lists(
         invoice=st.sampled_from([KNOWN[0][0], KNOWN[7][0], "900001", "900002", "C900003", "A1", ""]),
         stock_code=st.sampled_from(["85123A", "84029", "POST", ""]),
         quantity=st.sampled_from(["2", "-1", "1000000", "two"]),
-        # The first moment that is after the day, or after its last second.
+        # The first timestamps after the day, and after its last microsecond.
         at=st.sampled_from(["2024-10-01 00:00:00", "2024-10-01 00:00:00.000001", "2024-10-28 10:00:00", "2099-01-01"]),
         price=st.sampled_from(["2.50", "9999", "0", "-3", ""]),
         customer=st.sampled_from([KNOWN[0][6], KNOWN[7][6], "99999", ""]),
@@ -134,27 +134,27 @@ LATER_LINES = st.lists(
     look_back_days=st.sampled_from([None, 120]),
     overlap=st.booleans(),
 )
-def test_no_line_of_a_later_day_changes_what_is_derived_for_a_day(
+def test_later_lines_change_no_table_derived_for_a_day(
     later: list[Line], as_of: str, look_back_days: int | None, overlap: bool
 ) -> None:
-    """Junk of later days too is refused as later, whatever else is wrong with it: no other rule may count it."""
-    spoilt = derived(later, **sections_of(as_of, look_back_days, overlap))
-    for table, rows in unspoilt(as_of, look_back_days, overlap).items():
-        assert spoilt[table] == rows, table
+    """A malformed line of a later day is rejected by `after_as_of` too; no other rule may count it."""
+    tables = derived(later, **sections_of(as_of, look_back_days, overlap))
+    for table, rows in expected_tables(as_of, look_back_days, overlap).items():
+        assert tables[table] == rows, table
 
 
-def test_the_tables_held_to_that_are_all_that_no_fit_comes_before() -> None:
-    assert {*OF_LINES, "clean_transactions", "inter_purchase_times", "rfm_features", "rfm_scores"} <= {
+def test_tables_before_the_model_include_the_features() -> None:
+    assert {*LINE_TABLES, "clean_transactions", "inter_purchase_times", "rfm_features", "rfm_scores"} <= {
         "raw_transactions",
         *before_the_model(),
     }
 
 
-def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
+def test_later_lines_change_no_table_or_file_of_a_run(
     tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way, the model and what hangs on it included: once as of the day, and once in hindsight."""
-    odd = [
+    """Compare two whole runs, including the model: one on the lines of the day, one on all lines."""
+    unusual = [
         line(invoice=KNOWN[0][0], at="2024-10-01 00:00:00", customer=KNOWN[0][6], quantity="1000000"),
         line(invoice="C90000", at="2024-10-05 10:00:00", customer=KNOWN[7][6], quantity="-500"),
         *(line(invoice=f"91{n:04d}", at="2024-10-09 10:00:00", customer=f"9{n:04d}", price="77777") for n in range(40)),
@@ -162,8 +162,8 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
         line(at="2024-10-10 10:00:00", quantity="two"),
         line(at="2099-01-01 00:00:00"),
     ]
-    tables, files, lines_later = [], [], [*LATER, *odd]
-    # The ledger of the files tells of runs, not of days.
+    tables, files, lines_later = [], [], [*LATER, *unusual]
+    # ingested_files describes runs, not days.
     of_days = sorted({*contracts()} - {"ingested_files"})
     for name, later in (("then", []), ("hindsight", lines_later)):
         source = write_csv(tmp_path / name / "source" / "known.csv", KNOWN).parent
@@ -174,10 +174,10 @@ def test_no_line_of_a_later_day_changes_a_table_or_a_file_of_that_days_run(
         assert run_job(instance).success
         shop = tmp_path / name / "data" / "corner_shop"
         with duckdb.connect(str(shop / "work.duckdb"), read_only=True) as work:
-            tables.append(told(work, of_days))
+            tables.append(rows_as_of_day(work, of_days))
             after = work.execute("select count(*) from rejected_transactions where rule = 'after_as_of'").fetchone()
             assert after == (len(later),)
-        names = [contract.table for contract in published() if contract.table not in OF_LINES]
+        names = [contract.table for contract in published() if contract.table not in LINE_TABLES]
         files.append({table: (shop / "releases" / "current" / f"{table}.parquet").read_bytes() for table in names})
     assert tables[0]["outlier_profiles"], "somebody is beyond a fence"
     assert {table for table in of_days if tables[0][table] != tables[1][table]} == set()

@@ -297,7 +297,7 @@ def test_holds_are_counted_from_when_the_standing_model_stands(nights: Nights) -
     nights.set("model", n_clusters=5)
     nights.run(FIRST + 4 * WEEK, until="segmentation_model")
     result = nights.check(last_model_was_promoted)
-    assert (result.passed, result.metadata["held"].value) == (False, 1)
+    assert (result.passed, result.metadata["pending"].value) == (False, 1)
 
 
 def test_a_refit_keeps_the_number_that_a_person_promoted_though_the_settings_have_another(nights: Nights) -> None:
