@@ -21,14 +21,14 @@ from segmentation_pipeline.cli.console import (
     retailer_settings,
 )
 from segmentation_pipeline.cli.model import model_app
-from segmentation_pipeline.cli.privacy import forget
+from segmentation_pipeline.cli.privacy import erase
 from segmentation_pipeline.cli.releases import (
     current_of,
     export_table,
     releases_app,
     releases_of,
     restore_state,
-    tell_hold,
+    show_pause,
 )
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.loading import resolve_retailer, source_base
@@ -47,7 +47,7 @@ app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
 app.add_typer(model_app, name="model")
 app.command("restore")(restore_state)
-app.command("forget")(forget)
+app.command("erase")(erase)
 app.command("export")(export_table)
 
 
@@ -88,7 +88,7 @@ def run(
     releases = releases_of(retailer)
     if (shown := releases.current) is not None:
         _show(shown, settings)
-        tell_hold(releases)
+        show_pause(releases)
         _paths(shown, releases)
 
 

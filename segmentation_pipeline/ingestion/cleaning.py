@@ -10,7 +10,7 @@ from typing import Any
 
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.privacy.pseudonyms import shape_of
+from segmentation_pipeline.privacy.masking import masked_pattern
 from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -79,7 +79,7 @@ def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
 # Of the column that could not be read most often; its shape, because a line may name a customer, and a log is kept.
 _FIRST_UNREAD = f"""
     with texts as (
-        select source_file, source_sheet, source_line, text.key as name, {shape_of("(text.value ->> '$')")} as text
+        select source_file, source_sheet, source_line, text.key as name, {masked_pattern("(text.value ->> '$')")} as text
         from raw_transactions, json_each(unparsed) as text
         where unparsed is not null and text.type <> 'NULL'
     )

@@ -17,14 +17,14 @@ from segmentation_pipeline.ingestion.decompression import content_hash
 from segmentation_pipeline.ingestion.discovery import refuse_what_is_no_file_of
 from segmentation_pipeline.ingestion.file_ledger import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
 from segmentation_pipeline.ingestion.staging import Lines, read_lines
-from segmentation_pipeline.privacy.pseudonyms import FORGOTTEN, Mouth
+from segmentation_pipeline.privacy.masking import ERASED_CUSTOMERS, LinePrivacy
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
 VERSION = "1"
 # What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
-TABLES = ("raw_transactions", "ingested_files", FORGOTTEN)
+TABLES = ("raw_transactions", "ingested_files", ERASED_CUSTOMERS)
 _SHOWN = 5
 _HALF = "{}: it changed while it was read; the next run reads it again"
 # Before any file system, and after all: what a clock that was set wrong may have written cannot be told by Python.
@@ -95,7 +95,7 @@ def load_source(
         SourceError: More files cannot be read than the settings allow, or there is not one line.
     """
     files = {_told(name): path for name, path in files.items()}
-    stands, mouth = warehouse.has("raw_transactions"), Mouth.of(warehouse, settings)
+    stands, privacy = warehouse.has("raw_transactions"), LinePrivacy.of(warehouse, settings)
     before = [Entry(**row) for row in warehouse.rows("select * from ingested_files order by source_file")]
     known = {entry.source_file: entry for entry in before if stands}
     looked, refused = _looked_at(settings, files, known, asked)
@@ -104,7 +104,7 @@ def load_source(
         refused |= lines.refused
         refused |= {name: _HALF.format(name) for name in waiting if _is_written(files[name], looked[name])}
         _refuse_too_many(settings, files, refused)
-        erased = mouth.left_out(warehouse, select_of("raw_transactions"), lines)
+        erased = privacy.count_erased(warehouse, select_of("raw_transactions"), lines)
         loaded = [_loaded(entry, lines, erased) for name, entry in looked.items() if name not in refused]
         aside = [_set_aside(looked[name], known.get(name), lines, reason) for name, reason in refused.items()]
         gone = [] if asked.reload else _gone(known, files, loaded, asked)
@@ -114,9 +114,9 @@ def load_source(
         read = [name for name in waiting if name not in refused]
         kept = [entry.source_file for entry in entries if entry.lines and entry.source_file not in set(read)]
         rows, cells = ledger(entries)
-        selects = (_raw(stands, mouth), rows, f"select * from {FORGOTTEN}")
+        selects = (_raw(stands, privacy), rows, f"select * from {ERASED_CUSTOMERS}")
         writes = [TableWrite(table, select) for table, select in zip(TABLES, selects, strict=True)]
-        inputs = QueryInputs(lines.relations, lines.values | mouth.values | cells | {"read": read, "kept": kept})
+        inputs = QueryInputs(lines.relations, lines.values | privacy.values | cells | {"read": read, "kept": kept})
         yield SourceLoad(writes, inputs, list(known.values()), entries, read)
 
 
@@ -244,9 +244,9 @@ def _nothing(files: int, with_header: bool) -> str:
     return f"source.path: nothing in it ({counted}, all empty)"
 
 
-def _raw(stands: bool, mouth: Mouth) -> str:
+def _raw(stands: bool, privacy: LinePrivacy) -> str:
     """The SELECT of `raw_transactions`: what was read before, and what is read now."""
     kept = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
-    text = mouth.kept(select_of("raw_transactions"))
+    text = privacy.stored(select_of("raw_transactions"))
     read = f"select * from ({text}) where source_file in (select unnest(cast($read as varchar[])))"
     return f"{kept} union all {read}" if stands else read

@@ -1,64 +1,64 @@
-"""A table of a release as CSV for people with spreadsheets.
+"""Export a table of a release as CSV for spreadsheets.
 
-Belongs here: what a spreadsheet would make of a text. Programs read the release itself.
+Contains what spreadsheets need: a byte order mark, and text that they do not run as a formula. Programs read the
+release itself.
 """
 
-import csv
-from collections.abc import Iterator
-from typing import TextIO
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import duckdb
 
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.catalog import contracts
-from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.queries import bound_values
+from segmentation_pipeline.tables.contract import literal, quoted
 
-# Excel takes a file without it for one in the machine's old encoding, and breaks every accent.
-_MARK = "\ufeff"
-_NO_TEXT = ("DECIMAL", "DOUBLE", "BIGINT", "INTEGER", "BOOLEAN", "DATE", "TIMESTAMP")
-# A spreadsheet runs a text that begins so; after an apostrophe it shows it.
-# Some programs take the wide signs for the others.
-_RUN = r"^[=+\-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20]"
-_ROWS = 10_000
+# Without it, Excel reads the file in the machine's old encoding and breaks every accent.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# A spreadsheet runs text that begins with one of these characters as a formula; after an apostrophe it shows the text.
+# Some programs take the full-width signs for the others.
+_FORMULA = r"^[=+\-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20]"
 
 
-def export(release: Release, table: str, file: TextIO) -> None:
-    """Write a table in the order of its key; text that a spreadsheet would run is written after an apostrophe.
+def export(release: Release, table: str, file: BinaryIO) -> None:
+    """Write a table in the order of its key; text that a spreadsheet would run gets an apostrophe before it.
 
     Args:
         release: The release.
         table: The name of a published table.
-        file: Open for text, without translation of line ends.
+        file: The binary file to write to.
     """
-    file.write(_MARK)
-    csv.writer(file).writerows(_rows(release, table))
+    # COPY writes a file of its own; the destination may be a pipe, and has the byte order mark before the rows.
+    with TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.csv"
+        with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
+            connection.execute(f"copy ({_select(connection, table)}) to {literal(str(rows))} (format csv, header)")
+        with rows.open("rb") as written:
+            file.write(_BYTE_ORDER_MARK)
+            shutil.copyfileobj(written, file)
 
 
-def refuse_unknown(release: Release, table: str) -> None:
-    """Before a file is opened, which would empty it.
+def check_table_exists(release: Release, table: str) -> None:
+    """Check that the release has a table, before the output file is opened and emptied.
 
     Raises:
         ReleaseError: There is no such table.
     """
-    if table not in (there := sorted(release.manifest["tables"])):
-        raise ReleaseError(f"no table {table!r} in release {release.name}; there are: {', '.join(there)}")
+    if table not in (tables := sorted(release.manifest["tables"])):
+        raise ReleaseError(f"no table {table!r} in release {release.name}; there are: {', '.join(tables)}")
 
 
-def _rows(release: Release, table: str) -> Iterator[tuple[str | None, ...]]:
-    with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
-        described = connection.execute(f"select column_name, column_type from (describe {quoted(table)})").fetchall()
-        yield tuple(column for column, _ in described)
-        cells = ", ".join(_cell(column, kind) for column, kind in described)
-        order = contracts()[table].key_order if table in contracts() else "all"
-        rows = connection.execute(
-            f"select {cells} from {quoted(table)} order by {order}", bound_values(cells, {"run": _RUN})
-        )
-        while some := rows.fetchmany(_ROWS):
-            yield from some
-
-
-def _cell(column: str, kind: str) -> str:
-    text = f"cast({quoted(column)} as varchar)"
-    return text if kind.startswith(_NO_TEXT) else f"regexp_replace({text}, $run, '''\\0')"
+def _select(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    described = connection.execute(f"select column_name, column_type from (describe {quoted(table)})").fetchall()
+    texts = [quoted(name) for name, kind in described if kind == "VARCHAR"]
+    guarded = [f"regexp_replace({name}, {literal(_FORMULA)}, '''\\0') as {name}" for name in texts]
+    replace = f" replace ({', '.join(guarded)})" if guarded else ""
+    # Qualified, so that the published text orders the rows and not its replacement. A release of an earlier contract may
+    # have another key.
+    key = contracts()[table].key if table in contracts() else ()
+    is_known = bool(key) and {*key} <= {name for name, _ in described}
+    order = ", ".join(f"published.{quoted(name)}" for name in key) if is_known else "all"
+    return f"select *{replace} from {quoted(table)} as published order by {order}"

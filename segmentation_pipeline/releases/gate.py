@@ -1,7 +1,6 @@
-"""What a run's data are held against, before a release is published or a model fitted on them.
+"""Compare a run with the current release before a model is fitted or a release is published.
 
-Belongs here: the questions of the gate, to the figures of the standing release and to the time of the run. Each answers
-with a sentence, or with nothing if all is well.
+Contains the release checks. Each returns a message, or an empty one where the check passes.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,25 +8,25 @@ from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from segmentation_pipeline.config.sections import Release as Bounds
+from segmentation_pipeline.config.sections import Release as ReleaseSettings
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
 CHECKS = {
-    "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the last release.",
-    "as_of_plausible": "as_of jumped by no more than release.max_as_of_jump_days, and is not ahead of the run's time;"
-    " one that is set as a day, which counts whole, may end with the day of the run.",
+    "no_sudden_loss": "Lines, customers and revenue fell by no more than release.max_drop since the current release.",
+    "as_of_plausible": "as_of changed by no more than release.max_as_of_jump_days, and is not later than the run. An"
+    " as_of that is set as a day counts whole, so it may end with the day of the run.",
 }
 NOT_PUBLISHED = (
-    "Nothing was fitted or published; the standing model and release go on. If the change is right, accept it"
-    " (segments run --accept-change; accept_change of the resource `retailer`)."
+    "Nothing was fitted or published; the active model and the current release were not changed. If the change is"
+    " correct, accept it (segments run --accept-change; accept_change of the resource `retailer`)."
 )
 
 
 @dataclass(frozen=True)
 class ReleaseMetrics:
-    """What a run came to."""
+    """The totals of a run that the release checks compare and the manifest records."""
 
     as_of: datetime
     last_transaction_at: datetime
@@ -39,9 +38,9 @@ class ReleaseMetrics:
 
     @classmethod
     def of(cls, warehouse: Warehouse, table: str) -> "ReleaseMetrics":
-        """Read off the working database, the customers in one of the tables that hold them all.
+        """Compute the metrics from the working database; the table has one row per customer.
 
-        Lines after as_of are neither clean nor wrongly refused: they count as read only.
+        Lines after as_of are neither clean nor counted as rejected; they count as raw lines only.
         """
         return cls(
             **warehouse.row(
@@ -55,46 +54,56 @@ class ReleaseMetrics:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest; money as text, so that no reader rounds it."""
+        """Return the metrics for the manifest; money is text, so that no reader rounds it."""
         return {key: value if isinstance(value, int) else str(value) for key, value in asdict(self).items()}
 
 
-def changes(standing: Release | None, figures: ReleaseMetrics, tick: datetime, bounds: Bounds) -> dict[str, str]:
-    """The answer to each question by its name: a sentence where something is wrong, else nothing."""
+def release_check_messages(
+    previous: Release | None, metrics: ReleaseMetrics, scheduled_at: datetime, settings: ReleaseSettings
+) -> dict[str, str]:
+    """Return the message of each release check by its name; an empty message means that it passed.
+
+    Args:
+        previous: The release to compare with; None before the first one.
+        metrics: The metrics of the run.
+        scheduled_at: The time of the run, in the retailer's time zone.
+        settings: The limits.
+    """
     return {
-        "no_sudden_loss": change_since(standing, figures, bounds.max_drop),
-        "as_of_plausible": time_jump(standing, figures, tick, bounds.max_as_of_jump_days),
+        "no_sudden_loss": sudden_loss(previous, metrics, settings.max_drop),
+        "as_of_plausible": implausible_as_of(previous, metrics, scheduled_at, settings.max_as_of_jump_days),
     }
 
 
-def change_since(standing: Release | None, figures: ReleaseMetrics, max_drop: float) -> str:
-    """Whether lines, customers or revenue fell by more than a share: the mark of a truncated source."""
-    if standing is None:
+def sudden_loss(previous: Release | None, metrics: ReleaseMetrics, max_drop: float) -> str:
+    """Return a message where lines, customers or revenue fell by more than a share, as after a truncated export."""
+    if previous is None:
         return ""
-    before = standing.manifest["figures"]
-    fallen = []
+    falls = []
     for name in ("clean_lines", "customers", "revenue"):
-        was, now = Decimal(before[name]), Decimal(getattr(figures, name))
-        if was > 0 and now < was * (1 - Decimal(str(max_drop))):
-            fallen.append(f"{name} fell from {was:,} to {now:,} ({now / was - 1:.1%})")
-    if not fallen:
+        before, now = Decimal(previous.metrics[name]), Decimal(getattr(metrics, name))
+        if before > 0 and now < before * (1 - Decimal(str(max_drop))):
+            falls.append(f"{name} fell from {before:,} to {now:,} ({now / before - 1:.1%})")
+    if not falls:
         return ""
-    return f"Against release {standing.name}, {'; '.join(fallen)}; the bound is {max_drop:.0%}."
+    return f"Compared with release {previous.name}, {'; '.join(falls)}; the limit is {max_drop:.0%}."
 
 
-def time_jump(standing: Release | None, figures: ReleaseMetrics, tick: datetime, max_days: int) -> str:
-    """Whether as_of lies ahead of the run's time, or far from the standing release's.
+def implausible_as_of(previous: Release | None, metrics: ReleaseMetrics, scheduled_at: datetime, max_days: int) -> str:
+    """Return a message where as_of is later than the run, or far from the as_of of the previous release.
 
-    A day of the settings counts whole, so its as-of is the midnight after it: the day of the run may end ahead of the
-    run. A transaction may not, so an as-of that is the last transaction's has no such grace.
+    A day in the settings counts whole, so its as_of is the following midnight, which may be later than the run. A
+    transaction may not be, so an as_of that is the time of the last transaction has no such tolerance.
     """
-    as_of = figures.as_of
-    is_whole_day = as_of > figures.last_transaction_at and as_of.time() == time()
-    if as_of > tick + timedelta(days=is_whole_day):
+    as_of = metrics.as_of
+    is_whole_day = as_of > metrics.last_transaction_at and as_of.time() == time()
+    if as_of > scheduled_at + timedelta(days=is_whole_day):
         return (
-            f"as_of {as_of} lies ahead of the run's time {tick:%Y-%m-%d %H:%M}; the last transaction is of"
-            f" {figures.last_transaction_at}. Look at the newest lines of clean_transactions, or set rfm.as_of."
+            f"as_of {as_of} is later than the time of the run, {scheduled_at:%Y-%m-%d %H:%M}; the last transaction is"
+            f" at {metrics.last_transaction_at}. Check the newest lines of clean_transactions, or set rfm.as_of."
         )
-    if standing is not None and abs(as_of - standing.as_of) > timedelta(days=max_days):
-        return f"as_of went from {standing.as_of} (release {standing.name}) to {as_of}; the bound is {max_days} days."
+    if previous is not None and abs(as_of - previous.as_of) > timedelta(days=max_days):
+        return (
+            f"as_of changed from {previous.as_of} (release {previous.name}) to {as_of}; the limit is {max_days} days."
+        )
     return ""

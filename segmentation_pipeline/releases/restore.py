@@ -1,7 +1,7 @@
-"""A working database from the state that lies beside a release.
+"""Restore a working database from the state beside a release.
 
-Belongs here: how what no source gives back comes back, and what becomes of the database that stood. All else of a
-working database is derived by the next run.
+Contains how the tables that cannot be derived again come back, and what happens to the database that they replace. The
+next run derives all other tables. The state of an earlier contract is converted in `upgrade`.
 """
 
 from collections.abc import Callable
@@ -10,99 +10,118 @@ from pathlib import Path
 
 from segmentation_pipeline.config.paths import RetailerFolders, unused_name
 from segmentation_pipeline.errors import RestoreError
-from segmentation_pipeline.releases.files import STATE_DATABASE, Release, file_faults, sync
-from segmentation_pipeline.tables.catalog import contracts
-from segmentation_pipeline.tables.contract import literal, quoted
+from segmentation_pipeline.releases.files import STATE_DATABASE, Release, sync, verify_file
+from segmentation_pipeline.releases.upgrade import StateTable, state_tables
+from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
-PATIENCE = 30.0
+LOCK_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What was done: the rows of each table, and where the database that stood before is kept."""
+class RestoreResult:
+    """The result of a restore.
+
+    Attributes:
+        tables: The row count of each restored table.
+        kept: Where the replaced database is kept; None if there was none.
+    """
 
     tables: dict[str, int]
     kept: Path | None
 
 
-def restore(folders: RetailerFolders, release: Release, *, replace: bool, tell: Callable[[str], None]) -> Restored:
-    """Make a working database of a release's state, under the writer's lock; it appears whole or not at all.
+def restore(
+    folders: RetailerFolders, release: Release, *, replace: bool, report: Callable[[str], None]
+) -> RestoreResult:
+    """Create a working database from a release's state, under the writer's lock; it appears complete or not at all.
 
     Args:
-        folders: The retailer's places.
-        release: The release whose state is taken.
-        replace: Whether a database that stands may be set aside; it is kept.
-        tell: Where to say that it waits for a run.
+        folders: The retailer's folders.
+        release: The release whose state is restored.
+        replace: Whether to replace an existing database. It is kept under another name.
+        report: Called with a message before waiting for a run.
 
     Raises:
-        RestoreError: A working database stands, or the state is not what was published.
+        RestoreError: A working database exists, or the state is damaged or cannot be converted.
         LockTimeoutError: A run is writing.
     """
-    work = folders.working_database
-    with lock.writer(folders.lock, "segments restore", PATIENCE, tell):
-        if work.exists() and not replace:
+    database = folders.working_database
+    with lock.writer(folders.lock, "segments restore", LOCK_TIMEOUT, report):
+        if database.exists() and not replace:
             raise RestoreError(
-                f"{work} stands, with a registry and a ledger of its own, maybe newer ones. --replace restores all the"
-                " same, and keeps it beside."
+                f"{database} exists, with models and a membership history that may be newer than those of the release."
+                " --replace restores nevertheless, and keeps the existing file under another name."
             )
-        made = work.with_name(f"{work.name}.restoring")
-        for rest in (made, _log_of(made)):
-            rest.unlink(missing_ok=True)
-        tables = _written(made, release, folders.spill, tell)
-        sync(made)
-        kept = _set_aside(work)
-        made.replace(work)
-        sync(work.parent)
-    return Restored(tables, kept)
+        restored = database.with_name(f"{database.name}.restoring")
+        for leftover in (restored, _log_of(restored)):
+            leftover.unlink(missing_ok=True)
+        tables = _write_state(restored, release, folders.spill, report)
+        sync(restored)
+        kept = _keep_existing(database)
+        restored.replace(database)
+        sync(database.parent)
+    return RestoreResult(tables, kept)
 
 
-def _written(made: Path, release: Release, spill: Path, tell: Callable[[str], None]) -> dict[str, int]:
-    """A new working database with the tables of the state, each held to its contract."""
-    if "state" not in release.manifest:
-        raise RestoreError(f"release {release.name} was published before releases had a state; take a later one")
-    if faults := file_faults(release.folder, release.manifest, STATE_DATABASE):
-        raise RestoreError(f"release {release.name} is damaged: {'; '.join(faults)}. Take another one")
-    published: dict[str, int] = release.manifest["state"]
-    by = f"it was published by version {release.manifest['versions']['segmentation_pipeline']} of this package"
-    if unknown := sorted(published.keys() - contracts().keys()):
-        raise RestoreError(f"the state of release {release.name} has tables that are unknown here: {unknown}; {by}")
-    with connection_to(made, spill, PATIENCE, tell, beside=[release.folder]) as connection:
+def _write_state(database: Path, release: Release, spill: Path, report: Callable[[str], None]) -> dict[str, int]:
+    """Write the tables of the state into a new working database, and check the contract of each."""
+    tables = [table for table in _state_tables(release) if table.rows]
+    with connection_to(database, spill, LOCK_TIMEOUT, report, beside=[release.folder]) as connection:
         warehouse = Warehouse(connection)
-        # Only now: the warehouse looks for its tables in all that is attached.
+        # Attached only now: the warehouse looks for its tables in every attached database.
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")
-        # An empty one stands already, or is derived.
-        filled = [table for table, rows in published.items() if rows]
-        writes = [TableWrite(table, f"select * from state.main.{quoted(table)}") for table in filled]
-        broken = [
-            f"{outcome.table} ({violation.column}: {violation.rule}, found {violation.found})"
-            for outcome in warehouse.write(writes, {})
-            for violation in outcome.violations
+        results = warehouse.write([TableWrite(table.name, table.select) for table in tables], {})
+        violations = [
+            f"{result.table} ({violation.column}: {violation.rule}, found {violation.found})"
+            for result in results
+            for violation in result.violations
         ]
-        if broken:
+        if violations:
             raise RestoreError(
-                f"the state of release {release.name} breaks the contracts of this version: {'; '.join(broken)}; {by}"
+                f"the state of release {release.name} breaks the contracts of this version: {'; '.join(violations)};"
+                f" {_published_by(release)}"
             )
-        return {table: warehouse.count(table) for table in filled}
+        return {table.name: warehouse.count(table.name) for table in tables}
 
 
-def _set_aside(work: Path) -> Path | None:
-    """Keep what stands under another name too, so that at no moment a run finds nothing there and begins anew.
+def _state_tables(release: Release) -> list[StateTable]:
+    if "state" not in release.manifest:
+        raise RestoreError(
+            f"release {release.name} has no state, because the version that published it wrote none."
+            " Restore a later release."
+        )
+    if errors := verify_file(release.folder, release.manifest, STATE_DATABASE):
+        raise RestoreError(f"release {release.name} is damaged: {'; '.join(errors)}. Restore another release.")
+    try:
+        return state_tables(release.manifest)
+    except ValueError as error:
+        raise RestoreError(
+            f"the state of release {release.name} cannot be restored: {error}; {_published_by(release)}"
+        ) from None
 
-    The log goes first: a database must never be opened with the log of another.
+
+def _published_by(release: Release) -> str:
+    return f"version {release.manifest['versions']['segmentation_pipeline']} of this package published it"
+
+
+def _keep_existing(database: Path) -> Path | None:
+    """Link the existing database under a second name, so that a run always finds a database and never starts anew.
+
+    The write-ahead log moves first: DuckDB must never open a database with the log of another.
     """
-    log = _log_of(work)
-    if not work.exists():
+    log = _log_of(database)
+    if not database.exists():
         return log.rename(unused_name(log.with_name(f"{log.name}.before"))) if log.exists() else None
-    kept = unused_name(work.with_name(f"{work.name}.before"))
+    kept = unused_name(database.with_name(f"{database.name}.before"))
     if log.exists():
         log.replace(_log_of(kept))
-    kept.hardlink_to(work)
+    kept.hardlink_to(database)
     return kept
 
 
 def _log_of(database: Path) -> Path:
-    """The log that DuckDB writes ahead, which a run that was killed leaves behind."""
+    """Return DuckDB's write-ahead log, which a killed run leaves behind."""
     return database.with_name(f"{database.name}.wal")

@@ -1,7 +1,7 @@
-"""Releases: what SQL consumers open. Published whole, listed, verified, rolled back, pruned.
+"""Publish releases whole, list them, verify them, roll back and prune.
 
-Belongs here: which releases there are, and `current`. A release is a folder of its own that never changes; `current` is
-a symbolic link to one of them, switched by a rename, so a reader sees one release or another and never half of one.
+Contains which releases exist and which of them is current. A release is a folder that never changes after it is
+published; `current` is a symbolic link to one of them. A rename switches the link, so a reader sees either release.
 """
 
 import os
@@ -18,8 +18,9 @@ from segmentation_pipeline.config.paths import unused_name
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases import files
 from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.manifest import read_manifest, write_manifest
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION
-from segmentation_pipeline.warehouse.lock import alone_in
+from segmentation_pipeline.warehouse.lock import folder_lock
 
 _NAME = re.compile(r"\d{6,}-")
 CURRENT = "current"
@@ -32,13 +33,13 @@ class Releases:
         self.folder = folder
 
     def all(self) -> list[Release]:
-        """Every release whose manifest is whole, oldest first."""
+        """Return every release with a readable manifest, oldest first."""
         return [release for _, release in self._read() if isinstance(release, Release)]
 
     @property
-    def broken(self) -> dict[str, str]:
-        """What is wrong with the manifest of each release where something is."""
-        return {name: str(fault) for name, fault in self._read() if isinstance(fault, ReleaseError)}
+    def damaged(self) -> dict[str, str]:
+        """The error of each release whose manifest cannot be read, by name."""
+        return {name: str(error) for name, error in self._read() if isinstance(error, ReleaseError)}
 
     @property
     def current(self) -> Release | None:
@@ -47,36 +48,35 @@ class Releases:
         return next((release for release in self.all() if os.path.realpath(release.folder) == target), None)
 
     @property
-    def standing(self) -> Release | None:
-        """What a run's data are held against: the current release, or where none is, the one to be current."""
+    def baseline(self) -> Release | None:
+        """The release that a run is compared with: the current one or, without one, the one to make current."""
         if (current := self.current) is not None:
             return current
         releases = self.all()
-        held = (release for release in releases if release.name == self.held_since)
-        return next(held, releases[-1] if releases else None)
+        paused = (release for release in releases if release.name == self.paused_at)
+        return next(paused, releases[-1] if releases else None)
 
     @property
-    def held_since(self) -> str | None:
-        """The release that a person rolled back to, while publishing is held; else None."""
-        hold = self._hold
-        return hold.read_text("utf-8").strip() if hold.exists() else None
+    def paused_at(self) -> str | None:
+        """The release that a user rolled back to, while publishing is paused; otherwise None."""
+        return self._pause_file.read_text("utf-8").strip() if self._pause_file.exists() else None
 
     @property
-    def fault_of_current(self) -> str:
-        """Why `current` leads to no release, as a clause; nothing if it does, or if there is none yet."""
+    def current_error(self) -> str:
+        """Why `current` does not lead to a release, as a clause; empty if it does, or if there is no release yet."""
         if self.current is not None or not self._folders():
             return ""
         if not os.path.lexists(self._link):
             return f"{CURRENT} is missing"
         if not self._link.is_symlink():
-            return f"{CURRENT} is no link: a release was copied over it, or something else"
+            return f"{CURRENT} is not a link: something, perhaps a copy of a release, replaced it"
         target = self._link.readlink()
         if not self._link.exists():
-            return f"{CURRENT} leads to {target}, which is not there"
-        return f"{CURRENT} leads to {target}: {self.broken.get(target.name, 'no release of this folder')}"
+            return f"{CURRENT} links to {target}, which does not exist"
+        return f"{CURRENT} links to {target}: {self.damaged.get(target.name, 'not a release of this folder')}"
 
-    def faults(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
-        """What is wrong with each release, oldest first, or with those that are named.
+    def verify(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Return the errors of each release, oldest first, or of those that are named.
 
         Raises:
             ReleaseError: There is no such release, or none at all.
@@ -87,18 +87,18 @@ class Releases:
         for name in names:
             if name not in found:
                 raise ReleaseError(f"no release {name!r}; there are: {', '.join(found)}")
-        said = {}
+        errors = {}
         for name, release in found.items():
             if not names or name in names:
-                faults = [str(release)] if isinstance(release, ReleaseError) else _unless_gone(release)
+                found_errors = [str(release)] if isinstance(release, ReleaseError) else _verify_unless_pruned(release)
                 if (self.folder / name).exists():
-                    said[name] = faults
-        return said
+                    errors[name] = found_errors
+        return errors
 
     def publish(
         self,
         connection: duckdb.DuckDBPyConnection,
-        facts: Mapping[str, Any],
+        entries: Mapping[str, Any],
         *,
         macros: Sequence[str],
         as_of: datetime,
@@ -107,27 +107,27 @@ class Releases:
         group: str | None = None,
         withheld: Sequence[str] = (),
     ) -> Release:
-        """Write a new release from the working database, verify it, and make it current unless publishing is held.
+        """Write a new release from the working database, verify it, and make it current unless publishing is paused.
 
         Args:
-            connection: The working database; each table is read in the order of its key.
-            facts: What the manifest tells beside what this module knows.
-            macros: The statements that give consumers functions.
-            as_of: The as-of moment of the tables.
+            connection: The working database. Each table is read in the order of its key.
+            entries: Entries of the manifest, beyond those of this module.
+            macros: The statements that create functions for consumers.
+            as_of: The time up to which the transactions of the tables count.
             run_id: The run that publishes.
-            keep: How many releases to keep; the current one is never pruned.
+            keep: How many releases to keep. The current one is never pruned.
             group: The group that may read it; by default that of the user who publishes.
-            withheld: Columns that are left out of the tables of customers.
+            withheld: Columns to leave out of the tables that describe customers.
 
         Raises:
-            ReleaseError: What was written is not what was to be published, or the group cannot have it.
+            ReleaseError: The written files do not read back as expected, or cannot be given to the group.
         """
-        self._make_ready(group)
+        self._prepare(group)
         sequence = 1 + max((int(folder.name.split("-")[0]) for folder in self._folders()), default=0)
         name = f"{sequence:06d}-{as_of:%Y%m%d}-{run_id[:8]}"
         manifest: dict[str, Any] = {
             "release": name,
-            **facts,
+            **entries,
             "as_of": as_of.isoformat(sep=" "),
             "run_id": run_id,
             "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,69 +138,69 @@ class Releases:
         building = self.folder / f".building-{run_id}"
         building.mkdir(mode=0o700)
         try:
-            files.write_manifest(building, manifest | files.write(connection, building, macros, withheld))
-            files.hand_over(building, group)
-            manifest = files.read_manifest(building)
-            if faults := files.faults(building, manifest):
+            write_manifest(building, manifest | files.write_files(connection, building, macros, withheld))
+            files.set_permissions(building, group)
+            manifest = read_manifest(building)
+            if errors := files.verify_files(building, manifest):
                 raise ReleaseError(
-                    f"not published: what was written reads back otherwise: {'; '.join(faults)}. Look after the disk"
-                    " and run again"
+                    f"{name} was not published: the written files do not read back as expected: {'; '.join(errors)}."
+                    " Check the disk, then run again."
                 )
         except BaseException:
-            # On a disk that is full, what is half written would be in the way of the next run.
+            # On a full disk, a partly written release would make the next run fail too.
             shutil.rmtree(building, ignore_errors=True)
             raise
-        with alone_in(self.folder):
+        with folder_lock(self.folder):
             release = Release(building.rename(self.folder / name), manifest)
-            if self.held_since is None:
+            if self.paused_at is None:
                 self._switch(release)
             elif self.current is None:
-                self._switch(self.standing or release)
+                self._switch(self.baseline or release)
             self._prune(self.all()[-keep:][0].name)
         return release
 
     def rollback(self, name: str) -> Release:
-        """Make an earlier release current, and hold publishing until `resume`.
+        """Make an earlier release current, and pause publishing until `resume`.
 
         Raises:
             ReleaseError: There is no such release, or it is damaged.
         """
-        with alone_in(self.folder):
-            release = self._whole(name)
-            self._hold.write_text(name + "\n", "utf-8")
+        with folder_lock(self.folder):
+            release = self._verified(name)
+            self._pause_file.write_text(name + "\n", "utf-8")
             self._switch(release)
         return release
 
     def resume(self) -> Release:
-        """End a hold: the newest release becomes current, and runs publish again.
+        """Make the newest release current, and publish with the following runs again.
 
         Raises:
             ReleaseError: There is no release yet, or the newest is damaged.
         """
-        with alone_in(self.folder):
+        with folder_lock(self.folder):
             if not (releases := self.all()):
                 raise ReleaseError(f"no release in {self.folder} yet; `segments run` publishes the first")
-            newest = self._whole(releases[-1].name)
-            self._hold.unlink(missing_ok=True)
+            newest = self._verified(releases[-1].name)
+            self._pause_file.unlink(missing_ok=True)
             self._switch(newest)
         return newest
 
-    def only(self, name: str) -> None:
-        """Delete every other release and whatever is left of one, for ever; a hold goes on at this one.
+    def keep_only(self, name: str) -> None:
+        """Delete every other release and all partly written ones; paused publishing stays paused, at this release.
 
         Raises:
             ReleaseError: There is no such release, or it is damaged.
         """
-        with alone_in(self.folder):
-            release = self._whole(name)
-            if self.held_since is not None:
-                self._hold.write_text(name + "\n", "utf-8")
+        with folder_lock(self.folder):
+            release = self._verified(name)
+            if self.paused_at is not None:
+                self._pause_file.write_text(name + "\n", "utf-8")
             self._switch(release)
             self._prune(name)
-            self._clear()
+            self._delete_leftovers()
 
     def find(self, name: str) -> Release:
-        """A release by its name.
+        """Return a release by its name.
 
         Raises:
             ReleaseError: There is none of that name, or its manifest is damaged.
@@ -208,21 +208,21 @@ class Releases:
         found = dict(self._read())
         if name not in found:
             raise ReleaseError(f"no release {name!r}; there are: {', '.join(found) or 'none yet'}")
-        return self._unbroken(name, found[name])
-
-    def _whole(self, name: str) -> Release:
-        """The same, with files that are as they were published."""
-        release = self.find(name)
-        return self._unbroken(name, ReleaseError("; ".join(faults)) if (faults := release.faults()) else release)
-
-    @staticmethod
-    def _unbroken(name: str, release: Release | ReleaseError) -> Release:
+        release = found[name]
         if isinstance(release, ReleaseError):
-            raise ReleaseError(f"release {name} is damaged: {release}. `segments releases verify` tells of all")
+            raise _damaged_error(name, str(release))
+        return release
+
+    def _verified(self, name: str) -> Release:
+        """Return a release by its name, after all its files were verified."""
+        release = self.find(name)
+        if errors := release.verify():
+            raise _damaged_error(name, "; ".join(errors))
         return release
 
     @property
-    def _hold(self) -> Path:
+    def _pause_file(self) -> Path:
+        # Named `hold` since the first version; a new name would resume publishing at an upgrade.
         return self.folder / "hold"
 
     @property
@@ -236,26 +236,26 @@ class Releases:
     def _read(self) -> Iterator[tuple[str, Release | ReleaseError]]:
         for folder in self._folders():
             try:
-                yield folder.name, Release(folder, files.read_manifest(folder))
-            except ReleaseError as fault:
-                # A run may prune it between the listing and the reading.
+                yield folder.name, Release(folder, read_manifest(folder))
+            except ReleaseError as error:
+                # A run may prune it after it was listed and before it is read.
                 if folder.exists():
-                    yield folder.name, fault
+                    yield folder.name, error
 
-    def _make_ready(self, group: str | None) -> None:
+    def _prepare(self, group: str | None) -> None:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             self.folder.chmod(0o750)
-        files.open_to(self.folder, group)
-        self._clear()
+        files.grant_access(self.folder, group)
+        self._delete_leftovers()
 
-    def _clear(self) -> None:
-        for rest in [*self.folder.glob(".building-*"), *self.folder.glob(".pruning-*")]:
-            shutil.rmtree(rest)
+    def _delete_leftovers(self) -> None:
+        for leftover in [*self.folder.glob(".building-*"), *self.folder.glob(".pruning-*")]:
+            shutil.rmtree(leftover)
 
     def _switch(self, release: Release) -> None:
         if os.path.lexists(self._link) and not self._link.is_symlink():
-            # No rename replaces a folder. What is there is kept: nobody knows whose it is.
+            # A rename cannot replace a folder. Its content is kept, because it may be somebody's only copy.
             self._link.rename(unused_name(self.folder / f"{CURRENT}.set-aside"))
         following = self.folder / ".current"
         following.unlink(missing_ok=True)
@@ -264,17 +264,21 @@ class Releases:
         files.sync(self.folder)
 
     def _prune(self, oldest: str) -> None:
-        """A damaged one goes with those of its age: it is none of those that are kept, and none that is sought."""
+        """Delete every release before the oldest to keep, damaged ones too, except the current one."""
         current = self.current
         for folder in self._folders():
             if folder.name < oldest and (current is None or folder.name != current.name):
-                # Renamed first: whoever is killed while deleting leaves no half release in the list.
+                # Renamed first, so that a kill while deleting leaves no partial release in the list.
                 shutil.rmtree(folder.rename(self.folder / f".pruning-{folder.name}"))
 
 
-def _unless_gone(release: Release) -> list[str]:
-    """The faults of a release that a run may prune meanwhile."""
+def _damaged_error(name: str, errors: str) -> ReleaseError:
+    return ReleaseError(f"release {name} is damaged: {errors}. `segments releases verify` checks all releases")
+
+
+def _verify_unless_pruned(release: Release) -> list[str]:
+    """Return the errors of a release; none where a run prunes it meanwhile."""
     try:
-        return release.faults()
+        return release.verify()
     except FileNotFoundError:
         return []

@@ -1,68 +1,72 @@
-"""File locks: one writer a retailer, one change of the releases at a time.
+"""File locks: one writer per retailer, and one change at a time to a folder of releases.
 
 The operating system releases a lock when the process that holds it ends.
 """
 
 import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from segmentation_pipeline.errors import LockTimeoutError
 
+_POLL_SECONDS = 0.2
+
 
 @contextmanager
-def writer(lock: Path, who: str, patience: float, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock beside the working database; wait while another run holds it, and say for whom.
+def writer(lock: Path, holder: str, timeout: float, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock beside the working database; wait while another process holds it, and report the wait once.
 
     Args:
-        lock: The lock's file.
-        who: How others are to name the holder.
-        patience: Seconds to wait.
-        tell: Where to say that it waits.
+        lock: The lock file. It also holds the description of the process that holds the lock.
+        holder: The description of this process, which others report while they wait.
+        timeout: Seconds to wait.
+        report: Called with a message before the wait.
 
     Raises:
-        LockTimeoutError: It was held for longer.
+        LockTimeoutError: Another process held the lock for longer.
     """
+    # Imported here: most commands take no lock, and the import takes a tenth of a second.
+    from filelock import FileLock, Timeout
+
     lock.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
-    told = False
-    with lock.open("a+", encoding="utf-8") as file:
-        while not try_lock(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            if not told:
-                tell(f"waiting for {holder}, which writes to {lock.parent}")
-                told = True
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(
-                    f"{lock.parent}: {holder} has been writing for more than {patience:g} s. "
-                    "Wait for it, or end it if it hangs, and run again."
-                )
-            time.sleep(0.2)
-        file.truncate(0)
-        file.write(who)
-        file.flush()
+    # Not bound to a thread: Dagster may close a resource in another one.
+    file_lock = FileLock(lock, thread_local=False)
+    try:
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        report(f"waiting for {_holder(lock)}, which writes to {lock.parent}")
+        try:
+            file_lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS)
+        except Timeout:
+            raise LockTimeoutError(
+                f"{lock.parent}: {_holder(lock)} has been writing for more than {timeout:g} s. Wait until it ends, or"
+                " stop it if it hangs; then run again."
+            ) from None
+    try:
+        lock.write_text(holder, "utf-8")
         yield
-        file.truncate(0)
+        lock.write_text("", "utf-8")
+    finally:
+        file_lock.release()
+
+
+def _holder(lock: Path) -> str:
+    return lock.read_text("utf-8").strip() or "another process"
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for the moment of a change, and wait for whoever else changes it: that takes no longer."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock beside a folder during a short change, and wait for other processes that change it."""
+    from filelock import FileLock
+
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with FileLock(folder.with_name(f"{folder.name}.lock"), thread_local=False):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take an exclusive lock on an open file without waiting."""
+    """Take an exclusive lock on an open file without waiting; return whether it was taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -194,7 +194,7 @@ def test_a_release_is_rolled_back_to_until_publishing_is_resumed(shop: Shop, new
     resumed = shop.segments("releases", "resume", "--retailer", str(shop.folder / "retailer.toml"))
     assert (resumed.returncode, resumed.stdout) == (0, f"{newest} is current; runs publish again.\n")
     assert shop.releases.current.name == newest
-    assert shop.releases.held_since is None
+    assert shop.releases.paused_at is None
 
 
 def test_an_unknown_release_is_bad_input(shop: Shop, newest: str) -> None:

@@ -21,7 +21,7 @@ from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs.model.assets import TABLES as FITTED
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.gate import CHECKS as RELEASE_CHECKS
-from segmentation_pipeline.releases.gate import ReleaseMetrics, change_since, time_jump
+from segmentation_pipeline.releases.gate import ReleaseMetrics, implausible_as_of, sudden_loss
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import check_select
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
@@ -176,17 +176,17 @@ def figures(**changed: Any) -> ReleaseMetrics:
     [("clean_lines", 800, 799), ("customers", 80, 79), ("revenue", Decimal(40000), Decimal("39999.9999"))],
 )
 def test_a_fall_of_lines_customers_or_revenue_by_more_than_the_bound_is_told(name: str, least: Any, below: Any) -> None:
-    assert change_since(standing(), figures(**{name: least}), 0.2) == ""
-    said = change_since(standing(), figures(**{name: below}), 0.2)
+    assert sudden_loss(standing(), figures(**{name: least}), 0.2) == ""
+    said = sudden_loss(standing(), figures(**{name: below}), 0.2)
     assert name in said
     assert "000001-20240331-abcdef" in said
     assert "20%" in said
 
 
 def test_growth_and_a_first_release_are_no_fall() -> None:
-    assert change_since(None, figures(), 0.2) == ""
-    assert change_since(standing(), figures(clean_lines=10**6, customers=10**4, revenue=Decimal(10**7)), 0.2) == ""
-    assert change_since(standing(revenue="-3.00"), figures(revenue=Decimal(-5)), 0.2) == ""
+    assert sudden_loss(None, figures(), 0.2) == ""
+    assert sudden_loss(standing(), figures(clean_lines=10**6, customers=10**4, revenue=Decimal(10**7)), 0.2) == ""
+    assert sudden_loss(standing(revenue="-3.00"), figures(revenue=Decimal(-5)), 0.2) == ""
 
 
 def of_last(at: datetime) -> ReleaseMetrics:
@@ -197,24 +197,26 @@ def of_last(at: datetime) -> ReleaseMetrics:
 def test_an_as_of_that_jumps_either_way_by_more_than_the_bound_is_told() -> None:
     tick, before = moment("2024-08-01 02:00:00"), moment("2024-03-31 12:00:00")
     for days, jumps in ((35, False), (-35, False), (36, True), (-36, True)):
-        said = time_jump(standing(), of_last(before + timedelta(days=days)), tick, 35)
+        said = implausible_as_of(standing(), of_last(before + timedelta(days=days)), tick, 35)
         assert bool(said) == jumps
         assert ("35 days" in said) == jumps
-    assert time_jump(None, of_last(before), tick, 35) == ""
+    assert implausible_as_of(None, of_last(before), tick, 35) == ""
 
 
 def test_an_as_of_ahead_of_the_tick_is_told_also_for_a_first_release() -> None:
     tick = moment("2024-04-01 02:00:00")
-    assert time_jump(None, of_last(tick), tick, 10**6) == ""
-    assert "ahead of the run's time" in time_jump(standing(), of_last(moment("2099-01-01 00:00:00")), tick, 10**6)
+    assert implausible_as_of(None, of_last(tick), tick, 10**6) == ""
+    assert "later than the time of the run" in implausible_as_of(
+        standing(), of_last(moment("2099-01-01 00:00:00")), tick, 10**6
+    )
 
 
 @pytest.mark.parametrize("ahead", [timedelta(seconds=1), timedelta(hours=20), timedelta(hours=22)])
 def test_a_line_dated_ahead_of_the_tick_is_told_be_it_by_less_than_a_day(ahead: timedelta) -> None:
     """22 hours ahead is a midnight: a source that tells days only has no grace either."""
     tick = moment("2024-04-01 02:00:00")
-    said = time_jump(None, of_last(tick + ahead), tick, 10**6)
-    assert f"as_of {tick + ahead} lies ahead of the run's time 2024-04-01 02:00" in said
+    said = implausible_as_of(None, of_last(tick + ahead), tick, 10**6)
+    assert f"as_of {tick + ahead} is later than the time of the run, 2024-04-01 02:00" in said
 
 
 @pytest.mark.parametrize(
@@ -229,9 +231,9 @@ def test_a_line_dated_ahead_of_the_tick_is_told_be_it_by_less_than_a_day(ahead: 
 )
 def test_only_a_day_of_the_settings_may_end_after_the_run(as_of: str, ahead: bool) -> None:
     found = figures(as_of=moment(as_of), last_transaction_at=moment("2024-03-31 18:00:00"))
-    said = time_jump(None, found, moment("2024-04-01 02:00:00"), 10**6)
+    said = implausible_as_of(None, found, moment("2024-04-01 02:00:00"), 10**6)
     assert bool(said) == ahead
-    assert ("the last transaction is of 2024-03-31 18:00:00" in said) == ahead
+    assert ("the last transaction is at 2024-03-31 18:00:00" in said) == ahead
 
 
 # Checks across tables.
@@ -868,7 +870,7 @@ def test_one_line_dated_2099_makes_nobody_lapsed(shop: Shop) -> None:
     result = run_job(shop.instance)
     found = evaluation(result, "as_of_plausible")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "2099-01-01 10:00:00 lies ahead of the run's time" in (found.description or "")
+    assert "2099-01-01 10:00:00 lies later than the time of the run" in (found.description or "")
     assert "release" not in materialised(result)
     [release] = shop.releases.all()
     assert release.as_of.year == 2024

@@ -236,7 +236,7 @@ def test_runs_of_the_web_interface_and_of_the_command_line_wait_for_each_other_a
     wait_until(lambda: status() in ("SUCCESS", "FAILURE"), "the end of the web interface's run")
     assert status() == "SUCCESS"
     releases = Releases(shop / "releases")
-    assert not any(releases.faults().values())
+    assert not any(releases.verify().values())
     before, *three = releases.all()[-4:]
     assert before.manifest["run_id"] == run_id
     assert three[1].manifest["run_id"] == launched, "between the two commands"

@@ -122,7 +122,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(scope="module")
 def after(before: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, "subprocess.CompletedProcess[str]"]:
     shop = before.copied(tmp_path_factory.mktemp("after") / "shop")
-    done = shop.segments("forget", PERSON, f"{NUMBER}.0")
+    done = shop.segments("erase", PERSON, f"{NUMBER}.0")
     assert done.returncode == 0, done.stdout + done.stderr
     return shop, done
 
@@ -187,9 +187,9 @@ def test_the_release_without_them_is_current_whole_and_of_the_same_moment_and_a_
     [release] = shop.releases.all()
     current = shop.releases.current
     assert current is not None
-    assert current.name == release.name == shop.releases.held_since
+    assert current.name == release.name == shop.releases.paused_at
     assert release.as_of == before.releases.all()[-1].as_of
-    assert release.faults() == []
+    assert release.verify() == []
     assert not list(shop.home.glob("work.duckdb?*"))
     assert (shop.home / "work.duckdb").stat().st_mode & 0o777 == 0o600
 
@@ -266,7 +266,7 @@ def test_nobody_is_forgotten_by_another_key_than_those_before(
     """By two keys, no run could keep them all out any more."""
     shop, _ = after
     stood = shop.rows("select * from erased_customers order by all")
-    done = shop.segments("forget", "10001", key=OTHER_KEY)
+    done = shop.segments("erase", "10001", key=OTHER_KEY)
     assert done.returncode == 2
     assert "is another key than that by which customers were forgotten" in " ".join(done.stderr.split())
     assert shop.rows("select * from erased_customers order by all") == stood
@@ -276,7 +276,7 @@ def test_forgetting_again_finds_nothing_and_changes_nothing(
     after: tuple[Shop, "subprocess.CompletedProcess[str]"],
 ) -> None:
     shop, _ = after
-    done = shop.segments("forget", PERSON)
+    done = shop.segments("erase", PERSON)
     assert (done.returncode, shop.releases.all()[0].name) == (0, shop.releases.all()[-1].name)
     assert "forgotten already" in done.stdout
 
@@ -284,9 +284,9 @@ def test_forgetting_again_finds_nothing_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "key", "said"),
     [
-        (["forget", PERSON, "12"], KEY, "the customer in place 2 of 2 stands in no table"),
-        (["forget", PERSON], "", "SEGMENTATION_PRIVACY_KEY is not set"),
-        (["forget", "-r", "online_retail", PERSON], KEY, "there is no working database yet"),
+        (["erase", PERSON, "12"], KEY, "the customer in place 2 of 2 stands in no table"),
+        (["erase", PERSON], "", "SEGMENTATION_PRIVACY_KEY is not set"),
+        (["erase", "-r", "online_retail", PERSON], KEY, "there is no working database yet"),
     ],
 )
 def test_what_cannot_be_forgotten_is_a_sentence_and_nothing_is_touched(
@@ -306,13 +306,13 @@ def test_where_no_release_without_them_can_be_published_the_command_says_so_and_
 ) -> None:
     shop = before.copied(tmp_path / "shop")
     retailer_file(shop.folder, Path("source"), checks={"min_customers": 1_000})
-    done = shop.segments("forget", PERSON, NUMBER)
+    done = shop.segments("erase", PERSON, NUMBER)
     assert done.returncode == 1
     assert "no release without them could be published" in " ".join(done.stderr.split())
     assert len(shop.releases.all()) == 2
     assert not any(file.endswith("work.duckdb") for file, *_ in rows_that_tell(shop.data, PERSON))
     retailer_file(shop.folder, Path("source"))
-    assert shop.segments("forget", PERSON, NUMBER).returncode == 0
+    assert shop.segments("erase", PERSON, NUMBER).returncode == 0
     assert list(rows_that_tell(shop.data, PERSON)) == []
 
 

@@ -15,7 +15,8 @@ from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
 from segmentation_pipeline.privacy.erasure import erase
-from segmentation_pipeline.privacy.pseudonyms import Key, Mouth, hash_of, shape_of, words_of
+from segmentation_pipeline.privacy.masking import LinePrivacy, masked_pattern, possible_names
+from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key, hash_sql
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import contracts, published, withholdable_columns
 from segmentation_pipeline.tables.contract import quoted
@@ -140,7 +141,7 @@ def test_a_dropped_column_is_never_stored(hashed: Path, clear: Path) -> None:
 def test_a_withheld_column_stands_in_the_work_and_in_no_table_of_customers_of_a_release(hashed: Path) -> None:
     [release] = Releases(hashed / "corner_shop" / "releases").all()
     assert release.manifest["withheld"] == ["country", "monetary"]
-    assert release.faults() == []
+    assert release.verify() == []
     for contract in published():
         wanted = [column.name for column in contract.columns]
         if contract.key[0] == "customer_id":
@@ -186,7 +187,7 @@ def test_another_key_or_none_is_told_where_customers_are_hashed(
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", key)
     settings = load(str(retailer_file(tmp_path, Path("source"), privacy={"pseudonymise": pseudonymise})))
     with duckdb.connect(str(work(hashed))) as connection, pytest.raises(PrivacyError, match=said) as refused:
-        Mouth.of(Warehouse(connection), settings)
+        LinePrivacy.of(Warehouse(connection), settings)
     assert not key or key not in str(refused.value)
 
 
@@ -208,9 +209,9 @@ def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_
             work(tmp_path), f"select count(*) from {table} as row where contains(row::varchar, '{pseudonym(PERSON)}')"
         )
     with duckdb.connect(str(work(tmp_path))) as connection:
-        mouth = Mouth.of(Warehouse(connection), settings)
+        mouth = LinePrivacy.of(Warehouse(connection), settings)
         line = f"select '{PERSON}' as customer_id, null::varchar as unparsed union all select '10001', null"
-        kept = connection.execute(mouth.kept(line), bound_values(mouth.kept(line), mouth.values)).fetchall()
+        kept = connection.execute(mouth.stored(line), bound_values(mouth.stored(line), mouth.values)).fetchall()
     assert kept == [(pseudonym("10001"), None)]
 
 
@@ -241,15 +242,15 @@ def test_what_cannot_be_kept_from_being_seen_is_told_before_a_run(
 def test_the_hash_in_sql_is_pythons() -> None:
     key = Key(b"secret" * 9)
     for text in ("", "12346", "Ünïcode ™", "x" * 1_000, "'; drop table raw_transactions; --"):
-        values = {name: value for name, value in key.values.items() if name.startswith("forgotten")}
-        found = duckdb.execute(f"select {hash_of('forgotten', '$text')}", values | {"text": text}).fetchone()
+        values = {name: value for name, value in key.values.items() if name.startswith("erasure")}
+        found = duckdb.execute(f"select {hash_sql(ERASURE, '$text')}", values | {"text": text}).fetchone()
         by_python = hmac.new(hmac.new(b"secret" * 9, b"forgotten", "sha256").digest(), text.encode(), "sha256")
         assert found == (by_python.hexdigest(),)
 
 
 def test_a_text_names_a_customer_as_a_word_or_as_a_whole_field() -> None:
     def words(text: str) -> set[str]:
-        return set(duckdb.execute(f"select {words_of('$text')}", {"text": text}).fetchall()[0][0])
+        return set(duckdb.execute(f"select {possible_names('$text')}", {"text": text}).fetchall()[0][0])
 
     told = words('{"line":"536365,\\"ACME Ltd.\\",17850.0, vera@shop.example ;77-1"}')
     assert {"ACME Ltd.", "17850", "vera@shop.example", "77-1", "536365"} <= told
@@ -257,7 +258,7 @@ def test_a_text_names_a_customer_as_a_word_or_as_a_whole_field() -> None:
 
 
 def test_a_shape_tells_how_a_text_is_written_and_not_what() -> None:
-    shown = duckdb.execute(f"select {shape_of('$text')}", {"text": "Žofie 3½, 12.5€ / ٣"}).fetchone()
+    shown = duckdb.execute(f"select {masked_pattern('$text')}", {"text": "Žofie 3½, 12.5€ / ٣"}).fetchone()
     assert shown == ("aaaaa 99, 99.9€ / 9",)
 
 

@@ -222,7 +222,7 @@ def test_what_root_does_to_a_release_is_told_and_the_next_run_publishes_a_whole_
     assert said in " ".join((told.stdout + told.stderr).split())
     current = shop.releases.current
     assert current is not None
-    assert current.faults() == []
+    assert current.verify() == []
 
 
 @as_root

@@ -14,7 +14,8 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.releases.files import checksum, write_manifest
+from segmentation_pipeline.releases.files import checksum
+from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.warehouse import lock

@@ -339,13 +339,13 @@ def test_the_last_ones_are_kept(releases: Releases, work: duckdb.DuckDBPyConnect
 
 def test_a_rollback_holds_publishing_until_it_is_released(releases: Releases, work: duckdb.DuckDBPyConnection) -> None:
     names = [publish(releases, work, number, keep=2) for number in range(2)]
-    assert releases.held_since is None
+    assert releases.paused_at is None
     assert releases.rollback(names[0]).name == names[0]
     names += [publish(releases, work, number, keep=2) for number in range(2, 5)]
-    assert current_name(releases) == releases.held_since == names[0]
+    assert current_name(releases) == releases.paused_at == names[0]
     assert [release.name for release in releases.all()] == [names[0], *names[-2:]], "the current one is never pruned"
     assert releases.resume().name == names[-1]
-    assert releases.held_since is None
+    assert releases.paused_at is None
     assert current_name(releases) == names[-1]
     names.append(publish(releases, work, 5, keep=2))
     assert current_name(releases) == names[-1]
@@ -362,7 +362,7 @@ def test_a_rollback_to_no_release_says_which_there_are_and_changes_nothing(
     names = [publish(releases, work, number) for number in range(2)]
     with pytest.raises(ReleaseError, match=f"no release 'x'; there are: {', '.join(names)}"):
         releases.rollback("x")
-    assert (current_name(releases), releases.held_since) == (names[-1], None)
+    assert (current_name(releases), releases.paused_at) == (names[-1], None)
 
 
 PUBLISH_ON = """

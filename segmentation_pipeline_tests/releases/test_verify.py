@@ -17,7 +17,8 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.errors import ReleaseError
-from segmentation_pipeline.releases.files import Release, write_manifest
+from segmentation_pipeline.releases.files import Release
+from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import contracts, state_selects
 from segmentation_pipeline.warehouse.connection import connection_to
@@ -193,13 +194,13 @@ def test_each_damage_to_a_release_is_found_and_named_and_it_is_not_gone_back_to(
     spoil, said = DAMAGES[damage]
     first, second = shop.releases.all()
     spoil(first)
-    faults = shop.releases.faults()
+    faults = shop.releases.verify()
     assert faults[second.name] == []
     assert said in "; ".join(faults[first.name])
     assert len(faults[first.name]) == (2 if "; " in said else 1), "and nothing else"
     with pytest.raises(ReleaseError, match=f"release {first.name} is damaged: .*verify. tells of all"):
         shop.releases.rollback(first.name)
-    assert shop.releases.held_since is None
+    assert shop.releases.paused_at is None
     assert shop.releases.current is not None
     assert shop.releases.current.name == second.name
 
@@ -258,15 +259,15 @@ def test_a_current_that_leads_to_no_release_is_found_and_the_next_to_be_publishe
     shop: Shop, work: duckdb.DuckDBPyConnection, spoiled: str
 ) -> None:
     spoil, said = SPOILED[spoiled]
-    assert shop.releases.fault_of_current == ""
+    assert shop.releases.current_error == ""
     spoil(shop.releases.folder / "current")
-    assert said in shop.releases.fault_of_current
+    assert said in shop.releases.current_error
     assert shop.releases.current is None
     published = publish(shop, work, 3)
     assert shop.releases.current is not None
     assert shop.releases.current.name == published.name
     assert (shop.releases.folder / "current").is_symlink()
-    assert shop.releases.fault_of_current == ""
+    assert shop.releases.current_error == ""
 
 
 def test_what_lay_where_current_belongs_is_kept(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
@@ -327,7 +328,7 @@ def test_a_run_is_held_against_the_newest_whole_release_and_mends_current(
     assert shop.releases.current is not None
     assert shop.releases.current.manifest["run_id"] == result.run_id
     assert shop.releases.current.name.startswith("000003-"), "a number is never used twice"
-    assert shop.releases.faults()[shop.releases.current.name] == []
+    assert shop.releases.verify()[shop.releases.current.name] == []
 
 
 @pytest.mark.parametrize(
@@ -362,9 +363,9 @@ def test_a_damaged_release_is_pruned_with_those_of_its_age_and_takes_nobodys_pla
     third = publish(shop, work, 3, keep=2)
     assert third.name.startswith("000003-")
     assert [release.name for release in shop.releases.all()] == [first.name, third.name]
-    assert list(shop.releases.broken) == [second.name]
+    assert list(shop.releases.damaged) == [second.name]
     publish(shop, work, 4, keep=2)
-    assert shop.releases.broken == {}
+    assert shop.releases.damaged == {}
     assert not second.folder.exists()
     assert len(shop.releases.all()) == 2
 
@@ -406,7 +407,7 @@ def test_a_consumer_who_dies_holding_a_release_harms_nobody(shop: Shop, work: du
         assert consumer.stdout.readline() == "holding\n"
         publish(shop, work, 3)
         consumer.kill()
-    assert {name for name, faults in shop.releases.faults().items() if faults} == set()
+    assert {name for name, faults in shop.releases.verify().items() if faults} == set()
     with duckdb.connect(str(newest.database), read_only=True) as other:
         assert other.execute("select count(*) from customer_segments").fetchone() == (60,)
     publish(shop, work, 4, keep=1)
@@ -502,7 +503,7 @@ def test_a_member_of_the_group_reads_releases_and_changes_none_and_nobody_reads_
     command = [sys.executable, "-c", READ_AND_WRITE, current / "segments.duckdb", other.gr_gid, NOBODY]
     seen = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert seen.stdout.split("\n")[:2] == ["60", "refused"], seen.stderr
-    assert reachable.releases.faults()[published.name] == []
+    assert reachable.releases.verify()[published.name] == []
 
 
 def test_without_a_group_of_the_settings_releases_are_for_that_of_the_user(shop: Shop) -> None:

@@ -73,5 +73,5 @@ def _rejected_share(database: Warehouse) -> float:
 
 
 def _past_rejected_shares(retailer: RetailerConfig) -> list[float]:
-    past = [release.manifest["figures"] for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
-    return [figures["rejected_lines"] / (figures["rejected_lines"] + figures["clean_lines"]) for figures in past]
+    past = [release.metrics for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    return [metrics["rejected_lines"] / (metrics["rejected_lines"] + metrics["clean_lines"]) for metrics in past]

@@ -7,7 +7,7 @@ import dagster as dg
 from segmentation_pipeline.ingestion.cleaning import explain_loss
 from segmentation_pipeline.orchestration.check_results import check_result, sql_check
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
-from segmentation_pipeline.releases.gate import CHECKS, NOT_PUBLISHED, ReleaseMetrics, changes
+from segmentation_pipeline.releases.gate import CHECKS, NOT_PUBLISHED, ReleaseMetrics, release_check_messages
 from segmentation_pipeline.releases.store import Releases
 
 customers_and_money_reconcile = sql_check(
@@ -59,13 +59,14 @@ def minimum_data(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.A
 )
 def release_checks(retailer: RetailerConfig, warehouse: WarehouseResource) -> Iterator[dg.AssetCheckResult]:
     """Compare the run with the current release, before the model, the membership history and the release see it."""
-    current, settings = Releases(retailer.folders.releases).standing, retailer.settings
+    previous, settings = Releases(retailer.folders.releases).baseline, retailer.settings
     metrics = ReleaseMetrics.of(warehouse.open(), "rfm_features")
-    for name, change in changes(current, metrics, retailer.latest_possible_at, settings.release).items():
+    messages = release_check_messages(previous, metrics, retailer.latest_possible_at, settings.release)
+    for name, message in messages.items():
         yield dg.AssetCheckResult(
             check_name=name,
             asset_key="rfm_features",
-            passed=not change,
+            passed=not message,
             severity=dg.AssetCheckSeverity.WARN if retailer.accept_change else dg.AssetCheckSeverity.ERROR,
-            description=f"{change} {NOT_PUBLISHED}" if change and not retailer.accept_change else change or None,
+            description=f"{message} {NOT_PUBLISHED}" if message and not retailer.accept_change else message or None,
         )

@@ -1,4 +1,4 @@
-"""The release: what SQL consumers open, published after every blocking check has passed."""
+"""The asset `release`, which SQL consumers open. It is published after every blocking check has passed."""
 
 from importlib.metadata import version
 from typing import Any
@@ -10,7 +10,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import OWNERS, Results, report_user_errors
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.releases.gate import NOT_PUBLISHED, ReleaseMetrics, changes
+from segmentation_pipeline.releases.gate import NOT_PUBLISHED, ReleaseMetrics, release_check_messages
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import published
@@ -34,7 +34,7 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerConfig, warehou
         releases = Releases(retailer.folders.releases)
         metrics = ReleaseMetrics.of(database, "customer_segments")
         _fail_on_change(retailer, releases, metrics)
-        repaired = releases.fault_of_current
+        current_error = releases.current_error
         published_release = releases.publish(
             database.connection,
             _manifest_entries(settings, database, metrics),
@@ -45,20 +45,22 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerConfig, warehou
             group=settings.release.group,
             withheld=settings.privacy.withhold,
         )
-        _log_warnings(context, releases, repaired)
+        _log_warnings(context, releases, current_error)
         yield dg.MaterializeResult(metadata=_metadata(published_release, releases.current))
 
 
 def _fail_on_change(retailer: RetailerConfig, releases: Releases, metrics: ReleaseMetrics) -> None:
-    """Repeat the release checks, for whoever materialises the release alone."""
-    found = changes(releases.standing, metrics, retailer.latest_possible_at, retailer.settings.release)
-    message = " ".join(filter(None, found.values()))
+    """Repeat the release checks, since the release may be materialised alone."""
+    messages = release_check_messages(
+        releases.baseline, metrics, retailer.latest_possible_at, retailer.settings.release
+    )
+    message = " ".join(filter(None, messages.values()))
     if message and not retailer.accept_change:
         raise dg.Failure(f"{message} {NOT_PUBLISHED}", allow_retries=False)
 
 
 def _manifest_entries(settings: Retailer, database: Warehouse, metrics: ReleaseMetrics) -> dict[str, Any]:
-    """Return what the manifest says of the run."""
+    """Return the entries of the manifest that describe the run."""
     versions = {name: version(name) for name in ("dagster", "duckdb", "scikit-learn")}
     return {
         "retailer": settings.name,
@@ -71,13 +73,15 @@ def _manifest_entries(settings: Retailer, database: Warehouse, metrics: ReleaseM
     }
 
 
-def _log_warnings(context: dg.AssetExecutionContext, releases: Releases, repaired: str) -> None:
-    """Log what was repaired, and what a person has still to end."""
+def _log_warnings(context: dg.AssetExecutionContext, releases: Releases, current_error: str) -> None:
+    """Log a repaired link `current`, and paused publishing."""
     current = releases.current
-    if repaired and current is not None:
-        context.log.warning(f"{repaired}; it leads to {current.name} now")
-    if held := releases.held_since:
-        context.log.warning(f"publishing is held at {held}: not current until `segments releases resume`")
+    if current_error and current is not None:
+        context.log.warning(f"{current_error}. It was repaired and links to {current.name} now.")
+    if paused_at := releases.paused_at:
+        context.log.warning(
+            f"Publishing is paused at {paused_at}: the new release is not current until `segments releases resume`."
+        )
 
 
 def _metadata(published_release: Release, current: Release | None) -> dict[str, Any]:
@@ -87,6 +91,6 @@ def _metadata(published_release: Release, current: Release | None) -> dict[str, 
         "path": dg.MetadataValue.path(str(published_release.folder)),
         "as_of": manifest["as_of"],
         "current": current is not None and current.name == published_release.name,
-        "customers": manifest["figures"]["customers"],
-        "revenue": float(manifest["figures"]["revenue"]),
+        "customers": published_release.metrics["customers"],
+        "revenue": float(published_release.metrics["revenue"]),
     }

@@ -1,0 +1,161 @@
+"""What is stored of a line: pseudonyms instead of customers, masked patterns instead of texts, no erased customers.
+
+Contains the SQL that ingestion applies to lines before it stores them. Erasing what is already stored is in `erasure`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from segmentation_pipeline.config.environment import PRIVACY_KEY
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.errors import PrivacyError
+from segmentation_pipeline.privacy.pseudonyms import (
+    ERASURE,
+    PSEUDONYM_PATTERN,
+    Key,
+    hash_sql,
+    pseudonym_sql,
+)
+from segmentation_pipeline.tables.contract import quoted
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs
+
+ERASED_CUSTOMERS = "erased_customers"
+# A text may name a customer by words, including the characters that join them, and by a whole field.
+_WORDS, _FIELDS = r"[\p{L}\p{N}]+(?:[-_.@+][\p{L}\p{N}]+)*", r'[^,;\t|"\\]+'
+
+
+def masked_pattern(text: str) -> str:
+    """Return the SQL of a text with each letter as `a` and each digit as `9`, which shows its format only."""
+    return rf"regexp_replace(regexp_replace({text}, '\p{{N}}', '9', 'g'), '\p{{L}}', 'a', 'g')"
+
+
+def possible_names(text: str) -> str:
+    """Return the SQL of the list of words and fields of a text, each as `raw_transactions` would read a customer."""
+    words, fields = (f"regexp_extract_all({text}, '{pattern}')" for pattern in (_WORDS, _FIELDS))
+    return (
+        rf"list_transform(list_concat({words}, {fields}), lambda w: regexp_replace(trim(w), '^([0-9]+)[.]0+$', '\1'))"
+    )
+
+
+def _replace_texts(text: str) -> str:
+    """Return the SQL of the column `unparsed` with the text of each key replaced by an expression of `e.value`."""
+    return (
+        "cast(to_json(map_from_entries(list_transform(map_entries(cast(cast(unparsed as json) as map(varchar,"
+        f" varchar))), lambda e: {{'k': e.key, 'v': {text}}}))) as varchar)"
+    )
+
+
+# The column `unparsed` of a line that names an erased customer.
+ERASED_TEXT = _replace_texts("case when e.value is not null then 'erased' end")
+
+
+@dataclass(frozen=True)
+class LinePrivacy:
+    """What is done to lines before they are stored; nothing without settings and without erased customers.
+
+    Attributes:
+        pseudonymise: Whether customers are stored by pseudonym.
+        drop: Columns that are not stored.
+        has_erased: Whether there are erased customers to leave out.
+        values: The values that the SQL binds.
+    """
+
+    pseudonymise: bool
+    drop: tuple[str, ...]
+    has_erased: bool
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, warehouse: Warehouse, retailer: Retailer) -> "LinePrivacy":
+        """Return what the settings and the erased customers require.
+
+        Raises:
+            PrivacyError: The key is missing, or the stored customers have names that this key does not give.
+        """
+        privacy = retailer.privacy
+        rows = warehouse.rows(f"select key_fingerprint from {ERASED_CUSTOMERS}")
+        fingerprints = {row["key_fingerprint"] for row in rows}
+        values: dict[str, Any] = {}
+        if privacy.pseudonymise or fingerprints:
+            reason = (
+                "privacy.pseudonymise makes pseudonyms with it"
+                if privacy.pseudonymise
+                else "erased customers are recognised with it"
+            )
+            key = Key.of_environment(reason)
+            if fingerprints - {key.fingerprint}:
+                raise PrivacyError(
+                    f"{PRIVACY_KEY} is not the key with which customers were erased, so they would come back. Set the"
+                    " earlier key."
+                )
+            values = key.values
+        _check_one_naming(warehouse, values.get("prefix") if privacy.pseudonymise else None)
+        return cls(privacy.pseudonymise, tuple(privacy.drop), bool(fingerprints), values)
+
+    def stored(self, select: str) -> str:
+        """Return the SELECT of `raw_transactions` restricted to what may be stored of each line."""
+        if self.has_erased:
+            erased = f"list_has_any({_possible_hashes('unparsed')}, {_ERASED_HASHES})"
+            select = f"select * replace ({_if(erased, ERASED_TEXT)}) from ({self.flagged(select)})"
+            select = f"select * exclude (is_erased) from ({select}) where not is_erased"
+        replacements = [f"cast(null as varchar) as {quoted(column)}" for column in self.drop]
+        if self.pseudonymise:
+            replacements.append(f"{pseudonym_sql('customer_id')} as customer_id")
+        if replacements:
+            # The text of a malformed record holds all its columns.
+            replacements.append(_if("true", _replace_texts(masked_pattern("e.value"))))
+            select = f"select * replace ({', '.join(replacements)}) from ({select})"
+        return select
+
+    def count_erased(self, warehouse: Warehouse, select: str, inputs: QueryInputs) -> dict[str, int]:
+        """Return how many lines of each file are not stored because their customers were erased."""
+        if not self.has_erased:
+            return {}
+        relations = ", ".join(f"{name} as ({text})" for name, text in inputs.relations.items())
+        text = (
+            f"with {relations} select source_file, count(*) as lines from ({self.flagged(select)}) where is_erased"
+            " group by source_file"
+        )
+        rows = warehouse.execute(text, inputs.values | self.values).fetchall()
+        return {str(source_file): int(count) for source_file, count in rows}
+
+    def flagged(self, select: str) -> str:
+        """Return the SELECT with the column `is_erased`: whether the line belongs to an erased customer."""
+        names = ["customer_id", pseudonym_sql("customer_id")] if self.pseudonymise else ["customer_id"]
+        return f"select *, {' or '.join(map(_is_erased, names))} as is_erased from ({select})"
+
+
+_ERASED_HASHES = f"(select coalesce(list(customer_hash), []) from {ERASED_CUSTOMERS})"
+
+
+def _possible_hashes(text: str) -> str:
+    return f"list_transform({possible_names(text)}, lambda h: {hash_sql(ERASURE, 'h')})"
+
+
+def _is_erased(customer_id: str) -> str:
+    return f"coalesce({hash_sql(ERASURE, customer_id)} in (select customer_hash from {ERASED_CUSTOMERS}), false)"
+
+
+def _if(condition: str, replacement: str) -> str:
+    """Return the column `unparsed`, replaced where it is not null and a condition is true."""
+    return f"case when unparsed is not null and {condition} then {replacement} else unparsed end as unparsed"
+
+
+def _check_one_naming(warehouse: Warehouse, prefix: str | None) -> None:
+    """Check that the stored customers are named as the settings require; otherwise each would count twice."""
+    for table in ("raw_transactions", "segment_membership"):
+        if not warehouse.has(table):
+            continue
+        condition = (
+            "not starts_with(customer_id, $prefix)" if prefix else f"regexp_matches(customer_id, '{PSEUDONYM_PATTERN}')"
+        )
+        values = {"prefix": prefix} if prefix else {}
+        if warehouse.rows(f"select 1 as one from {table} where {condition} limit 1", **values):
+            found = "in clear text, or by pseudonyms of another key" if prefix else "by pseudonym"
+            required = f"by pseudonyms of the key in {PRIVACY_KEY}" if prefix else "in clear text"
+            raise PrivacyError(
+                f"{table} stores customers {found}, but [privacy] and {PRIVACY_KEY} now require them {required}, so"
+                " every customer would be new. Restore both settings; or start with a new data folder, delete this one,"
+                " and erase again the customers who were erased."
+            )
