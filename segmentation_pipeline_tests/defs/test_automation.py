@@ -1,4 +1,4 @@
-"""The night: schedules in the retailer's time zone, run by Dagster's own daemon, whatever the evening left behind."""
+"""Tests of jobs, schedules and sensors: which runs start, when, with which settings, also after a power loss."""
 
 import json
 import os
@@ -19,28 +19,31 @@ import pytest
 
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.defs import automation
 from segmentation_pipeline.orchestration.instance import prepare
+from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB
+from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 COMMANDS = Path(sys.executable).parent
-NIGHT = ZoneInfo("Europe/London")
-# Dagster's own: the moment that a scheduled run is for.
-TICK = ".dagster/scheduled_execution_time"
+ZONE = ZoneInfo("Europe/London")
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+NIGHTLY, FIT_IF_DUE = "nightly", "nightly_fit_if_due"
 
 
-def wait_until(true: Callable[[], object], seconds: float, log: Path) -> None:
+def wait_until(condition: Callable[[], object], seconds: float, log: Path) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s; the daemon says:\n{log.read_text('utf-8')}"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s; the daemon's log:\n{log.read_text('utf-8')}"
         time.sleep(0.2)
 
 
 @contextmanager
 def started(log: Path, *command: Path | str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process, ended with all that it started."""
+    """Start a process, and kill it with its children at the end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*map(str, command)], cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -68,33 +71,41 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def home(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """The instance that the shipped dagster.yaml makes."""
+    """Return the instance of the shipped dagster.yaml."""
     monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
     prepare()
     with dg.DagsterInstance.get() as instance:
-        # Made here, so that two processes do not make the same files at the same time.
+        # The files are created here, so that two processes do not create them at the same time.
         instance.get_runs()
         instance.all_instigator_state()
         yield instance
 
 
-def state_of(instance: dg.DagsterInstance, schedule: str) -> Any:
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """Return an instance on disk; a schedule opens it a second time."""
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield instance
+
+
+def instigator_state(instance: dg.DagsterInstance, schedule: str) -> Any:
     return next((state for state in instance.all_instigator_state() if state.instigator_name == schedule), None)
 
 
-def test_a_tick_makes_a_release_although_the_machine_died_in_the_evening(
+def test_schedule_publishes_after_power_loss_with_dead_and_queued_runs(
     shop: Path, home: dg.DagsterInstance, data_folder: Path, tmp_path: Path
 ) -> None:
-    """It loses its power while a run of the daemon and a person's command wait, and another run is queued.
+    """The machine loses power while a run of the daemon and a command wait for the lock, and another run is queued.
 
-    In the morning it is switched on again: the two are marked as failed, and the queue goes on. Dagster makes up for
-    the last tick that it missed, so no test has to wait for a minute, or for the night.
+    After the restart the two are marked as failed and the queue goes on. Dagster makes up for the last tick that it
+    missed, so the test need not wait for the night.
     """
     log = tmp_path / "log"
     log.touch()
     folder = data_folder / "corner_shop"
     workspace = ("-w", PROJECT / "workspace.yaml", "-l", "segmentation_pipeline")
-    launch = (COMMANDS / "dagster", "job", "launch", *workspace, "-j", "nightly_segmentation")
+    launch = (COMMANDS / "dagster", "job", "launch", *workspace, "-j", REFIT_JOB)
     queued, begun = dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED
 
     def statuses() -> list[dg.DagsterRunStatus]:
@@ -110,172 +121,217 @@ def test_a_tick_makes_a_release_although_the_machine_died_in_the_evening(
         with started(log, COMMANDS / "segments", "run"):
             wait_until(lambda: statuses() == [queued, begun, begun], 60, log)
             wait_until(lambda: len(list((data_folder / "runs").iterdir())) == 2, 60, log)
-            wait_until(lambda: state_of(home, "nightly") and state_of(home, "dead_runs"), 60, log)
-    assert statuses() == [queued, begun, begun], "nobody told Dagster"
+            wait_until(lambda: instigator_state(home, NIGHTLY) and instigator_state(home, "dead_runs"), 60, log)
+    assert statuses() == [queued, begun, begun], "Dagster does not know that they are dead"
     before = {run.run_id: run.status for run in home.get_runs()}
 
-    evening = (datetime.now(NIGHT) - timedelta(hours=25)).timestamp()
+    evening = (datetime.now(ZONE) - timedelta(hours=25)).timestamp()
     for name, stamps in {
-        "nightly": ("start_timestamp", "last_iteration_timestamp"),
+        NIGHTLY: ("start_timestamp", "last_iteration_timestamp"),
         "dead_runs": ("last_tick_timestamp", "last_tick_start_timestamp", "last_tick_success_timestamp"),
     }.items():
-        state = state_of(home, name)
+        state = instigator_state(home, name)
         home.update_instigator_state(state.with_data(state.instigator_data._replace(**dict.fromkeys(stamps, evening))))
 
-    def of_the_schedule() -> dg.DagsterRun | None:
-        by_schedule = dg.RunsFilter(tags={"dagster/schedule_name": "nightly"})
+    def scheduled_run() -> dg.DagsterRun | None:
+        by_schedule = dg.RunsFilter(tags={"dagster/schedule_name": NIGHTLY})
         return next(iter(home.get_runs(by_schedule)), None)
 
     with daemon(log):
-        wait_until(lambda: (run := of_the_schedule()) is not None and run.is_finished, 150, log)
+        wait_until(lambda: (run := scheduled_run()) is not None and run.is_finished, 150, log)
         wait_until(lambda: all(run.is_finished for run in home.get_runs()), 60, log)
-    run = of_the_schedule()
+    run = scheduled_run()
     assert run is not None
     assert run.status == dg.DagsterRunStatus.SUCCESS
-    assert run.job_name == "nightly_segmentation"
-    tick = datetime.fromisoformat(run.tags[TICK]).astimezone(NIGHT)
-    assert (tick.hour, tick.minute) == (2, 0)
+    assert run.job_name == NIGHTLY_JOB
+    tick = datetime.fromisoformat(run.run_config["resources"]["retailer"]["config"]["tick"]).astimezone(ZONE)
+    assert (tick.hour, tick.minute) == (2, 5)
     after = {run.run_id: run.status for run in home.get_runs()}
     for run_id, status in before.items():
-        wanted = dg.DagsterRunStatus.FAILURE if status == begun else dg.DagsterRunStatus.SUCCESS
-        assert after[run_id] == wanted, "a dead one would fill the queue"
+        expected = dg.DagsterRunStatus.FAILURE if status == begun else dg.DagsterRunStatus.SUCCESS
+        assert after[run_id] == expected, "a dead run would block the queue"
     releases = [release.manifest["run_id"] for release in Releases(folder / "releases").all()]
     [waited] = [run_id for run_id, status in before.items() if status == queued]
     assert sorted(releases) == sorted([run.run_id, waited])
 
 
-def test_a_tick_that_is_made_up_for_is_judged_by_its_own_time(shop: Path, instance: dg.DagsterInstance) -> None:
-    job = defs().resolve_job_def("nightly_segmentation")
-    result = job.execute_in_process(
-        instance=instance,
-        tags={TICK: "2024-10-01T01:00:00+00:00"},
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
+def test_late_run_is_checked_against_its_scheduled_time(shop: Path, instance: dg.DagsterInstance) -> None:
+    config = {"resources": {"retailer": {"config": {"tick": "2024-10-01T01:00:00+00:00"}}}}
+    result = run_job(instance, config=config)
     assert not result.success
-    [gate] = [e for e in result.get_asset_check_evaluations() if e.check_name == "as_of_plausible"]
-    said = gate.description or ""
-    assert "as_of 2024-10-28 09:39:00 lies ahead of the run's time 2024-10-01 02:00" in said
-    made = {str(event.asset_key) for event in result.get_asset_materialization_events()}
-    assert not made & {str(dg.AssetKey(name)) for name in ("segmentation_models", "segment_membership", "release")}
+    [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "as_of_plausible"]
+    message = check.description or ""
+    assert "2024-10-28 09:39:00" in message
+    assert "2024-10-01 02:00" in message
+    materialized = {str(event.asset_key) for event in result.get_asset_materialization_events()}
+    blocked = {str(dg.AssetKey(name)) for name in ("segmentation_models", "segment_membership", "release")}
+    assert not materialized & blocked
 
 
-def of_the_tick(schedule: str, at: str) -> Any:
-    """The run that a schedule asks for at a moment."""
-    found = defs().resolve_schedule_def(schedule)
-    context = dg.build_schedule_context(scheduled_execution_time=datetime.fromisoformat(at))
-    [request] = found.evaluate_tick(context).run_requests or []
-    return request
+def evaluate(
+    schedule: str, at: str, instance: dg.DagsterInstance, loaded: dg.Definitions | None = None
+) -> dg.RunRequest | None:
+    """Evaluate a schedule at a time, and return the run that it requests."""
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.fromisoformat(at))
+    data = (loaded or defs()).resolve_schedule_def(schedule).evaluate_tick(context)
+    assert data.run_requests or data.skip_message
+    return next(iter(data.run_requests or []), None)
+
+
+@pytest.mark.parametrize("reason", ["", "the settings changed"])
+@pytest.mark.parametrize("order", [(FIT_IF_DUE, NIGHTLY), (NIGHTLY, FIT_IF_DUE)])
+def test_one_run_starts_each_night_in_any_order(
+    local: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str], reason: str
+) -> None:
+    """The answer whether a model is due changes between the two, as it does when the first run has fitted one."""
+    monkeypatch.setattr(automation, "_why_model_is_due", lambda: reason)
+    loaded = defs()
+    for night in ("2024-11-01T02:00:00+00:00", "2024-11-02T02:00:00+00:00"):
+        jobs = []
+        for schedule in order:
+            if request := evaluate(schedule, night, local, loaded):
+                job = loaded.resolve_job_def(loaded.resolve_schedule_def(schedule).job_name)
+                local.create_run_for_job(job, run_config=request.run_config, tags=request.tags)
+                jobs.append(job.name)
+            monkeypatch.setattr(automation, "_why_model_is_due", lambda: "" if reason else "the settings changed")
+        monkeypatch.setattr(automation, "_why_model_is_due", lambda: reason)
+        assert jobs == [REFIT_JOB if reason and order[0] == FIT_IF_DUE else NIGHTLY_JOB]
+
+
+def test_fit_schedule_names_its_reason_and_fits_only_what_is_due(shop: Path, local: dg.DagsterInstance) -> None:
+    request = evaluate(FIT_IF_DUE, "2024-11-01T02:00:00+00:00", local)
+    assert request is not None
+    assert request.tags["segmentation/model_is_due"] == "no model is active yet"
+    assert request.run_config["ops"] == {"segmentation_model": {"config": {"refit": False}}}
+
+
+def test_nightly_job_by_hand_names_the_first_job(shop: Path, instance: dg.DagsterInstance) -> None:
+    result = run_job(instance, job=NIGHTLY_JOB)
+    assert not result.success
+    for event in result.get_step_failure_events():
+        assert "Run the job refit_segmentation or `segments run`" in failure_message(result, event.step_key or "")
+
+
+def test_nightly_job_by_hand_warns_of_a_model_that_is_due(
+    shop: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    def warning() -> str | None:
+        result = run_job(instance, job=NIGHTLY_JOB)
+        assert result.success
+        [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "model_is_up_to_date"]
+        assert check.passed == (check.description is None)
+        return check.description
+
+    assert run_job(instance).success
+    assert warning() is None
+    retailer_file(tmp_path, tmp_path / "source", outliers={"factor": 2.0})
+    assert "the settings changed since the last fit" in str(warning())
 
 
 @pytest.mark.parametrize(
     ("zone", "day"), [("Europe/London", "2024-10-31"), ("America/New_York", "2024-10-30"), ("Asia/Tokyo", "2024-10-31")]
 )
-def test_a_schedules_run_carries_the_last_day_that_is_over_in_the_retailers_zone(
+def test_scheduled_as_of_is_the_last_complete_day_of_the_time_zone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, day: str
 ) -> None:
-    """Two at night in Greenwich on 1 November: still October in New York."""
+    """Two o'clock in Greenwich on 1 November is still October in New York."""
     file = retailer_file(tmp_path, tmp_path, time_zone=zone, rfm={"as_of": "schedule"})
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
-    carried = {"resources": {"retailer": {"config": {"as_of": day}}}}
-    assert of_the_tick("nightly", "2024-11-01T02:00:00+00:00").run_config == carried
-    refit = defs().resolve_job_def("refit_segmentation").run_config
-    assert of_the_tick("weekly_refit", "2024-11-01T02:00:00+00:00").run_config == {**(refit or {}), **carried}
+    assert str(RetailerConfig(tick="2024-11-01T02:00:00+00:00").settings.rfm.as_of) == day
 
 
-@pytest.mark.parametrize("as_of", ["last_transaction", "end_of_day", "2024-10-31", "no file"])
-def test_a_schedules_run_carries_nothing_where_as_of_does_not_hang_on_its_tick(
-    shop: Path, tmp_path: Path, as_of: str
+@pytest.mark.parametrize("schedule", [FIT_IF_DUE, NIGHTLY, "weekly_refit"])
+def test_requested_run_carries_its_scheduled_time(shop: Path, local: dg.DagsterInstance, schedule: str) -> None:
+    tick = "2024-11-01T02:00:00+00:00"
+    request = evaluate(schedule, tick, local)
+    assert request is not None
+    assert request.run_config["resources"] == {"retailer": {"config": {"tick": tick}}}
+
+
+@pytest.mark.parametrize("schedule", [NIGHTLY, "weekly_refit"])
+def test_schedules_request_a_run_although_the_retailer_file_is_missing(
+    shop: Path, local: dg.DagsterInstance, schedule: str
 ) -> None:
-    if as_of == "no file":
-        shop.unlink()
-    else:
-        retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": as_of})
-    refit = defs().resolve_job_def("refit_segmentation").run_config
-    assert of_the_tick("nightly", "2024-11-01T02:00:00+00:00").run_config == {}
-    assert of_the_tick("weekly_refit", "2024-11-01T02:00:00+00:00").run_config == refit
+    """The run reports the error; a schedule that fails would report it nowhere."""
+    shop.unlink()
+    assert evaluate(schedule, "2024-11-01T02:00:00+00:00", local) is not None
 
 
-def nightly() -> dg.JobDefinition:
-    return defs().resolve_job_def("nightly_segmentation")
+def refit() -> dg.JobDefinition:
+    return defs().resolve_job_def(REFIT_JOB)
 
 
-def executed(
-    instance: dg.DagsterInstance,
-    config: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str] | None = None,
-    repeats: str = "",
+def execute(
+    instance: dg.DagsterInstance, config: Mapping[str, Any] | None = None, parent_run_id: str = ""
 ) -> tuple[str, bool]:
-    """A run as the web interface starts it, or starts again with the same configuration: its id; if it is a night's."""
-    again = dg.ReexecutionOptions(parent_run_id=repeats) if repeats else None
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    """Run the job as the web interface does; return the run's id, and whether a schedule requested it."""
+    options = dg.ReexecutionOptions(parent_run_id=parent_run_id) if parent_run_id else None
     with dg.execute_job(
-        dg.reconstructable(nightly),
+        dg.reconstructable(refit),
         instance,
-        run_config={**quiet, **(config or {})},
-        tags=dict(tags or {}),
-        reexecution_options=again,
+        run_config={**QUIET, **(config or {})},
+        reexecution_options=options,
     ) as result:
         assert result.success
-        [asked] = [e for e in result.get_asset_check_evaluations() if e.check_name == "feed_is_fresh"]
-        return result.run_id, bool(asked.metadata["scheduled"].value)
+        [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "feed_is_fresh"]
+        return result.run_id, bool(check.metadata["scheduled"].value)
 
 
-def test_a_schedules_run_is_as_of_the_midnight_of_its_tick_and_so_is_its_repetition(
-    shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path
+def test_scheduled_run_and_its_reexecution_process_the_same_day(
+    shop: Path, local: dg.DagsterInstance, data_folder: Path, tmp_path: Path
 ) -> None:
     retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"})
     late = [line(invoice="700000", at=at, customer="10001") for at in ("2024-10-29 00:00:00", "2024-10-28 23:59:59")]
     write_csv(tmp_path / "source" / "b.csv", late)
-    tick = "2024-10-29T02:00:00+00:00"
-    config = of_the_tick("nightly", tick).run_config
-    first, is_scheduled = executed(instance, config, {TICK: tick})
+    request = evaluate(FIT_IF_DUE, "2024-10-29T02:00:00+00:00", local)
+    assert request is not None
+    first, is_scheduled = execute(local, request.run_config)
     assert is_scheduled
     current = data_folder / "corner_shop" / "releases" / "current"
-    manifest, published = manifest_of(current), (current / "customer_segments.parquet").read_bytes()
+    manifest, published = read_manifest(current), (current / "customer_segments.parquet").read_bytes()
     assert (manifest["run_id"], manifest["as_of"]) == (first, "2024-10-29 00:00:00")
     with duckdb.connect(str(current.resolve() / "segments.duckdb"), read_only=True) as release:
         after = release.execute("select lines from cleaning_report where rule = 'after_as_of'").fetchone()
-    assert after == (1,), "the line at midnight, not the one before"
+    assert after == (1,), "the line of midnight, not the one before it"
 
-    again, is_scheduled = executed(instance, config, repeats=first)
+    again, is_scheduled = execute(local, request.run_config, parent_run_id=first)
     assert is_scheduled
-    manifest = manifest_of(current)
+    manifest = read_manifest(current)
     assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-29 00:00:00")
     assert (current / "customer_segments.parquet").read_bytes() == published
 
 
-def test_a_run_by_hand_is_as_of_the_midnight_before_it_was_asked_for_and_so_is_its_repetition(
+def test_manual_run_and_its_reexecution_process_the_requested_day(
     shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Materialize all, half an hour before midnight; long after that, Re-execute."""
+    """The run is requested half an hour before midnight, and re-executed long after it."""
     retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 36_500})
     current = data_folder / "corner_shop" / "releases" / "current"
-    find, asked = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=NIGHT)
+    find, requested = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=ZONE)
     runs: list[str] = []
 
-    def record(asked_of: dg.DagsterInstance, run_id: str) -> dg.RunRecord | None:
+    def record(instance: dg.DagsterInstance, run_id: str) -> dg.RunRecord | None:
         runs.append(run_id)
-        found = find(asked_of, run_id)
-        return found._replace(create_timestamp=asked) if found and run_id == runs[0] else found
+        found = find(instance, run_id)
+        return found._replace(create_timestamp=requested) if found and run_id == runs[0] else found
 
     monkeypatch.setattr(dg.DagsterInstance, "get_run_record_by_id", record)
-    first, is_scheduled = executed(instance)
+    first, is_scheduled = execute(instance)
     assert not is_scheduled
-    assert manifest_of(current)["as_of"] == "2024-10-30 00:00:00"
-    again, _ = executed(instance, repeats=first)
-    manifest = manifest_of(current)
+    assert read_manifest(current)["as_of"] == "2024-10-30 00:00:00"
+    again, _ = execute(instance, parent_run_id=first)
+    manifest = read_manifest(current)
     assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-30 00:00:00")
-    before = datetime.now(NIGHT).date()
-    executed(instance)
-    assert before <= datetime.fromisoformat(manifest_of(current)["as_of"]).date() <= datetime.now(NIGHT).date()
+    before = datetime.now(ZONE).date()
+    execute(instance)
+    assert before <= datetime.fromisoformat(read_manifest(current)["as_of"]).date() <= datetime.now(ZONE).date()
 
 
-def manifest_of(release: Path) -> Any:
+def read_manifest(release: Path) -> Any:
     return json.loads((release / "manifest.json").read_text("utf-8"))
 
 
-def test_the_shipped_settings_run_one_at_a_time_watch_and_stay_silent(home: dg.DagsterInstance) -> None:
+def test_shipped_instance_runs_one_at_a_time_without_telemetry(home: dg.DagsterInstance) -> None:
     settings = home.get_settings("run_monitoring")
     assert settings["enabled"]
     assert settings["max_runtime_seconds"] > 0
@@ -289,11 +345,12 @@ def test_the_shipped_settings_run_one_at_a_time_watch_and_stay_silent(home: dg.D
 @pytest.mark.parametrize(
     ("schedule", "job", "cron"),
     [
-        ("nightly", "nightly_segmentation", "0 2 * * *"),
-        ("weekly_refit", "refit_segmentation", "0 4 * * 0"),
+        (FIT_IF_DUE, REFIT_JOB, "0 2 * * *"),
+        (NIGHTLY, NIGHTLY_JOB, "5 2 * * *"),
+        ("weekly_refit", REFIT_JOB, "0 4 * * 0"),
     ],
 )
-def test_the_schedules_are_on_and_in_the_retailers_time_zone(
+def test_schedules_are_on_in_the_time_zone_of_the_retailer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, job: str, cron: str
 ) -> None:
     for zone in ("America/New_York", "Asia/Tokyo"):
@@ -304,51 +361,51 @@ def test_the_schedules_are_on_and_in_the_retailers_time_zone(
         assert found.default_status == dg.DefaultScheduleStatus.RUNNING
 
 
-def test_both_jobs_run_everything_and_only_the_weekly_one_refits() -> None:
-    nightly, refit = (defs().resolve_job_def(name) for name in ("nightly_segmentation", "refit_segmentation"))
-    everything = defs().resolve_asset_graph().get_all_asset_keys()
-    for job in (nightly, refit):
-        assert job.asset_layer.executable_asset_keys == everything
+def test_only_the_refit_job_materialises_the_model_group() -> None:
+    graph = defs().resolve_asset_graph()
+    model = {key for key in graph.get_all_asset_keys() if graph.get(key).group_name == "model"}
+    nightly_job, refit_job = (defs().resolve_job_def(name) for name in (NIGHTLY_JOB, REFIT_JOB))
+    assert model
+    assert refit_job.asset_layer.executable_asset_keys == graph.get_all_asset_keys()
+    assert nightly_job.asset_layer.executable_asset_keys == graph.get_all_asset_keys() - model
+    for job in (nightly_job, refit_job):
         assert job.executor_def.name == dg.in_process_executor.name
-    assert nightly.run_config is None
-    assert refit.run_config is not None
-    assert refit.run_config["ops"] == {"segmentation_model": {"config": {"refit": True}}}
 
 
-def test_the_dead_runs_sensor_is_on() -> None:
+def test_dead_runs_sensor_is_on() -> None:
     sensor = defs().resolve_sensor_def("dead_runs")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds == 30
 
 
-def test_customer_segments_that_grow_old_are_shown_as_such() -> None:
+def test_customer_segments_have_a_freshness_policy() -> None:
     policy = defs().resolve_asset_graph().get(dg.AssetKey("customer_segments")).freshness_policy
     assert policy is not None
     assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
 @pytest.mark.parametrize("broken", ["a file with errors", "no file", "no TOML"])
-def test_a_retailer_file_that_does_not_validate_fails_the_run_and_not_the_definitions(
+def test_invalid_retailer_file_fails_the_run_not_the_definitions(
     shop: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     if broken == "a file with errors":
         retailer_file(shop.parent, shop.parent, time_zone="Europe/Lundon", currency="pounds")
-        wanted = ["time_zone", "Europe/London?", "currency"]
+        expected = ["time_zone", "Europe/London?", "currency"]
     elif broken == "no file":
         shop.unlink()
-        wanted = [f"retailer {str(shop)!r}: no such file"]
+        expected = [f"retailer {str(shop)!r}: no such file"]
     else:
         shop.write_text("name = ", "utf-8")
-        wanted = ["retailer.toml"]
+        expected = ["retailer.toml"]
     assert defs().resolve_schedule_def("nightly").execution_timezone == "UTC"
     result = run_job(instance)
     assert not result.success
-    said = sentence_of(result, "raw_transactions")
-    assert [part for part in wanted if part not in said] == []
+    message = failure_message(result, "raw_transactions")
+    assert [part for part in expected if part not in message] == []
 
 
-def sentence_of(result: dg.ExecuteInProcessResult, step: str) -> str:
-    """Why a step failed, where it said so itself."""
+def failure_message(result: dg.ExecuteInProcessResult, step: str) -> str:
+    """Return the message with which a step failed; it must have raised `dagster.Failure`."""
     failures = {event.step_key: event.step_failure_data.user_failure_data for event in result.get_step_failure_events()}
     failure = failures[step]
     assert failure is not None

@@ -17,7 +17,7 @@ from segmentation_pipeline.orchestration import sql_assets
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline_tests.defs.test_automation import sentence_of
+from segmentation_pipeline_tests.defs.test_automation import failure_message
 from segmentation_pipeline_tests.orchestration.test_alerts import webhook
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
 
@@ -101,7 +101,7 @@ def test_a_share_that_comes_back_costs_a_retry_and_one_that_does_not_fails_the_r
         monkeypatch.setattr(sql_assets, "_SECONDS_BETWEEN", 0.0)
         result = run_job(instance)
         assert not result.success
-        said = sentence_of(result, "raw_transactions")
+        said = failure_message(result, "raw_transactions")
         assert f"Transport endpoint is not connected: '{source}'" in said
         assert "that this user may read the source" in said
         assert retries(result) == ["raw_transactions"] * sql_assets.RETRIES

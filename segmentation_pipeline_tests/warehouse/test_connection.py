@@ -17,7 +17,7 @@ from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.orchestration.resources import WarehouseResource
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.connection import connection_to, reading_connection
-from segmentation_pipeline_tests.defs.test_automation import sentence_of
+from segmentation_pipeline_tests.defs.test_automation import failure_message
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv
 
 JOB = defs().resolve_job_def("nightly_segmentation")
@@ -229,4 +229,4 @@ def test_a_statement_where_no_text_is_free_is_refused_by_the_settings(shop: Path
     settings_file(shop, shop / "source", **told)
     result = cleaned()
     assert not result.success
-    assert f"{section}.{setting}".strip(".") in sentence_of(result, "raw_transactions")
+    assert f"{section}.{setting}".strip(".") in failure_message(result, "raw_transactions")
