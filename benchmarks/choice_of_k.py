@@ -97,13 +97,13 @@ def keys(shop: Shop, order: int, seeds: int, n_clusters: int) -> list[NDArray[np
 
 def disagreeing(shop: Shop, n_clusters: int) -> int:
     """Count the resamples of so many clusters whose agreement is below the bound of the search."""
-    features, model, method = shop.features(), shop.settings.model, shop.method
+    features, options, method = shop.features(), shop.settings.model, shop.method
     fences = tukey_fences(features, list(shop.settings.outliers.features), shop.settings.outliers.factor)
     normal = features[is_normal(fences, features)]
     model = fit(normal, n_clusters=n_clusters, **method)
     del method["transform"]
-    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=model.resamples, **method)
-    return int((aris < model.min_stability).sum())
+    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=options.resamples, **method)
+    return int((aris < options.min_stability).sum())
 
 
 def robust(shop: Shop) -> tuple[list[Candidate], int]:

@@ -34,7 +34,7 @@ from segmentation_pipeline.model.lift import usefulness
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 from segmentation_pipeline.segments import training
-from segmentation_pipeline.segments.promotion import refit
+from segmentation_pipeline.segments.promotion import next_registry
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -155,7 +155,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             warehouse.write([TableWrite(table, select_of(table))], values, until)
         promoted, fence_step, pending_because = False, 0.0, None
         if number % REFIT_EVERY == 0:
-            registry, _ = refit(warehouse, settings, registry, as_of)
+            registry, _ = next_registry(warehouse, settings)
             warehouse.write(registry.writes(), values)
             newest = registry.entries[-1].facts
             promoted, fence_step = number > 0 and newest["status"] == "standing", newest["fence_step"]
