@@ -16,6 +16,7 @@ from rich.text import Text
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
+from segmentation_pipeline.releases.files import check_withheld
 
 _USER_ERRORS = (PipelineError, ValueError, OSError, duckdb.Error)
 out = Console()
@@ -53,4 +54,6 @@ def retailer_settings(retailer: str, source: str = "", as_of: str = "") -> Retai
     Raises:
         RetailerError: The file is not valid.
     """
-    return load_settings(retailer, source, as_of)
+    settings = load_settings(retailer, source, as_of)
+    check_withheld(settings.privacy.withhold)
+    return settings

@@ -20,6 +20,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.instance import keep_event_log_open
+from segmentation_pipeline.releases.files import check_withheld
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -76,6 +77,7 @@ class RetailerConfig(dg.ConfigurableResource[Any]):
         """
         if self._settings is None:
             settings = load_settings(self.file, self.source, self.as_of)
+            check_withheld(settings.privacy.withhold)
             self._settings = settings.for_run(_local(self._scheduled_at, settings.zone))
         return self._settings
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.errors import ReleaseError
+from segmentation_pipeline.errors import ReleaseError, RetailerError
 from segmentation_pipeline.releases.manifest import MANIFEST
-from segmentation_pipeline.tables.catalog import contracts, published, state_selects
+from segmentation_pipeline.tables.catalog import contracts, published, state_selects, withholdable_columns
 from segmentation_pipeline.tables.contract import Contract, quoted
 
 DATABASE = "segments.duckdb"
@@ -65,6 +65,18 @@ class Release:
     def verify(self) -> list[str]:
         """Return the errors of its files; none if they are as they were published."""
         return verify_files(self.folder, self.manifest)
+
+
+def check_withheld(columns: Sequence[str]) -> None:
+    """Check the columns of `privacy.withhold`.
+
+    Raises:
+        RetailerError: A column is in no published table of customers, or consumers join by it.
+    """
+    if columns and (unknown := sorted({*columns} - {*withholdable_columns()})):
+        raise RetailerError(
+            f"privacy.withhold: {', '.join(unknown)} cannot be withheld; allowed: {', '.join(withholdable_columns())}"
+        )
 
 
 def write_files(
