@@ -1,6 +1,6 @@
-"""The `[cleaning]` of a retailer file: which lines count, as declarative rules.
+"""The table `[cleaning]` of a retailer file: which transaction lines count.
 
-Belongs here: what the retailer may say of that. Does not: the rules as SQL (`cleaning`).
+Does not contain the SQL of the rules: see `ingestion.cleaning`.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field
 
 from segmentation_pipeline.config.base import NUMBERS, ColumnName, Section, SettingError, tables
 
-# Two of them are replaced by a rule of the retailer's on their column.
-_RULES_THAT_ALWAYS_HOLD = {
+# The rules of the pipeline, with the column on which a retailer's rule may replace one.
+_PIPELINE_RULES = {
     "read": "",
     "unparseable_value": "",
     "cancellation": "",
@@ -26,73 +26,75 @@ _RULES_THAT_ALWAYS_HOLD = {
 }
 
 
-def _compiled(value: str) -> str:
+def _check_pattern(value: str) -> str:
     try:
         duckdb.cursor().execute("select regexp_matches('', $pattern)", {"pattern": value})
     except duckdb.Error as error:
-        wrong = str(error).removeprefix("Invalid Input Error: ")
-        raise ValueError(f"allowed: a regular expression of RE2; {wrong}") from None
+        message = str(error).removeprefix("Invalid Input Error: ")
+        raise ValueError(f"allowed: a regular expression of RE2; {message}") from None
     return value
 
 
-Pattern = Annotated[str, AfterValidator(_compiled)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 class Rule(Section):
-    """A cleaning rule: lines whose column does not pass are refused with the rule's name and reason."""
+    """A cleaning rule: one test of one column. Lines that fail it are rejected."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Stands in rejected_transactions and cleaning_report."""
+    """Name of the rule in rejected_transactions and cleaning_report."""
     reason: str = Field(min_length=1)
-    """A sentence for those who read them."""
+    """Explanation of the rule, for the readers of these tables."""
     column: ColumnName
-    """The column that is tested."""
+    """Column to test."""
     matches: Pattern | None = None
-    """Passes if this regular expression (RE2) finds a match; on invoice, cancellations pass too."""
+    """Regular expression (RE2) that must match a part of the value. On invoice, cancellations pass too."""
     required: Literal[True] | None = None
-    """Passes if there is a value."""
+    """Requires a value."""
     above: Decimal | None = Field(None, gt=-(10**14), lt=10**14)
-    """Passes if the number is greater."""
+    """Number that the value must exceed."""
     is_in: list[str] | None = Field(None, alias="in", min_length=1)
-    """Passes if the text is one of these."""
+    """Texts that the value must be one of."""
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """A rule is one test, which suits its column, under a name that no rule of the package has."""
+        """Yield errors unless the rule has one test that suits its column, and a name that is not taken."""
         tests = [key for key in ("matches", "required", "above", "in") if key in settings]
         if len(tests) != 1:
-            has = " and ".join(tests) or "none"
-            message = f"allowed: exactly one of matches, required, above, in; it has {has}"
+            listed = " and ".join(tests) or "none"
+            message = f"allowed: exactly one of matches, required, above, in; it has {listed}"
             yield SettingError((), message, settings)
         column, name = settings.get("column"), settings.get("name")
-        suits = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
+        suitable = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
         for key in tests:
-            if key not in ("required", *suits) and column in get_args(ColumnName):
-                message = f"does not go with {column}; allowed: {', '.join(['required', *suits])}"
+            if key not in ("required", *suitable) and column in get_args(ColumnName):
+                message = f"cannot test {column}; allowed: {', '.join(['required', *suitable])}"
                 yield SettingError((key,), message, settings[key])
-        if _RULES_THAT_ALWAYS_HOLD.get(str(name), column) != column:
-            yield SettingError(("name",), "a rule that always holds has this name; allowed: another", name)
+        if _PIPELINE_RULES.get(str(name), column) != column:
+            yield SettingError(("name",), "the pipeline has a rule of this name; allowed: another name", name)
 
 
 class Cleaning(Section):
-    """Which lines count."""
+    """Which transaction lines count."""
 
     rules: list[Rule] = Field([])
-    """Applied in order; the first that a line fails names its reason."""
+    """Rules in the order of application. The first one that a line fails is the reason for its rejection."""
     refunds: Literal["net", "ignore"] = "net"
-    """`net`: cancellations and other negative money reduce monetary on their own date, because what was given back
-    was not earned; `ignore`: they are refused."""
+    """How cancellations and other lines of negative money count. `net`: they reduce monetary on their own date, because
+    the retailer did not earn that money. `ignore`: they are rejected."""
     cancellation: Pattern | None = None
-    """Pattern of the invoice numbers of cancellations; unset: lines of negative money, which every source shows."""
+    """Regular expression (RE2) of the invoice numbers of cancellations. Unset: a cancellation is a line of negative
+    money, which every source has."""
     sources_overlap: bool = False
-    """The same line in two files or sheets counts once; not by default, since two equal lines may be two sales."""
+    """Whether the same line in two files or sheets counts once. Off by default, because two equal lines may be two
+    sales."""
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """The report counts by name."""
+        """Yield an error for each rule with the name of an earlier one."""
         names: list[object] = []
-        for place, rule in enumerate(tables(settings.get("rules"))):
+        for position, rule in enumerate(tables(settings.get("rules"))):
             if "name" in rule and rule["name"] in names:
-                message = "an earlier rule has this name; allowed: another"
-                yield SettingError(("rules", place, "name"), message, rule["name"])
+                message = "an earlier rule has this name; allowed: another name"
+                yield SettingError(("rules", position, "name"), message, rule["name"])
             names.append(rule.get("name"))

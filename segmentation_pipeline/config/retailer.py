@@ -1,7 +1,6 @@
-"""A whole retailer file as validated, typed values, and what its settings mean together.
+"""All settings of a retailer file, and what follows from several of them: errors, digests, the as-of date.
 
-Belongs here: what follows from several settings. Does not: the single settings (`sections`), reading the file
-(`retailer`).
+Does not contain the single tables (`sections`, `cleaning_rules`, `model_settings`) or reading the file (`loading`).
 """
 
 import difflib
@@ -18,19 +17,19 @@ from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Backtest, Drift, Membership, Model, Promotion
 from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
 
-# What is said of the run and of its customers, not of the fit: a value of each that stands for all.
-_OF_NO_FIT = {"as_of": "last_transaction", "lapsing_factor": 1.0}
+# Replaces the settings of `[rfm]` that do not affect a fit, so that the digest of the fit does not depend on them.
+_NOT_OF_THE_FIT = {"as_of": "last_transaction", "lapsing_factor": 1.0}
 
 
 class Retailer(Section):
-    """A whole retailer file."""
+    """All settings of a retailer file; those in no table come first."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Names the retailer's folder in the data folder."""
+    """Name of the retailer's folder in the data folder."""
     title: Text
-    """What people read."""
+    """Name of the retailer for readers."""
     time_zone: str
-    """IANA name; all timestamps of the source are local to it, and so is the schedule."""
+    """IANA name of the time zone of all timestamps in the source, and of the schedule."""
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     """ISO 4217 code of all money."""
     source: Source
@@ -49,104 +48,94 @@ class Retailer(Section):
 
     @field_validator("time_zone")
     @classmethod
-    def _exists(cls, value: str) -> str:
+    def _check_time_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            near = difflib.get_close_matches(value, available_timezones(), 1)
-            raise ValueError("allowed: a name of the IANA time zone database" + (f"; {near[0]}?" if near else ""))
+            similar = difflib.get_close_matches(value, available_timezones(), 1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise ValueError(f"allowed: a name of the IANA time zone database{hint}")
         return value
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """Made-up files go into a folder, and rules test columns that the source has."""
+        """Yield the errors that follow from several tables."""
         source = settings.get("source")
-        path = source.get("path") if isinstance(source, dict) and source.get("sample") is not None else ""
-        if isinstance(path, list) or set(str(path)) & set("*?["):
-            message = "allowed: where source.path is one folder, which the made-up files go into"
-            yield SettingError(("source", "sample"), message, path)
+        if isinstance(source, dict):
+            yield from _sample_errors(source)
         columns, cleaning = settings.get("columns"), settings.get("cleaning")
-        if not isinstance(columns, dict) or not isinstance(cleaning, dict):
-            return
-        there = [name for name in get_args(ColumnName) if name in columns]
-        sentence = f"[columns] does not name it; allowed: {', '.join(there)}"
-        for place, rule in enumerate(tables(cleaning.get("rules"))):
-            if (column := rule.get("column")) in get_args(ColumnName) and column not in there:
-                yield SettingError(("cleaning", "rules", place, "column"), sentence, column)
-        yield from _unseen_by_rules(cleaning, settings.get("privacy"))
-        if "cancellation" in cleaning and "invoice" not in columns:
-            sentence = "a pattern of invoice numbers; allowed: where [columns] names invoice"
-            yield SettingError(("cleaning", "cancellation"), sentence, cleaning["cancellation"])
+        if isinstance(columns, dict) and isinstance(cleaning, dict):
+            yield from _unmapped_columns(cleaning, columns)
+            yield from _columns_hidden_from_rules(cleaning, settings.get("privacy"))
 
     @property
     def zone(self) -> ZoneInfo:
-        """The retailer's time zone; all its timestamps are local to it."""
+        """The retailer's time zone, in which all its timestamps are local time."""
         return ZoneInfo(self.time_zone)
-
-    def digest(self, *sections: str) -> str:
-        """Twelve hex digits that change when a setting of one of these sections changes (all, if none is named)."""
-        return _digits(self.model_dump_json(include=set(sections) or None, by_alias=True))
-
-    @property
-    def model_digest(self) -> str:
-        """Changes when a standing model no longer suits the settings; the as-of date is no setting of the fit."""
-        return self._of_any_run.digest("columns", "cleaning", "rfm", "outliers", "model")
-
-    @property
-    def reading_digest(self) -> str:
-        """Changes when the same files would give other lines; where they lie does not matter."""
-        anywhere = self.source.model_copy(update={"path": "", "sample": None, "max_set_aside": 0, "max_unpacked_gb": 1})
-        stored = self.privacy.model_copy(update={"withhold": []})
-        here = self.model_copy(update={"source": anywhere, "privacy": stored})
-        return here.digest("source", "columns", "time_zone", "privacy")
-
-    @property
-    def history_digest(self) -> str:
-        """Changes when past month ends would look different; the lines themselves are looked at apart."""
-        return self._of_any_run.digest("rfm")
-
-    @property
-    def backtest_digest(self) -> str:
-        """Changes when the back-test would come out differently on the same lines."""
-        return self._of_any_run.digest("rfm", "outliers", "model", "backtest")
-
-    @property
-    def _of_any_run(self) -> "Retailer":
-        return self.model_copy(update={"rfm": self.rfm.model_copy(update=_OF_NO_FIT)})
 
     @property
     def as_of(self) -> datetime | None:
-        """The as-of moment in local time; None: the data tell it. A day counts whole: the midnight after it.
+        """The as-of date in local time; None if it depends on the data. For a whole day, the midnight after it.
 
         Raises:
-            ValueError: It hangs on a run, and these are not yet the settings of one (see `at`).
+            ValueError: It depends on the run, and these are not the settings of a run (see `for_run`).
         """
         if self.rfm.as_of == "schedule":
-            raise ValueError("rfm.as_of = schedule is told by the tick of a run")
+            raise ValueError("rfm.as_of = schedule needs the scheduled time of a run")
         if isinstance(self.rfm.as_of, str):
             return None
         if isinstance(self.rfm.as_of, datetime):
             return self.rfm.as_of
         return datetime.combine(self.rfm.as_of + timedelta(days=1), time())
 
-    def for_run(self, tick: datetime) -> Self:
-        """The settings of a run for this moment in local time: `schedule` becomes the last day that was then over.
-
-        A day, because that counts whole and the midnight after it does not: a moment counts to itself.
-        """
-        if self.rfm.as_of != "schedule":
-            return self
-        day = tick.date() - timedelta(days=1)
-        return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
-
     @property
     def transaction_cutoff(self) -> datetime | None:
-        """Lines at or after this moment do not count; None where all do."""
+        """The time from which on transactions do not count; None if all count.
+
+        It is the as-of date after a whole day. An as-of date with a time of day includes transactions at that time.
+        """
         if self.as_of is None or not isinstance(self.rfm.as_of, datetime):
             return self.as_of
         return self.as_of + timedelta(microseconds=1)
 
+    def for_run(self, scheduled_at: datetime) -> Self:
+        """Return the settings of a run, with the last complete day before its scheduled time for `schedule`.
+
+        It is a day and not its midnight, because an as-of date with a time includes transactions at that time.
+        """
+        if self.rfm.as_of != "schedule":
+            return self
+        day = scheduled_at.date() - timedelta(days=1)
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
+
+    def digest(self, *sections: str) -> str:
+        """Return twelve hex digits that change with any setting of some sections, by default of all."""
+        text = self.model_dump_json(include=set(sections) or None, by_alias=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def model_digest(self) -> str:
+        """Changes when the active model no longer fits the settings. The as-of date does not matter."""
+        return self._of_the_fit.digest("columns", "cleaning", "rfm", "outliers", "model")
+
+    @property
+    def reading_digest(self) -> str:
+        """Changes when the same files would give other lines. Their path does not matter."""
+        irrelevant = {"path": "", "sample": None, "max_set_aside": 0, "max_unpacked_gb": 1}
+        source, privacy = self.source.model_copy(update=irrelevant), self.privacy.model_copy(update={"withhold": []})
+        relevant = self.model_copy(update={"source": source, "privacy": privacy})
+        return relevant.digest("source", "columns", "time_zone", "privacy")
+
+    @property
+    def history_digest(self) -> str:
+        """Changes when past month ends would differ for the same lines."""
+        return self._of_the_fit.digest("rfm")
+
+    @property
+    def _of_the_fit(self) -> "Retailer":
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update=_NOT_OF_THE_FIT)})
+
     @property
     def sql_values(self) -> dict[str, object]:
-        """The settings that the SELECTs bind, by the name that they have there."""
+        """The settings that SELECTs bind, by parameter name."""
         return {
             "as_of": self.as_of,
             "to_end_of_day": self.rfm.as_of == "end_of_day",
@@ -160,19 +149,38 @@ class Retailer(Section):
         }
 
 
-def _unseen_by_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[SettingError]:
-    """Rules judge what is stored: a column that is dropped, or a customer's own name, they never see."""
+def _sample_errors(source: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield an error if the generated files have no single folder to go into."""
+    path = source.get("path")
+    if source.get("sample") is not None and (isinstance(path, list) or set(str(path)) & set("*?[")):
+        message = "allowed: if source.path is one folder, into which the generated files are written"
+        yield SettingError(("source", "sample"), message, path)
+
+
+def _unmapped_columns(cleaning: dict[str, Any], columns: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield an error for each rule that tests a column that the source does not have."""
+    mapped = [name for name in get_args(ColumnName) if name in columns]
+    message = f"[columns] does not map it; allowed: {', '.join(mapped)}"
+    for position, rule in enumerate(tables(cleaning.get("rules"))):
+        if (column := rule.get("column")) in get_args(ColumnName) and column not in mapped:
+            yield SettingError(("cleaning", "rules", position, "column"), message, column)
+    if "cancellation" in cleaning and "invoice" not in columns:
+        message = "a pattern of invoice numbers; allowed: if [columns] maps invoice"
+        yield SettingError(("cleaning", "cancellation"), message, cleaning["cancellation"])
+
+
+def _columns_hidden_from_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[SettingError]:
+    """Yield an error for each rule on a value that is not stored: rules test what is stored."""
     if not isinstance(privacy, dict):
         return
     drop = privacy.get("drop")
-    for place, rule in enumerate(tables(cleaning.get("rules"))):
-        at, column = ("cleaning", "rules", place, "column"), rule.get("column")
+    for position, rule in enumerate(tables(cleaning.get("rules"))):
+        key, column = ("cleaning", "rules", position, "column"), rule.get("column")
         if isinstance(drop, list) and column in drop:
-            yield SettingError(at, "privacy.drop drops it before any rule; allowed: another column", column)
+            message = "privacy.drop removes it before the rules apply; allowed: another column"
+            yield SettingError(key, message, column)
         if privacy.get("pseudonymise") is True and column == "customer_id" and not rule.get("required"):
-            sentence = "privacy.pseudonymise hashes it before any rule; allowed: required = true, or another column"
-            yield SettingError(at, sentence, column)
-
-
-def _digits(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+            message = (
+                "privacy.pseudonymise hashes it before the rules apply; allowed: required = true, or another column"
+            )
+            yield SettingError(key, message, column)

@@ -1,88 +1,93 @@
-"""The tables of a retailer file: each setting with its type, default, bounds and meaning.
+"""The tables of a retailer file that describe the source, the customers' features, privacy, releases and checks.
 
-Belongs here: what one section may say. Does not: the cleaning rules (`rules`), what the sections mean together
-(`settings`).
+The cleaning rules are in `cleaning_rules`, the model in `model_settings`, errors across tables in `retailer`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import MAXYEAR, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from segmentation_pipeline.config.base import Feature, Section, SettingError, Text
 
 
 class Sample(Section):
-    """A made-up retailer: files that are written into the empty source folder, and anew when these settings change."""
+    """Generated transactions for trying the pipeline.
+
+    The files are written into the empty source folder, and written again when these settings change.
+    """
 
     customers: int = Field(5_000, ge=50, le=100_000)
-    """How many customers buy: by default some more than Online Retail has, which a run segments in seconds."""
+    """Number of customers who buy. The default is somewhat more than Online Retail has; a run takes seconds."""
     seed: int = Field(20_240_101, ge=0)
-    """Another seed makes other customers; any will do."""
+    """Seed of the random numbers. Another seed generates other customers; any value will do."""
 
 
 class Source(Section):
     """Where the transactions are and how their files are written."""
 
     path: str | list[str]
-    """File, folder (with all below it), pattern, or a list; relative to this file (shipped ones: the data folder).
-    `..` is not allowed, and a link below it that leads out of it is set aside: whoever may put files there, or write
-    this one, shall not have others read. What it names may be a link itself."""
+    """File, folder (with its subfolders), pattern, or a list of these. Relative paths start from the folder of this
+    file; those of shipped files from the data folder. `..` is not allowed, and a link inside the source that leads out
+    of it is quarantined, so that a person who may write this file or the source cannot make the pipeline read other
+    files. The path itself may be a link."""
     format: Literal["csv", "parquet", "xlsx", "jsonl"] | None = None
-    """Unset: each file is read by its ending, since a folder may hold several formats."""
+    """Format of all files. Unset: each file has the format of its extension, because a folder may hold several."""
     sheets: list[str] = Field([])
-    """The sheets of a workbook to read; empty: all, so that none is forgotten. An error cell (`#N/A`) is read as an
-    empty one."""
+    """Names of the sheets to read from a workbook. Empty: all sheets, so that none is forgotten. An error cell such as
+    `#N/A` is read as empty."""
     encoding: str = "utf-8"
-    """Of CSV files, as Python names it; UTF-8 is what programs write unless told otherwise."""
+    """Encoding of CSV files, by its Python name. UTF-8 is the default of most programs."""
     delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
-    """Of CSV files: one character; the comma is the one that they are named after."""
+    """Delimiter of CSV files, one character."""
     decimal: Literal[".", ","] = "."
-    """The decimal mark of quantities and money, as most programs write it; the other one groups thousands."""
+    """Decimal mark of quantities and money. The other of the two characters separates thousands."""
     date_format: str | None = None
-    """As in strptime, such as %d/%m/%Y %H:%M; unset: ISO 8601, in which no day can be taken for a month."""
+    """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M. Unset: ISO 8601, which cannot confuse days
+    and months."""
     max_set_aside: int = Field(3, ge=0)
-    """So many files that cannot be read are set aside while the others load; with more, or where none can be read, the
-    run fails: three daily files are a long weekend's, more are another export or a wrong setting."""
+    """Maximum number of quarantined files: files that cannot be read while the others load. A run with more of them, or
+    without any readable file, fails. Three daily files are a long weekend; more mean another export or a wrong
+    setting."""
     max_unpacked_gb: float = Field(4, gt=0)
-    """A file that unpacks to more is set aside: 4 GB are forty million lines, or a workbook that a small machine can
-    just hold, and a few kilobytes can be made to unpack to a full disk."""
+    """Maximum unpacked size of a file in GB. A larger one is quarantined, because a few kilobytes can unpack to a full
+    disk. 4 GB are forty million lines, or the largest workbook that fits into the memory of a small machine."""
     settle_seconds: int = Field(60, ge=1)
-    """The sensor `new_files` starts a run when new files have stood still between two looks so far apart: a minute
-    outlasts the pauses of a copy over a network, and is soon enough for a run of a minute."""
+    """Seconds without a change after which the sensor `new_files` starts a run for new files. A minute is longer than
+    the pauses of a copy over a network, and short for a run of a minute."""
     sample: Sample | None = None
-    """Makes the files up; needs a folder in path."""
+    """Generates the source files; `path` must then be one folder."""
 
     @field_validator("path", mode="before")
     @classmethod
-    def _leads_somewhere(cls, value: object) -> object:
+    def _check_path(cls, value: object) -> object:
         paths = value if isinstance(value, list) else [value]
         if not paths or not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             raise ValueError("allowed: a file, a folder, a pattern, or a list of these, as text")
         if any(".." in Path(str(path)).parts for path in paths):
-            raise ValueError("allowed: a path without `..`, which may lead anywhere; write an absolute path instead")
+            raise ValueError("allowed: a path without `..`; write an absolute path instead")
         return value
 
     @field_validator("date_format")
     @classmethod
-    def _tells_days(cls, value: str | None) -> str | None:
-        # Any day that has no part in common with a default.
+    def _check_date_format(cls, value: str | None) -> str | None:
+        # No part of this day is the default that strptime gives to a part without a code.
         day = datetime.fromisoformat("2024-03-21")
         select = "select try_strptime(strftime($day, $format), $format)"
         try:
-            found = duckdb.cursor().execute(select, {"day": day, "format": value}).fetchone()
+            parsed = duckdb.cursor().execute(select, {"day": day, "format": value}).fetchone()
         except duckdb.Error:
-            found = None
-        if value is not None and found != (day,):
+            parsed = None
+        if value is not None and parsed != (day,):
             raise ValueError("allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M")
         return value
 
     @field_validator("encoding")
     @classmethod
-    def _is_known(cls, value: str) -> str:
+    def _check_encoding(cls, value: str) -> str:
         try:
             "".encode(value)
         except LookupError:
@@ -91,122 +96,139 @@ class Source(Section):
 
 
 class Columns(Section):
-    """The source's name of each column; a column that is left out is one that the source lacks."""
+    """The source's name of each column. Leave out the columns that the source does not have."""
 
     transaction_at: Text
-    """When the line was sold, in the retailer's local time."""
+    """Date and time of the sale, in the retailer's local time."""
     customer_id: Text
-    """Who bought."""
+    """Identifier of the customer."""
     invoice: Text | None = None
-    """Without it, one purchase is one customer on one day."""
+    """Invoice number. Without it, one purchase is everything that a customer bought on one day."""
     stock_code: Text | None = None
-    """Which product."""
+    """Identifier of the product."""
     description: Text | None = None
-    """The product's name."""
+    """Name of the product."""
     quantity: Text | None = None
-    """How many; up to 3 decimals."""
+    """Number of units sold, with up to 3 decimals."""
     price: Text | None = None
-    """Of one; up to 4 decimals."""
+    """Price of one unit, with up to 4 decimals."""
     amount: Text | None = None
-    """Money of the line, up to 4 decimals; without it, quantity x price."""
+    """Money of the line, with up to 4 decimals. Without it, quantity times price."""
     country: Text | None = None
-    """The customer's country."""
+    """Country of the customer."""
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """Money must come from somewhere."""
+        """Yield an error if no columns give the money of a line."""
         if "amount" not in settings and not {"price", "quantity"} <= settings.keys():
-            message = "money is missing; allowed: amount, or both price and quantity"
+            message = "no column gives the money of a line; allowed: amount, or both price and quantity"
             yield SettingError((), message, settings)
 
     def source_names(self) -> dict[str, str]:
-        """The columns that the source has: our name to the source's name."""
+        """Return the source's name of each column that the source has."""
         return {name: value for name, value in self if value is not None}
 
 
 class Rfm(Section):
-    """As of when, and how far back, customers are described."""
+    """The as-of date and the period that recency, frequency and monetary describe."""
 
     as_of: Literal["last_transaction", "end_of_day", "schedule"] | datetime | date = "last_transaction"
-    """`last_transaction`, `end_of_day` (the midnight after it), `schedule` (the last midnight before its tick, or
-    before a person asked for the run), a day (which counts whole), or a moment. The last transaction suits a file that
-    comes now and then: no empty days at its end make everybody look late."""
+    """Time up to which transactions count. `last_transaction`; `end_of_day` (the midnight after the last transaction);
+    `schedule` (the last midnight before the scheduled time, or before the time that a person started the run); a date,
+    which includes the whole day; or a date and time. The default suits files that come at irregular intervals: days
+    without data at the end would make every customer look inactive."""
     look_back_days: int | None = Field(None, ge=1, le=36_500)
-    """Frequency and money count within so many days before as_of; unset: over all, because whoever has bought
-    nothing in the window is DORMANT, and a customer who lapsed long ago has a segment of its own instead."""
+    """Days before `as_of` within which frequency and monetary count. Unset: all. With a window, a customer without
+    purchases in it is DORMANT; without one, customers who lapsed long ago have a segment of their own."""
     lapsing_factor: float = Field(2.0, ge=1)
-    """Away for longer than so many of the gaps to expect of it, a customer is slipping: 2 tells the lost from the
-    late as well as 1.5 does, with a third fewer false alarms (ADR 6)."""
+    """Number of inter-purchase times without a purchase after which a customer is lapsing. 2 separates lost customers
+    from late ones as well as 1.5 does, with a third fewer false alarms (ADR 6)."""
 
     @field_validator("as_of", mode="before")
     @classmethod
-    def _is_a_moment(cls, value: object) -> object:
+    def _parse_as_of(cls, value: object) -> object:
+        """Report one error: Pydantic would report one for each alternative of the type."""
         if value in ("last_transaction", "end_of_day", "schedule"):
             return value
         try:
-            moment = datetime.fromisoformat(str(value))
+            time = datetime.fromisoformat(str(value))
         except ValueError:
             raise ValueError(
                 "allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS"
             ) from None
-        if moment.tzinfo is not None or moment.year == MAXYEAR:
-            raise ValueError("allowed: a moment in the retailer's local time, without an offset, before the year 9999")
-        return moment if len(str(value)) > len("YYYY-MM-DD") else moment.date()
+        if time.tzinfo is not None or time.year == MAXYEAR:
+            raise ValueError("allowed: the retailer's local time without an offset, before the year 9999")
+        return time if len(str(value)) > len("YYYY-MM-DD") else time.date()
 
 
 class Outliers(Section):
-    """Tukey fences: beyond factor x IQR from the quartiles a customer is set apart."""
+    """Tukey's fences: a customer further than factor x IQR from the quartiles is an outlier."""
 
     features: list[Feature] = Field(["monetary", "frequency"], min_length=1)
-    """Which features have fences: not recency, because lapsed customers are better served by a segment of their own."""
+    """Features that have fences. Recency is left out by default: a lapsed customer belongs into a segment with others,
+    not among the outliers."""
     factor: float = Field(1.5, gt=0, le=1_000)
-    """Tukey's factor: interquartile ranges from the quartiles to the fences; 1.5 is his own, that of every box plot."""
+    """Interquartile ranges from a quartile to its fence. 1.5 is Tukey's own factor, that of every box plot."""
 
 
 class Privacy(Section):
-    """What of people is stored, and what of it is published."""
+    """Which personal data is stored and published."""
 
     pseudonymise: bool = False
-    """Customers are named by a keyed hash from the mouth on, whose key is in SEGMENTATION_PRIVACY_KEY; of text that
-    cannot be read, only the shape is kept. Off: whoever reads a release wants to know whom to write to."""
+    """Whether to replace customer identifiers by a keyed hash before anything is stored. The key is in
+    SEGMENTATION_PRIVACY_KEY; of text that cannot be parsed, only a masked pattern is stored. Off by default: readers of
+    a release want to contact its customers."""
     drop: list[Literal["stock_code", "description", "country"]] = Field([])
-    """Columns that are never stored; of text that cannot be read, only the shape is kept. The others are what segments
-    are made of."""
+    """Columns that are never stored. Of text that cannot be parsed, only a masked pattern is stored then. Segments need
+    the other columns."""
     withhold: list[Text] = Field([])
-    """Columns that are left out of the tables of customers in a release; the working database has them."""
+    """Columns to leave out of the customer tables of releases. The working database has them."""
+
+    @field_validator("withhold")
+    @classmethod
+    def _check_withhold(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        """Compare with the columns in the validation context: this package does not know the published tables."""
+        allowed: Collection[str] | None = (info.context or {}).get("withholdable")
+        if allowed is not None and not set(value) <= set(allowed):
+            raise ValueError(f"allowed: {', '.join(sorted(allowed))}")
+        return value
 
 
 class Release(Section):
-    """What is published, and which changes against the standing release need a person."""
+    """What a release keeps, and which changes since the current release need a person's approval."""
 
     keep: int = Field(14, ge=1)
-    """How many releases stay on disk: two weeks of nights, so that one from before a fault is there when it is
-    noticed."""
+    """Number of releases on disk. Two weeks of nightly releases, so that one from before an error still exists when
+    somebody notices the error."""
     group: Text | None = None
-    """The group of this machine whose members may read the releases; unset: that of the user who publishes. Nobody else
-    may: releases tell of people."""
+    """Operating system group whose members may read the releases. Unset: the group of the user who publishes. Nobody
+    else may read them, because releases contain personal data."""
     max_drop: float = Field(0.2, gt=0, le=1)
-    """A release is not published if lines, customers or revenue fell by more than this share: but for corrections
-    the data only grow, so a fifth less is a source that was cut short."""
+    """Maximum share by which lines, customers or revenue may fall; beyond it, the release is not published. Except for
+    corrections the data only grow, so a loss of a fifth is a truncated source."""
     max_as_of_jump_days: int = Field(35, ge=1, le=36_500)
-    """Nor if as_of moved by more days than this: a monthly feed may be some days late, a mistyped year is caught."""
+    """Maximum days by which `as_of` may move; beyond it, the release is not published. A monthly delivery may be some
+    days late; a mistyped year is caught."""
 
 
 class Checks(Section):
     """Bounds of the asset checks."""
 
     min_customers: int = Field(100, ge=1)
-    """A run with fewer customers fails: a twentieth of a hundred, the least share of a cluster, is five people."""
+    """Minimum number of customers; a run with fewer fails. The smallest cluster may have a twentieth of them: of 100,
+    five people."""
     min_days: int = Field(30, ge=0)
-    """A run over fewer days fails: within a month hardly anybody has bought twice, or stayed away."""
+    """Minimum number of days with data; a run over fewer fails. Within a month hardly any customer has bought twice or
+    lapsed."""
     min_silhouette: float = Field(0.25, ge=-1, le=1)
-    """A model with a lower silhouette is warned of: up to .25 there is no substantial structure (Kaufman &
+    """Silhouette of the active model below which a check warns. Up to .25 there is no substantial structure (Kaufman &
     Rousseeuw, 1990, "Finding Groups in Data")."""
     max_rejected_change: float = Field(0.05, gt=0, le=1)
-    """A share of refused lines that differs by more than this from the last releases is warned of: a night adds few
-    lines to all, so what moves the share by five points is another export."""
+    """Change of the share of rejected lines since the last releases above which a check warns. A night adds few lines,
+    so five percentage points mean another export."""
     max_feed_age_days: int = Field(5, ge=1)
-    """At a schedule's tick, a newest transaction older than this is warned of; 5 days outlast Easter in a shop."""
+    """Days between the newest transaction and the scheduled time above which a check warns. A shop is closed for fewer
+    days at Easter."""
     columns_drift: Literal["warn", "fail"] = "warn"
-    """Files with other columns than those before are warned of, because columns are found by name and more of them do
-    no harm; or nothing is loaded, until the run has accept_change."""
+    """What happens when files have other columns than those loaded before. `warn`: a check warns, because columns are
+    found by name and additional ones do no harm. `fail`: nothing is loaded unless the run has accept_change."""

@@ -530,7 +530,7 @@ def test_every_error_of_a_retailer_file_is_told_at_once(before: Shop, bad_retail
 def test_a_sentence_may_name_a_section_in_brackets(before: Shop, tmp_path: Path) -> None:
     rule = {"name": "no_country", "reason": "none", "column": "amount", "required": True}
     file = retailer_file(tmp_path, tmp_path, cleaning={"rules": [rule]})
-    assert "[columns] does not name it" in unwrapped(before.segments("retailer", "check", str(file)).stderr)
+    assert "[columns] does not map it" in unwrapped(before.segments("retailer", "check", str(file)).stderr)
 
 
 def test_bad_input_shows_its_traceback_where_asked(before: Shop, bad_retailer: Path) -> None:

@@ -1,0 +1,121 @@
+"""Single settings: what each accepts, and the message for what it does not."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from segmentation_pipeline.config.loading import load
+from segmentation_pipeline_tests.config.minimal import MINIMAL, only_error, with_source, write
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        *[(path, "a file, a folder, a pattern, or a list") for path in ("", [], ["a.csv", ""], ["a.csv", 3], "a\0b")],
+        ("../a.csv", "a path without `..`"),
+        (["a.csv", "b/../c.csv"], "a path without `..`"),
+    ],
+)
+def test_source_path_names_files_below_its_base(tmp_path: Path, path: Any, message: str) -> None:
+    text = MINIMAL.replace('"lines.csv"', json.dumps(path))
+    assert f"source.path: allowed: {message}" in only_error(tmp_path, text)
+
+
+@pytest.mark.parametrize("date_format", ["%d/%m %H:%M", "%H:%M", "%d.%m.%Y %z", "%Q", "2024"])
+def test_date_format_without_a_date_is_an_error(tmp_path: Path, date_format: str) -> None:
+    error = only_error(tmp_path, with_source(f'date_format = "{date_format}"'))
+    assert "source.date_format: allowed: strptime codes" in error
+
+
+@pytest.mark.parametrize("date_format", ["%d/%m/%Y", "%m/%d/%y %H:%M", "%d.%m.%Y %H:%M:%S", "%d %b %Y %I:%M %p"])
+def test_date_format_with_a_date_is_valid(tmp_path: Path, date_format: str) -> None:
+    text = with_source(f'date_format = "{date_format}"')
+    assert load(str(write(tmp_path, text))).source.date_format == date_format
+
+
+@pytest.mark.parametrize("path", [["made"], ["made", "mine"], "made/*.csv", "made/20[12]4"])
+def test_sample_needs_one_folder(tmp_path: Path, path: Any) -> None:
+    text = MINIMAL.replace('"lines.csv"', f"{json.dumps(path)}\n\n[source.sample]\nseed = 1")
+    assert only_error(tmp_path, text) == (
+        "shop.toml:9: source.sample: allowed: if source.path is one folder, into which the generated files are written;"
+        f" found {json.dumps(path)}"
+    )
+
+
+@pytest.mark.parametrize(
+    "as_of",
+    [
+        '"2024-02-30"',
+        '"soon"',
+        '"29.2.2024"',
+        '"2024-02-29T10:00:00Z"',
+        "2024-02-29T10:00:00+01:00",
+        "10:00:00",
+        "true",
+        '""',
+        "9999-12-31",
+        "[2024]",
+    ],
+)
+def test_invalid_as_of_is_reported_once(tmp_path: Path, as_of: str) -> None:
+    assert "rfm.as_of: allowed: " in only_error(tmp_path, f"{MINIMAL}\n[rfm]\nas_of = {as_of}\n")
+
+
+OUT_OF_RANGE = {
+    "rfm.look_back_days": (10**19, "less than or equal to 36500"),
+    "release.max_as_of_jump_days": (10**19, "less than or equal to 36500"),
+    "outliers.factor": (1e300, "less than or equal to 1000"),
+    "source.sample.customers": (100_001, "less than or equal to 100000"),
+    "title": ("", "at least 1 character"),
+    "columns.customer_id": ("", "at least 1 character"),
+    "columns.amount": (" ", "at least 1 character"),
+    "columns.country": ("", "at least 1 character"),
+    "outliers.features": ([], "at least 1 item"),
+    **{
+        f"{key}.{number}": (float(number), "a finite number")
+        for key in ("outliers.factor", "release.max_drop", "checks.min_silhouette", "checks.max_rejected_change")
+        for number in ("inf", "-inf", "nan")
+    },
+}
+
+
+@pytest.mark.parametrize("case", OUT_OF_RANGE)
+def test_value_out_of_range_is_reported_with_the_range(tmp_path: Path, case: str) -> None:
+    value, allowed = OUT_OF_RANGE[case]
+    key = case.removesuffix(".inf").removesuffix(".-inf").removesuffix(".nan")
+    settings: dict[str, Any] = tomllib.loads(MINIMAL)
+    *sections, name = key.split(".")
+    table = settings
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[name] = value
+    assert f": {key}: allowed: {allowed}; found " in only_error(tmp_path, tomli_w.dumps(settings))
+
+
+@pytest.mark.parametrize("k_range", ["[5, 3]", "[3]", "[3, 5, 7]", "[1, 8]", "[3, 13]"])
+def test_k_range_is_a_minimum_and_a_maximum(tmp_path: Path, k_range: str) -> None:
+    assert "model.k_range" in only_error(tmp_path, f"{MINIMAL}\n[model]\nk_range = {k_range}\n")
+
+
+@pytest.mark.parametrize("n_clusters", ["1", "13", '"many"', "2.5", "true"])
+def test_invalid_n_clusters_is_reported_once(tmp_path: Path, n_clusters: str) -> None:
+    error = only_error(tmp_path, f"{MINIMAL}\n[model]\nn_clusters = {n_clusters}\n")
+    assert error.endswith(f": model.n_clusters: allowed: auto, or a whole number from 2 to 12; found {n_clusters}")
+
+
+@pytest.mark.parametrize("withhold", ['["colour"]', '["country", "customer_id"]'])
+def test_withheld_columns_are_checked_where_they_are_known(tmp_path: Path, withhold: str) -> None:
+    text = f"{MINIMAL}\n[privacy]\nwithhold = {withhold}\n"
+    assert load(str(write(tmp_path, text))).privacy.withhold == json.loads(withhold)
+    assert only_error(tmp_path, text, withholdable=["country", "monetary"]) == (
+        f"shop.toml:15: privacy.withhold: allowed: country, monetary; found {withhold}"
+    )
+
+
+def test_invoice_cannot_be_dropped(tmp_path: Path) -> None:
+    error = only_error(tmp_path, f'{MINIMAL}\n[privacy]\ndrop = ["invoice"]\n')
+    assert error == "shop.toml:15: privacy.drop.0: allowed: 'stock_code', 'description' or 'country'; found \"invoice\""
