@@ -38,6 +38,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.orchestration import instance as dagster_home
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import withholdable_columns
 
 app = typer.Typer(
     no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False
@@ -70,7 +71,7 @@ def run(
 ) -> None:
     """Run the pipeline: read the source, derive every table, publish a release."""
     with exit_on_user_error(traceback):
-        settings = retailer_settings(retailer, source, as_of)
+        settings = retailer_settings(retailer, source, as_of, withholdable=withholdable_columns())
         _source_is_there(retailer, settings)
         home = dagster_home.prepare()
         (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def check(
     """Validate a retailer file: every error at once, with its line and key."""
     with exit_on_user_error(traceback):
         retailer = resolve_retailer(retailer)
-        settings = retailer_settings(retailer, source)
+        settings = retailer_settings(retailer, source, withholdable=withholdable_columns())
         files = _source_is_there(retailer, settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"

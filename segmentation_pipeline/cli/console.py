@@ -3,7 +3,7 @@
 Belongs here: how a command speaks. Does not: what it does (`cli`, `cli_model`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from traceback import print_exc
 from typing import Annotated
@@ -16,7 +16,6 @@ from rich.text import Text
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
-from segmentation_pipeline.releases.files import check_withheld
 
 _USER_ERRORS = (PipelineError, ValueError, OSError, duckdb.Error)
 out = Console()
@@ -48,12 +47,18 @@ def say(console: Console, style: str, label: str, text: str) -> None:
     console.print(Text.assemble((label, style), " ", text))
 
 
-def retailer_settings(retailer: str, source: str = "", as_of: str = "") -> Retailer:
+def retailer_settings(
+    retailer: str, source: str = "", as_of: str = "", *, withholdable: Collection[str] | None = None
+) -> Retailer:
     """Return the settings of a retailer, with what the command line replaces.
+
+    Args:
+        retailer: A shipped retailer's name or a file's path.
+        source: Replaces source.path, unless empty.
+        as_of: Replaces rfm.as_of, unless empty.
+        withholdable: The columns that privacy.withhold may name; by default any.
 
     Raises:
         RetailerError: The file is not valid.
     """
-    settings = load_settings(retailer, source, as_of)
-    check_withheld(settings.privacy.withhold)
-    return settings
+    return load_settings(retailer, source, as_of, withholdable=withholdable)

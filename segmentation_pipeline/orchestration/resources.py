@@ -20,7 +20,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.instance import keep_event_log_open
-from segmentation_pipeline.releases.files import check_withheld
+from segmentation_pipeline.tables.catalog import withholdable_columns
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -76,8 +76,7 @@ class RetailerConfig(dg.ConfigurableResource[Any]):
             RetailerError: The retailer file is not valid.
         """
         if self._settings is None:
-            settings = load_settings(self.file, self.source, self.as_of)
-            check_withheld(settings.privacy.withhold)
+            settings = load_settings(self.file, self.source, self.as_of, withholdable=withholdable_columns())
             self._settings = settings.for_run(_local(self._scheduled_at, settings.zone))
         return self._settings
 

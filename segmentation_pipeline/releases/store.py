@@ -120,8 +120,10 @@ class Releases:
             withheld: Columns to leave out of the tables that describe customers.
 
         Raises:
+            RetailerError: A column cannot be withheld.
             ReleaseError: The written files do not read back as expected, or cannot be given to the group.
         """
+        files.check_withheld(withheld)
         self._prepare(group)
         sequence = 1 + max((int(folder.name.split("-")[0]) for folder in self._folders()), default=0)
         name = f"{sequence:06d}-{as_of:%Y%m%d}-{run_id[:8]}"

@@ -13,12 +13,12 @@ import pytest
 
 from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.config.paths import RetailerFolders
-from segmentation_pipeline.errors import ErasureError, PrivacyError, RetailerError
+from segmentation_pipeline.errors import ErasureError, PrivacyError
 from segmentation_pipeline.privacy.erasure import erase
 from segmentation_pipeline.privacy.masking import LinePrivacy, masked_pattern, possible_names
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key, hash_sql
 from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import contracts, published, withholdable_columns
+from segmentation_pipeline.tables.catalog import contracts, published
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import bound_values
@@ -156,13 +156,6 @@ def test_a_withheld_column_stands_in_the_work_and_in_no_table_of_customers_of_a_
     assert comments == 0
 
 
-def test_nothing_may_be_withheld_that_a_consumer_joins_by() -> None:
-    keys = {name for contract in published() for name in contract.key if "customer_id" in contract.key}
-    assert {"customer_id", "valid_from"} <= keys
-    assert not keys & set(withholdable_columns())
-    assert {"monetary", "country", "segment_key"} <= set(withholdable_columns())
-
-
 def test_customers_named_otherwise_than_before_stop_the_run_rather_than_become_others(
     clear: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,30 +206,6 @@ def test_a_pseudonymised_customer_is_forgotten_by_either_name_and_does_not_come_
         line = f"select '{PERSON}' as customer_id, null::varchar as unparsed union all select '10001', null"
         kept = connection.execute(mouth.stored(line), bound_values(mouth.stored(line), mouth.values)).fetchall()
     assert kept == [(pseudonym("10001"), None)]
-
-
-@pytest.mark.parametrize(
-    ("sections", "said"),
-    [
-        ({"privacy": {"drop": ["invoice"]}}, "privacy.drop.0: allowed: 'stock_code', 'description' or 'country'"),
-        ({"privacy": {"drop": ["stock_code"]}}, "privacy.drop drops it before any rule; allowed: another column"),
-        ({"privacy": {"withhold": ["customer_id"]}}, "privacy.withhold: allowed: "),
-        ({"privacy": {"withhold": ["colour"]}}, "not colour"),
-        (
-            {
-                "privacy": {"pseudonymise": True},
-                "cleaning": {"rules": [{"name": "n", "reason": "r", "column": "customer_id", "matches": "^1"}]},
-            },
-            "privacy.pseudonymise hashes it before any rule; allowed: required = true, or another column",
-        ),
-    ],
-)
-def test_what_cannot_be_kept_from_being_seen_is_told_before_a_run(
-    tmp_path: Path, sections: dict[str, object], said: str
-) -> None:
-    with pytest.raises(RetailerError, match="shop") as refused:
-        load(str(retailer_file(tmp_path / "shop", Path("source"), **sections).rename(tmp_path / "shop.toml")))
-    assert said in str(refused.value)
 
 
 def test_the_hash_in_sql_is_pythons() -> None:
