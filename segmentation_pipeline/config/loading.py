@@ -113,6 +113,20 @@ def resolve_retailer(file: str) -> str:
     return file or Environment.read().retailer
 
 
+def absolute_arguments(file: str, source: str) -> tuple[str, str]:
+    """Return a retailer and a source of the command line as they are valid in every working folder.
+
+    Dagster stores them in the configuration of the run, and a re-execution has another working folder.
+
+    Raises:
+        RetailerError: The retailer file does not exist.
+        PathError: The source begins with `~` and the name of no user.
+    """
+    name = resolve_retailer(file)
+    retailer = name if name in shipped_names() else str(find(name))
+    return retailer, str(expanded(source).absolute()) if source else ""
+
+
 def source_base(file: str = "") -> Path:
     """Return the folder that relative source paths start from.
 

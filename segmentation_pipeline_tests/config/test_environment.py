@@ -44,7 +44,7 @@ def test_error_of_a_folder_names_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, read: Callable[[], Path]
 ) -> None:
     monkeypatch.setenv(variable, "~no-such-user/data")
-    with pytest.raises(PathError, match=f"^{variable}: ~no-such-user/data: .* Set it to another folder"):
+    with pytest.raises(PathError, match=rf"^{variable}: ~no-such-user/data: .* Set it to another folder"):
         read()
 
 

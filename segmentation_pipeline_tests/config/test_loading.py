@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from segmentation_pipeline.config.loading import find, load, load_settings, resolve_retailer, shipped_names, source_base
-from segmentation_pipeline.errors import RetailerError
+from segmentation_pipeline.config.loading import (
+    absolute_arguments,
+    find,
+    load,
+    load_settings,
+    resolve_retailer,
+    shipped_names,
+    source_base,
+)
+from segmentation_pipeline.errors import PathError, RetailerError
 from segmentation_pipeline_tests.config.minimal import MINIMAL, write
 
 
@@ -78,6 +86,15 @@ def test_source_of_a_run_may_contain_parent_steps(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     file = str(write(tmp_path / "files", MINIMAL))
     assert load_settings(file, "../exports/*.csv").source.path == str(tmp_path / "exports" / "*.csv")
+
+
+def test_arguments_are_valid_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, MINIMAL)
+    monkeypatch.chdir(tmp_path)
+    assert absolute_arguments("shop.toml", "in/*.csv") == (f"{tmp_path}/shop.toml", f"{tmp_path}/in/*.csv")
+    assert absolute_arguments("", "") == ("sample", "")
+    with pytest.raises(PathError, match=r"^~no-such-user/in: "):
+        absolute_arguments("sample", "~no-such-user/in")
 
 
 def test_relative_sources_start_beside_the_file(tmp_path: Path, data_folder: Path) -> None:
