@@ -19,7 +19,7 @@ from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, first_line
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
-from segmentation_pipeline.tables.catalog import contracts, has_select, select_of
+from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
 from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
@@ -122,7 +122,7 @@ def table_spec(
 
     Args:
         table: The table, which is the asset's key.
-        code: The text whose change is a new code version.
+        code: The text whose change is a new code version; the macros that a SELECT calls are added to it.
         deps: The assets that it reads.
         kinds: The technologies it uses.
         freshness: How old the last materialization may be.
@@ -135,7 +135,7 @@ def table_spec(
         group_name=contract.stage,
         owners=OWNERS,
         kinds=set(kinds),
-        code_version=hashlib.sha256(code.encode()).hexdigest()[:8],
+        code_version=hashlib.sha256(f"{code}{macros_called_by(code)}".encode()).hexdigest()[:8],
         freshness_policy=freshness,
         metadata={"dagster/column_schema": column_schema(contract), "dagster/table_name": table},
     )

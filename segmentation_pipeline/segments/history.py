@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import contracts, select_of
+from segmentation_pipeline.tables.catalog import contracts, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
@@ -44,7 +44,11 @@ def restate_history(warehouse: Warehouse, settings: Retailer) -> tuple[list[Tabl
     """
     begin_anew_without(warehouse, TABLES)
     text, select = inline_upstream(_AT_MONTH_END, AS_OF_THEN), select_of("history_months")
-    digest = {"history_digest": hashlib.sha256(f"{text} {settings.history_digest}".encode()).hexdigest()[:12]}
+    digest = {
+        "history_digest": hashlib.sha256(
+            f"{text} {macros_called_by(text)} {settings.history_digest}".encode()
+        ).hexdigest()[:12]
+    }
     wanted = warehouse.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
     stored = warehouse.rows("select * from history_months")
     needed = [month for month in wanted if month not in stored]

@@ -1,8 +1,7 @@
-"""The standing model as one SQL function, `score_customer`: a consumer of a release needs no Python to apply it.
+"""The active model as one SQL function, `score_customer`, so that consumers of a release need no Python to apply it.
 
-Belongs here: the macro's text. Every constant of the model stands in it, because a macro that reads a table fails where
-the release is attached under another name. The rules are those of `inactive_customers`, `outlier_flags`,
-`nearest_centroids` and `nearest_segments` in `sql/`.
+Contains the text of the function: the macros of `tables/macros.sql`, inlined with the constants of the model. A macro
+that reads a table, or calls another macro, fails where the release is attached under another name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.macros import inlined
 
 Row = Mapping[str, Any]
 NAMES = {segment.key: segment.name for segment in SEGMENTS}
@@ -19,14 +19,15 @@ COMMENT = (
     " customers by the rules, all others by the nearest centroid (Euclidean distance; a tie goes to the lowest segment"
     " key). Null if a feature is null, not finite, or what no customer can have: a negative frequency or recency."
 )
+_RULE_SEGMENTS = [segment for segment in SEGMENTS if segment.customer_group != "normal"]
 
 
 def macro(fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row]) -> str:
-    """The statement that creates `score_customer(monetary, frequency, recency)`.
+    """Return the statement that creates `score_customer(monetary, frequency, recency)`.
 
-    DuckDB puts a macro's arguments in wherever it names them, so the scaled features and the distances are each given a
-    name by a list comprehension over a list of one. Spelt out, a feature stands twice for each centroid; where DuckDB
-    does not look for equal expressions (in a WHERE, in a CASE) that took three times as long. A subquery makes a join.
+    DuckDB copies a macro's argument to each place that names it, and does not look for equal expressions in a WHERE or
+    a CASE, so a feature would be scaled once for each centroid: three times slower. A list comprehension over a list of
+    one element names a value instead. A subquery would become a join.
 
     Args:
         fences: Rows of `outlier_fences`: feature, lower_fence, upper_fence. A feature without a row has no fences.
@@ -34,92 +35,66 @@ def macro(fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row]
         centroids: Rows of `kmeans_centroids`, with the name of the segment: segment_key, segment, scaled_monetary,
             scaled_frequency, scaled_recency.
     """
-    monetary, frequency, recency = _feature("monetary"), _feature("frequency"), _feature("recency")
-    much, little = _above(fences, "monetary"), _below(fences, "monetary")
-    often, seldom = _above(fences, "frequency"), _below(fences, "frequency")
-    long_ago, lately = _above(fences, "recency"), _below(fences, "recency")
+    monetary, frequency, recency = (_parameter(name) for name in FEATURES)
+    sides = [_side(fences, name) for name in ("monetary", "frequency", "recency")]
+    rule = f"coalesce({inlined('inactive_segment', frequency, monetary)}, {inlined('outlier_segment', *sides)})"
     return f"""create or replace macro score_customer(monetary, frequency, recency) as case
     when isfinite({monetary}) and isfinite({frequency}) and isfinite({recency})
-        and {frequency} >= 0 and {recency} >= 0 then case
-        when {frequency} = 0 then {_name("dormant")}
-        when {monetary} <= 0 then {_name("refunded")}
-        when {little} or {seldom} or {long_ago} then {_name("examine")}
-        when {much} and {often} then {_name("delight")}
-        when {much} then {_name("pamper")}
-        when {often} then {_name("upsell")}
-        when {lately} then {_name("examine")}
-        else {_nearest(scaler, sorted(centroids, key=_key))}
-    end
+        and {frequency} >= 0 and {recency} >= 0
+        then coalesce({_name_of_rule(rule)}, {_nearest(scaler, centroids)})
 end"""
 
 
 def comment() -> str:
-    """The statement that puts the macro's description where any SQL client shows it."""
+    """Return the statement that describes the function where any SQL client shows it."""
     return f"comment on macro score_customer is {literal(COMMENT)}"
 
 
+def score_macro(warehouse: Warehouse) -> str:
+    """Return the statement that creates the function of the active model."""
+    fences, scaler = (warehouse.rows(f"select * from {table}") for table in ("outlier_fences", "kmeans_scaler"))
+    centroids = warehouse.rows("select * from kmeans_centroids join segments using (segment_key)")
+    return macro(fences, scaler, centroids)
+
+
+def _side(fences: Sequence[Row], feature: str) -> str:
+    for row in fences:
+        if row["feature"] == feature:
+            return inlined("fence_side", _parameter(feature), _number(row["lower_fence"]), _number(row["upper_fence"]))
+    return "cast(null as varchar)"
+
+
+def _name_of_rule(key: str) -> str:
+    names = ", ".join(literal(segment.name) for segment in _RULE_SEGMENTS)
+    keys = ", ".join(literal(segment.key) for segment in _RULE_SEGMENTS)
+    return f"[{names}][list_position([{keys}], {key})]"
+
+
 def _nearest(scaler: Sequence[Row], centroids: Sequence[Row]) -> str:
-    """The name of the nearest centroid: of equally near ones the first, as by `list_position`."""
-    by_feature = {row["feature"]: row for row in scaler}
-    scaled = ", ".join(f"{quoted(name)}: {_scaled(by_feature[name])}" for name in FEATURES)
-    distances = ", ".join(_distance(row) for row in centroids)
-    names = ", ".join(literal(row["segment"]) for row in centroids)
+    """Return the name of the nearest centroid; `list_position` takes the first of equally near ones."""
+    ordered = sorted(centroids, key=lambda row: str(row["segment_key"]))
+    scaled = ", ".join(f"{literal(row['feature'])}: {_scaled(row)}" for row in scaler)
+    distances = ", ".join(_distance(row) for row in ordered)
+    names = ", ".join(literal(row["segment"]) for row in ordered)
     place = f"[list_position(distances, list_min(distances)) for distances in [[{distances}]]][1]"
     return f"[{names}][[{place} for scaled in [{{{scaled}}}]][1]]"
 
 
 def _distance(centroid: Row) -> str:
-    """As in `nearest_centroids` to the last bit, so that both see the same ties; those of `list_distance` differ."""
-    squares = [
-        f"pow(struct_extract(scaled, {literal(name)}) - {_number(centroid[f'scaled_{name}'])}, 2)" for name in FEATURES
-    ]
-    return f"sqrt({' + '.join(squares)})"
+    scaled = [f"struct_extract(scaled, {literal(name)})" for name in FEATURES]
+    return inlined("scaled_distance", *scaled, *(_number(centroid[f"scaled_{name}"]) for name in FEATURES))
 
 
 def _scaled(row: Row) -> str:
-    """A scaled feature; it is not below zero here, so the negative half of Yeo-Johnson is not needed."""
-    x = _feature(row["feature"])
-    if row["transform"] == "log" or (row["transform"] == "yeo-johnson" and row["exponent"] == 0):
-        x = f"ln(1 + {x})"
-    elif row["transform"] == "yeo-johnson":
-        exponent = _number(row["exponent"])
-        x = f"(pow(1 + {x}, {exponent}) - 1) / {exponent}"
-    return f"({x} - {_number(row['center'])}) / {_number(row['scale'])}"
+    exponent = "cast(null as double)" if row["exponent"] is None else _number(row["exponent"])
+    numbers = _number(row["center"]), _number(row["scale"])
+    return inlined("scaled", _parameter(row["feature"]), literal(row["transform"]), exponent, *numbers)
 
 
-def _above(fences: Sequence[Row], name: str) -> str:
-    for row in fences:
-        if row["feature"] == name:
-            return f"{_feature(name)} > {_number(row['upper_fence'])}"
-    return "false"
-
-
-def _below(fences: Sequence[Row], name: str) -> str:
-    for row in fences:
-        if row["feature"] == name:
-            return f"{_feature(name)} < {_number(row['lower_fence'])}"
-    return "false"
-
-
-def _key(centroid: Row) -> str:
-    return str(centroid["segment_key"])
-
-
-def _name(key: str) -> str:
-    return literal(NAMES[key])
-
-
-def _feature(name: str) -> str:
-    return f"cast({quoted(name)} as double)"
+def _parameter(feature: str) -> str:
+    return f"cast({quoted(feature)} as double)"
 
 
 def _number(value: float) -> str:
-    """A constant that is DOUBLE and keeps every bit, also when the macro's definition is written out as text."""
+    """Return a constant of type DOUBLE that keeps every bit, also where the definition is exported as text."""
     return f"cast({literal(repr(float(value)))} as double)"
-
-
-def score_macro(warehouse: Warehouse) -> str:
-    """The macro of the standing model, from its tables."""
-    fences, scaler = (warehouse.rows(f"select * from {table}") for table in ("outlier_fences", "kmeans_scaler"))
-    centroids = warehouse.rows("select * from kmeans_centroids join segments using (segment_key)")
-    return macro(fences, scaler, centroids)

@@ -5,6 +5,7 @@
 violate a rule across tables.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,18 @@ def has_select(table: str) -> bool:
 def select_of(table: str) -> str:
     """Return the SELECT that derives a table."""
     return _sql_file(table).read_text("utf-8")
+
+
+@cache
+def macros() -> str:
+    """Return the statements that create the macros which SELECTs call, as temporary ones."""
+    return (FOLDER / "macros.sql").read_text("utf-8")
+
+
+def macros_called_by(select: str) -> str:
+    """Return the statements that create macros if the SELECT calls one of them, or else an empty text."""
+    names = re.findall(r" macro (\w+)\(", macros())
+    return macros() if re.search(rf"\b({'|'.join(names)})\(", select) else ""
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.errors import WarehouseError
-from segmentation_pipeline.tables.catalog import WITHOUT_SOURCE, contracts
+from segmentation_pipeline.tables.catalog import WITHOUT_SOURCE, contracts, macros
 from segmentation_pipeline.tables.contract import Contract, Violation, quoted
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
 
@@ -45,6 +45,7 @@ class Warehouse:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool = False) -> None:
         self.connection = connection
+        connection.execute(macros())
         if read_only:
             return
         self._drop_tables_of_other_versions()

@@ -3,17 +3,15 @@
 Contains functions of text. Nothing here reads or writes the working database.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import duckdb
-
 from segmentation_pipeline.tables.catalog import contracts, has_select, select_of
 from segmentation_pipeline.tables.contract import quoted
+from segmentation_pipeline.warehouse.syntax import syntax_tree
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,12 @@ class QueryInputs:
 
 @cache
 def tables_read_by(select: str) -> frozenset[str]:
-    """Return every relation that a SELECT reads except its own CTEs, from DuckDB's syntax tree.
+    """Return every relation that a SELECT reads, except its own CTEs.
 
     Raises:
         ValueError: The text is not a SELECT.
     """
-    answer = _parser().execute("select json_serialize_sql($select)", {"select": select}).fetchone()
-    assert answer is not None
-    tree = json.loads(answer[0])
-    if tree["error"]:
-        raise ValueError(f"not a SELECT: {tree['error_message']}")
-    named = {node["table_name"] for node in _nodes(tree) if node.get("type") == "BASE_TABLE"}
-    return frozenset(named) - set(re.findall(r"(\w+) as (?:not )?(?:materialized )?\(", select))
+    return frozenset(_tables(syntax_tree(select), frozenset()))
 
 
 def inline_upstream(select: str, replacements: dict[str, str]) -> str:
@@ -76,13 +68,21 @@ def bound_values(text: str, values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in set(re.findall(r"\$([a-z]\w*)", text))}
 
 
-@cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"threads": 1})
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _nodes(child)
+def _tables(node: Any, ctes: frozenset[str]) -> Iterator[str]:
+    """Yield the tables that a part of a syntax tree reads where some names are CTEs."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _tables(child, ctes)
+    if not isinstance(node, dict):
+        return
+    if node.get("type") == "BASE_TABLE" and (node["schema_name"] or node["table_name"] not in ctes):
+        yield node["table_name"]
+    if node.get("type") == "RECURSIVE_CTE_NODE":
+        ctes |= {node["cte_name"]}
+    for cte in node.get("cte_map", {}).get("map", []):
+        # A CTE sees those before it. Unless it is recursive, its own name inside it is that of a table.
+        yield from _tables(cte["value"], ctes)
+        ctes |= {cte["key"]}
+    for name, child in node.items():
+        if name != "cte_map":
+            yield from _tables(child, ctes)

@@ -1,22 +1,10 @@
-with raw as (
-    select * from raw_transactions
-),
-
-rejected as (
-    select * from rejected_transactions
-),
-
-rules as (
-    select * from cleaning_rules
-),
-
-refused as (
+with rejected as (
     select
         rule,
         count(*) as lines,
         count(distinct customer_id) as customers,
         sum(amount) as amount
-    from rejected
+    from rejected_transactions
     group by rule
 ),
 
@@ -25,7 +13,7 @@ total as (
         count(*) as lines,
         count(distinct customer_id) as customers,
         coalesce(sum(amount), 0) as amount
-    from raw
+    from raw_transactions
 ),
 
 steps as (
@@ -36,13 +24,13 @@ steps as (
         rules.step,
         rules.rule,
         rules.reason,
-        coalesce(refused.lines, 0),
-        coalesce(refused.customers, 0),
-        coalesce(refused.amount, 0),
-        coalesce(refused.lines, 0),
-        coalesce(refused.amount, 0)
-    from rules
-    left join refused on rules.rule = refused.rule
+        coalesce(rejected.lines, 0),
+        coalesce(rejected.customers, 0),
+        coalesce(rejected.amount, 0),
+        coalesce(rejected.lines, 0),
+        coalesce(rejected.amount, 0)
+    from cleaning_rules as rules
+    left join rejected on rules.rule = rejected.rule
 )
 
 select

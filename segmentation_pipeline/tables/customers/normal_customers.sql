@@ -1,12 +1,4 @@
-with active as (
-    select * from rfm_features where frequency > 0 and monetary > 0
-),
-
-outliers as (
-    select * from outlier_customers
-)
-
-select active.customer_id, active.recency, active.frequency, active.monetary
-from active
-left join outliers on active.customer_id = outliers.customer_id
-where outliers.customer_id is null
+select customer_id, recency, frequency, monetary
+from rfm_features
+anti join outlier_customers using (customer_id)
+where inactive_segment(frequency, monetary) is null

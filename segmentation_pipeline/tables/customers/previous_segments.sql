@@ -1,44 +1,25 @@
-with ledger as (
-    select * from segment_membership
-),
-
-moment as (
-    select max(as_of) as as_of from rfm_features
-),
-
--- What was written for as_of itself is not read, so that a run done again finds what it found.
-before as (
+-- Rows written for as_of itself are not read, so that a repeated run gives the same result.
+with periods as (
     select
-        ledger.customer_id,
-        ledger.segment_key,
-        ledger.is_move_pending,
-        ledger.valid_from,
-        coalesce(ledger.valid_to >= moment.as_of, true) as is_last,
-        moment.as_of,
-        lag(ledger.segment_key) over (partition by ledger.customer_id order by ledger.valid_from) as key_before,
-        lag(ledger.valid_to) over (partition by ledger.customer_id order by ledger.valid_from) as end_before
-    from ledger
-    cross join moment
-    where ledger.valid_from < moment.as_of
-),
-
--- Rows of one segment without a gap are one stay; being held off the nearest segment divides it into rows.
-starts as (
-    select customer_id, max(valid_from) as segment_since
-    from before
-    where key_before is null or key_before <> segment_key or end_before <> valid_from
-    group by customer_id
+        membership.*,
+        run.as_of,
+        membership.valid_to is null or membership.valid_to >= run.as_of as is_last,
+        -- Adjacent rows of one segment are one stay; a pending move divides it into rows.
+        lag(membership.segment_key) over history is distinct from membership.segment_key
+            or lag(membership.valid_to) over history is distinct from membership.valid_from as is_start
+    from segment_membership as membership
+    cross join (select max(as_of) as as_of from rfm_features) as run
+    where membership.valid_from < run.as_of
+    window history as (partition by membership.customer_id order by membership.valid_from)
 )
 
 select
-    before.customer_id,
-    before.segment_key,
-    starts.segment_since,
+    customer_id,
+    segment_key,
+    max(valid_from) filter (where is_start) over (partition by customer_id) as segment_since,
     case
-        when before.is_move_pending
-        then cast(floor((epoch(before.as_of) - epoch(before.valid_from)) / 86400) as integer)
+        when is_move_pending then cast(floor((epoch(as_of) - epoch(valid_from)) / 86400) as integer)
         else 0
     end as pending_days
-from before
-inner join starts on before.customer_id = starts.customer_id
-where before.is_last
+from periods
+qualify is_last

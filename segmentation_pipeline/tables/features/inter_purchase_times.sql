@@ -1,10 +1,6 @@
-with clean as (
-    select * from clean_transactions
-),
-
-purchase_days as (
+with purchase_days as (
     select distinct customer_id, cast(transaction_at as date) as purchase_day
-    from clean
+    from clean_transactions
     where not is_cancellation and amount >= 0
 ),
 
@@ -29,8 +25,8 @@ customers as (
     group by customer_id
 )
 
--- One gap alone says little of the next: two of the population's stand beside the customer's own, and weigh less the
--- more it has. Sums of days and twice a median of days are whole numbers, so nothing is rounded before the division.
+-- A customer's own gaps are averaged with two median gaps of the population, because one gap predicts the next poorly.
+-- Sums of days and twice a median of days are whole numbers, so nothing is rounded before the division.
 select
     customers.customer_id,
     cast(customers.purchase_days as integer) as purchase_days,

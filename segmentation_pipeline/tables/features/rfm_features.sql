@@ -1,29 +1,21 @@
-with clean as (
-    select * from clean_transactions
-),
-
-rhythm as (
-    select * from inter_purchase_times
-),
-
-moment as (
+with run as (
     select
         case
             when $as_of is not null then cast($as_of as timestamp)
             when $to_end_of_day then cast(cast(max(transaction_at) as date) as timestamp) + interval '1' day
             else max(transaction_at)
         end as as_of
-    from clean
+    from clean_transactions
 ),
 
 lines as (
     select
         clean.*,
-        -- Negative money on an ordinary invoice gives back as a cancellation does; a free line is part of a purchase.
+        -- Negative money on an ordinary invoice is a refund, as on a cancellation; a free line is part of a purchase.
         not clean.is_cancellation and clean.amount >= 0 as is_purchase,
-        coalesce(clean.transaction_at >= moment.as_of - $look_back_days * interval '1' day, true) as is_within
-    from clean
-    cross join moment
+        coalesce(clean.transaction_at >= run.as_of - $look_back_days * interval '1' day, true) as is_within
+    from clean_transactions as clean
+    cross join run
 ),
 
 customers as (
@@ -56,24 +48,24 @@ countries as (
 select
     customers.customer_id,
     cast(floor(
-        (epoch(moment.as_of) - epoch(coalesce(customers.last_purchase_at, customers.first_line_at))) / 86400
+        (epoch(run.as_of) - epoch(coalesce(customers.last_purchase_at, customers.first_line_at))) / 86400
     ) as integer) as recency,
     cast(customers.frequency as integer) as frequency,
     cast(customers.monetary as decimal(18, 4)) as monetary,
     cast(customers.gross as decimal(18, 4)) as gross,
     cast(customers.refunds as decimal(18, 4)) as refunds,
-    -- Rounded half up by whole ten-thousandths, as the nearest double of 327.62375 lies below it.
+    -- Rounded half up in whole ten-thousandths: the nearest double of 327.62375 is below it.
     case
         when customers.frequency > 0
         then cast(floor(cast(customers.gross * 10000 as double) / customers.frequency + 0.5) / 10000 as decimal(18, 4))
     end as average_order_value,
     cast(customers.products as integer) as products,
     customers.first_purchase_at, customers.last_purchase_at,
-    cast(floor((epoch(moment.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
-    coalesce(rhythm.purchase_days, 0) as purchase_days, rhythm.inter_purchase_time,
+    cast(floor((epoch(run.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
+    coalesce(times.purchase_days, 0) as purchase_days, times.inter_purchase_time,
     countries.country,
-    moment.as_of
+    run.as_of
 from customers
-cross join moment
-left join rhythm on customers.customer_id = rhythm.customer_id
+cross join run
+left join inter_purchase_times as times on customers.customer_id = times.customer_id
 left join countries on customers.customer_id = countries.customer_id and countries.place = 1

@@ -1,19 +1,15 @@
-with scores as (
-    select * from (values (1), (2), (3), (4), (5)) as listed(score)
-),
-
-combinations as (
+with combinations as (
     select
-        r.score as recency_score,
-        f.score as frequency_score,
-        m.score as monetary_score,
+        cast(r.score as integer) as recency_score,
+        cast(f.score as integer) as frequency_score,
+        cast(m.score as integer) as monetary_score,
         (f.score + m.score + 1) // 2 as worth
-    from scores as r
-    cross join scores as f
-    cross join scores as m
+    from range(1, 6) as r(score)
+    cross join range(1, 6) as f(score)
+    cross join range(1, 6) as m(score)
 )
 
--- The grid of recency by worth is the one that RFM practitioners share; each of its 25 fields has one name.
+-- The grid of recency by worth that RFM practitioners share; each of its 25 cells has one name.
 select
     recency_score,
     frequency_score,

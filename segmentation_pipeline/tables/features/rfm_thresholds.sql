@@ -1,36 +1,29 @@
-with features as (
-    select * from rfm_features where frequency > 0
+with customers as (
+    select
+        cast(monetary as double) as monetary,
+        cast(frequency as double) as frequency,
+        cast(recency as double) as recency
+    from rfm_features
+    where frequency > 0
 ),
 
-cuts as (
-    select * from (values (1), (2), (3), (4)) as listed(cut)
+sorted as (
+    select feature, list(x order by x) as x, count(*) - 1 as last_place
+    from (unpivot customers on monetary, frequency, recency into name feature value x)
+    group by feature
 ),
 
-long as (
-    select 'monetary' as feature, cast(monetary as double) as x from features
-    union all
-    select 'frequency', cast(frequency as double) from features
-    union all
-    select 'recency', cast(recency as double) from features
-),
-
-ranked as (
+placed as (
     select
         feature,
-        x,
-        row_number() over (partition by feature order by x) - 1 as place,
-        count(*) over (partition by feature) - 1 as last_place
-    from long
-),
-
--- Interpolated between neighbours, as by numpy; spelt out, because engines differ in what they call a quantile.
-placed as (
-    select ranked.feature, cuts.cut, ranked.x, ranked.place, cuts.cut * ranked.last_place / 5.0e0 as wanted
-    from ranked
-    cross join cuts
+        cast(cut as integer) as cut,
+        cut * last_place / 5.0e0 as place,
+        x[1 + cast(floor(place) as bigint)] as low,
+        x[1 + cast(ceil(place) as bigint)] as high
+    from sorted
+    cross join range(1, 5) as cuts(cut)
 )
 
-select feature, cut, min(x) + (max(x) - min(x)) * (wanted - floor(wanted)) as threshold
+-- Interpolated between neighbours, as numpy does; `quantile_cont` rounds the place differently.
+select feature, cut, low + (high - low) * (place - floor(place)) as threshold
 from placed
-where place >= floor(wanted) and place <= ceil(wanted)
-group by feature, cut, wanted

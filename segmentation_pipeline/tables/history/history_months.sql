@@ -1,12 +1,4 @@
-with clean as (
-    select * from clean_transactions
-),
-
-model as (
-    select * from kmeans_model
-),
-
-moment as (
+with run as (
     select max(as_of) as as_of from rfm_features
 ),
 
@@ -15,22 +7,22 @@ span as (
         min(transaction_at) as first_at,
         date_trunc('month', min(transaction_at)) + interval '1' month as first_end,
         max(transaction_at) as last_at
-    from clean
+    from clean_transactions
 ),
 
 month_ends as (
-    select unnest(generate_series(span.first_end, moment.as_of, interval '1' month)) as month_end
+    select unnest(generate_series(span.first_end, run.as_of, interval '1' month)) as month_end
     from span
-    cross join moment
+    cross join run
 ),
 
--- A sum, so that the order of the lines does not matter; a line that comes late changes every month after it.
+-- A sum of hashes does not depend on the order of lines; a late line changes every month after it.
 monthly as (
     select
         date_trunc('month', transaction_at) + interval '1' month as month_end,
         count(*) as lines,
         sum(cast(hash(customer_id, invoice, transaction_at, amount, is_cancellation) % 1000000007 as bigint)) as print
-    from clean
+    from clean_transactions
     group by date_trunc('month', transaction_at) + interval '1' month
 ),
 
@@ -52,4 +44,4 @@ select
     $history_digest as settings_digest
 from counted
 cross join span
-cross join model
+cross join kmeans_model as model

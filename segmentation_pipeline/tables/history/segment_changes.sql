@@ -1,39 +1,30 @@
-with ledger as (
-    select * from segment_membership
-),
-
-erased as (
-    select * from erased_customers
-),
-
-model as (
-    select * from kmeans_model
-),
-
-beside as (
+with periods as (
     select
-        ledger.*,
-        lag(segment_key) over (partition by customer_id order by valid_from) as key_before,
-        lag(valid_to) over (partition by customer_id order by valid_from) as end_before,
-        lead(valid_from) over (partition by customer_id order by valid_from) as start_after
-    from ledger
+        *,
+        -- Null where the customer was in no segment when the row begins.
+        case
+            when lag(valid_to) over customer = valid_from then lag(segment_key) over customer
+        end as from_segment,
+        lead(valid_from) over customer is not distinct from valid_to as continues
+    from segment_membership
+    window customer as (partition by customer_id order by valid_from)
 )
 
 select
     customer_id,
     valid_from as as_of,
-    case when end_before = valid_from then key_before end as from_segment,
+    from_segment,
     segment_key as to_segment,
-    case when end_before = valid_from then reason else 'new' end as reason,
+    case when from_segment is null then 'new' else reason end as reason,
     model_id
-from beside
-where end_before is null or end_before <> valid_from or key_before <> segment_key
+from periods
+where from_segment is distinct from segment_key
 union all
 select customer_id, valid_to, segment_key, null, 'gone', model_id
-from beside
-where valid_to is not null and (start_after is null or start_after <> valid_to)
+from periods
+where valid_to is not null and not continues
 union all
--- Whoever keeps a copy of the segments hears that somebody is to be erased there too; not who.
+-- Consumers that keep a copy of the segments learn that a customer must be erased there too, but not which one.
 select erased.customer_hash, erased.as_of, null, null, 'erased', model.model_id
-from erased
-cross join model
+from erased_customers as erased
+cross join kmeans_model as model

@@ -1,49 +1,26 @@
-with nearest as (
-    select * from nearest_segments
-),
-
-centroids as (
-    select * from nearest_centroids
-),
-
-normal as (
-    select * from kmeans_segments
-),
-
-outliers as (
-    select * from outlier_segments
-),
-
-inactive as (
-    select * from inactive_customers
-),
-
-previous as (
-    select * from previous_segments
-),
-
--- Left only for a centroid that is clearly nearer, unless it was held off the nearest for too long.
-assigned as (
+with assigned as (
+    -- A customer stays until another centroid is clearly nearer, or until the move has been pending for too long.
     select
         normal.customer_id,
         case
-            when previous.pending_days >= $max_pending_days then normal.segment_key
-            when normal.distance > (1 - $margin) * centroids.previous_distance then previous.segment_key
+            when previous.pending_days < $max_pending_days
+                and normal.distance > (1 - $margin) * centroids.previous_distance
+                then previous.segment_key
             else normal.segment_key
         end as segment_key,
         case
             when normal.second_distance > 0 then 1 - normal.distance / normal.second_distance
             else 0
         end as margin
-    from normal
-    inner join centroids on normal.customer_id = centroids.customer_id
-    left join previous on normal.customer_id = previous.customer_id
+    from kmeans_segments as normal
+    inner join nearest_centroids as centroids using (customer_id)
+    left join previous_segments as previous using (customer_id)
     union all
     select customer_id, segment_key, null
-    from outliers
+    from outlier_segments
     union all
     select customer_id, segment_key, null
-    from inactive
+    from inactive_customers
 )
 
 select
@@ -53,4 +30,4 @@ select
     assigned.segment_key <> nearest.segment_key as is_move_pending,
     assigned.margin
 from assigned
-inner join nearest on assigned.customer_id = nearest.customer_id
+inner join nearest_segments as nearest using (customer_id)

@@ -1,27 +1,3 @@
-with features as (
-    select * from rfm_features
-),
-
-scores as (
-    select * from rfm_scores
-),
-
-assigned as (
-    select * from assigned_segments
-),
-
-previous as (
-    select * from previous_segments
-),
-
-catalogue as (
-    select * from segments
-),
-
-model as (
-    select * from kmeans_model
-)
-
 select
     features.customer_id,
     catalogue.segment,
@@ -30,7 +6,10 @@ select
     assigned.is_move_pending,
     assigned.margin,
     before.segment as previous_segment,
-    case when previous.segment_key = assigned.segment_key then previous.segment_since else features.as_of end as segment_since,
+    case
+        when previous.segment_key = assigned.segment_key then previous.segment_since
+        else features.as_of
+    end as segment_since,
     substr(md5(features.customer_id), 1, 8) < $control_below as is_control,
     catalogue.customer_group,
     features.recency,
@@ -44,11 +23,11 @@ select
     catalogue.action,
     features.as_of,
     model.model_id
-from features
-inner join scores on features.customer_id = scores.customer_id
-inner join assigned on features.customer_id = assigned.customer_id
-inner join catalogue on assigned.segment_key = catalogue.segment_key
-inner join catalogue as nearest on assigned.nearest_key = nearest.segment_key
-left join previous on features.customer_id = previous.customer_id
-left join catalogue as before on previous.segment_key = before.segment_key
-cross join model
+from rfm_features as features
+inner join rfm_scores as scores using (customer_id)
+inner join assigned_segments as assigned using (customer_id)
+inner join segments as catalogue on assigned.segment_key = catalogue.segment_key
+inner join segments as nearest on assigned.nearest_key = nearest.segment_key
+left join previous_segments as previous using (customer_id)
+left join segments as before on previous.segment_key = before.segment_key
+cross join kmeans_model as model

@@ -1,16 +1,3 @@
-with customers as (
-    select * from normal_customers
-),
-
-nearest as (
-    select * from nearest_centroids
-)
-
-select
-    customers.customer_id,
-    nearest.cluster,
-    nearest.segment_key,
-    nearest.distance,
-    nearest.second_distance
-from customers
-inner join nearest on customers.customer_id = nearest.customer_id
+select customer_id, cluster, segment_key, distance, second_distance
+from nearest_centroids
+semi join normal_customers using (customer_id)

@@ -1,17 +1,9 @@
 -- One row per source whose newest transaction is older than the setting allows, or that has none.
-with clean as (
-    select * from clean_transactions
-),
-
-rejected as (
-    select * from rejected_transactions
-),
-
--- Whatever as_of is: a line after it counts as life of the feed, one that is dated in the future does not.
-transactions as (
-    select transaction_at from clean
+-- A line after as_of shows that the feed delivers; a line dated in the future does not.
+with transactions as (
+    select transaction_at from clean_transactions
     union all
-    select transaction_at from rejected where rule = 'after_as_of'
+    select transaction_at from rejected_transactions where rule = 'after_as_of'
 ),
 
 newest as (
