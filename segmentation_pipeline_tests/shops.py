@@ -29,6 +29,8 @@ from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.orchestration.job_selection import REFIT_JOB
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import contracts
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, retailer_file, run_job, write_csv
 
 # An outlier, a cancellation, a line without a customer and one that cannot be parsed.
@@ -140,6 +142,15 @@ class Shop:
         """Return the rows of a query on the working database, or on another one."""
         with duckdb.connect(str(database or self.work), read_only=True) as connection:
             return connection.execute(select).fetchall()
+
+    @property
+    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every table of the working database, in the order of its key."""
+        with duckdb.connect(str(self.work), read_only=True) as connection:
+            return {
+                name: connection.execute(f"select * from {quoted(name)} order by {contract.key_order}").fetchall()
+                for name, contract in contracts().items()
+            }
 
     def released(self, select: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the current release."""
