@@ -1,55 +1,40 @@
-"""`segments`: the command line, thin over the job that the schedule runs and over the releases.
+"""The command `segments`: its commands, options and exit codes (0: done, 1: the run failed, 2: invalid input).
 
-Exit codes: 0 done, 1 the run failed, 2 the input is bad.
+Declares the commands. Each imports its implementation when it is called, so that `--help` and completion are fast.
 """
 
-import shlex
+from pathlib import Path
 from typing import Annotated
 
-import duckdb
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from segmentation_pipeline.cli.console import (
-    RetailerOption,
-    SourceOption,
-    TracebackOption,
-    err,
-    exit_on_user_error,
-    out,
-    retailer_settings,
-)
-from segmentation_pipeline.cli.model import model_app
-from segmentation_pipeline.cli.privacy import erase
-from segmentation_pipeline.cli.releases import (
-    current_of,
-    export_table,
-    releases_app,
-    releases_of,
-    restore_state,
-    show_pause,
-)
-from segmentation_pipeline.cli.run import execute
-from segmentation_pipeline.config.loading import resolve_retailer, source_base
-from segmentation_pipeline.config.paths import RetailerFolders, data_folder
-from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.orchestration import instance as dagster_home
-from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.tables.catalog import withholdable_columns
+RetailerOption = Annotated[
+    str,
+    typer.Option(
+        "--retailer", "-r", envvar="SEGMENTATION_RETAILER", help="Name of a shipped retailer, or a retailer file."
+    ),
+]
+SourceOption = Annotated[
+    str,
+    typer.Option(
+        envvar="SEGMENTATION_SOURCE", help="File, folder or pattern to read instead of the retailer file's source.path."
+    ),
+]
+TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Customer segments from retail transactions.", pretty_exceptions_enable=False
+    no_args_is_help=True,
+    help="Customer segments from retail transactions. Start with `segments run`.",
+    pretty_exceptions_enable=False,
 )
-retailer_app = typer.Typer(no_args_is_help=True, help="Retailer files.")
+releases_app = typer.Typer(
+    invoke_without_command=True, help="List, verify and roll back the published releases, and resume publishing."
+)
+retailer_app = typer.Typer(no_args_is_help=True, help="Check retailer files.")
+model_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back the models, and search for segments.")
 app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
 app.add_typer(model_app, name="model")
-app.command("restore")(restore_state)
-app.command("erase")(erase)
-app.command("export")(export_table)
 
 
 @app.command()
@@ -59,23 +44,29 @@ def run(
     as_of: Annotated[
         str,
         typer.Option(
-            help="YYYY-MM-DD (that whole day counts), end_of_day, schedule ... instead of the file's rfm.as_of."
+            help="Replaces the retailer file's rfm.as_of: 2024-10-31 (that whole day counts), last_transaction,"
+            " end_of_day or schedule."
         ),
     ] = "",
-    refit: Annotated[bool, typer.Option("--refit", help="Fit the fences and the model again.")] = False,
-    accept_change: Annotated[bool, typer.Option("--accept-change", help="Publish what the gate would stop.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Fit a new model even where none is due.")] = False,
+    accept_change: Annotated[
+        bool,
+        typer.Option(
+            "--accept-change", help="Publish although the release checks report a change, and activate a fitted model."
+        ),
+    ] = False,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Read every file again; forget the lines of those that are gone.")
+        bool, typer.Option("--reload", help="Read every file again, and delete the lines of missing files.")
     ] = False,
     traceback: TracebackOption = False,
 ) -> None:
-    """Run the pipeline: read the source, derive every table, publish a release."""
-    with exit_on_user_error(traceback):
-        settings = retailer_settings(retailer, source, as_of, withholdable=withholdable_columns())
-        _source_is_there(retailer, settings)
-        home = dagster_home.prepare()
-        (data_folder() / "runs").mkdir(parents=True, exist_ok=True)
-    if not execute(
+    """Read the source, derive every table and publish a release.
+
+    Example: segments run --retailer shop.toml --as-of 2024-10-31
+    """
+    from segmentation_pipeline.cli.run import run
+
+    run(
         retailer=retailer,
         source=source,
         as_of=as_of,
@@ -83,83 +74,168 @@ def run(
         accept_change=accept_change,
         reload=reload,
         traceback=traceback,
-    ):
-        err.print(f"The run failed. Its log: DAGSTER_HOME={home} dg dev, or run again with --traceback.", markup=False)
-        raise typer.Exit(1)
-    releases = releases_of(retailer)
-    if (shown := releases.current) is not None:
-        _show(shown, settings)
-        show_pause(releases)
-        _paths(shown, releases)
+    )
 
 
 @app.command()
 def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
     """Show the segments of the current release."""
-    with exit_on_user_error(traceback):
-        settings = retailer_settings(retailer)
-        releases = releases_of(retailer)
-        current = current_of(retailer)
-        _show(current, settings)
-        _paths(current, releases)
+    from segmentation_pipeline.cli.show import show
+
+    show(retailer, traceback)
 
 
 @app.command()
 def home(traceback: TracebackOption = False) -> None:
-    """Make Dagster's folder ready and print it: export DAGSTER_HOME=$(segments home)."""
+    """Create Dagster's folder and print its path.
+
+    Example: export DAGSTER_HOME=$(segments home)
+    """
+    from segmentation_pipeline.cli.console import exit_on_user_error
+    from segmentation_pipeline.orchestration.instance import prepare
+
     with exit_on_user_error(traceback):
-        typer.echo(dagster_home.prepare())
+        typer.echo(prepare())
+
+
+@app.command()
+def export(
+    table: Annotated[str, typer.Argument(help="A published table, such as customer_segments.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; by default standard output.")
+    ] = None,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a table of the current release as CSV for spreadsheets: UTF-8, with text that is not run as a formula.
+
+    Example: segments export customer_segments --output segments.csv
+    """
+    from segmentation_pipeline.cli.releases import export_table
+
+    export_table(table, output, retailer, traceback)
+
+
+@app.command()
+def restore(
+    release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],
+    retailer: RetailerOption = "sample",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an existing working database, and keep it under another name.")
+    ] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Create a working database with the models, segments and membership history of a release."""
+    from segmentation_pipeline.cli.releases import restore_state
+
+    restore_state(release, retailer, replace=replace, traceback=traceback)
+
+
+@app.command()
+def erase(
+    customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Customers, as the source names them.")],
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Erase customers from every table and file, publish a release without them, and delete all other releases.
+
+    Later runs leave them out, because a keyed hash of each is stored (SEGMENTATION_PRIVACY_KEY). The output lists the
+    rows that named them, before and after.
+    """
+    from segmentation_pipeline.cli.privacy import erase
+
+    erase(customers, retailer, traceback)
+
+
+@releases_app.callback()
+def list_releases(
+    context: typer.Context, retailer: RetailerOption = "sample", traceback: TracebackOption = False
+) -> None:
+    """List the releases, oldest first."""
+    if context.invoked_subcommand is None:
+        from segmentation_pipeline.cli.releases import list_releases
+
+        list_releases(retailer, traceback)
+
+
+@releases_app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RELEASE]...", help="By default all.")] = None,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Read every file of the releases again and count every table; exit with 1 if a release is damaged."""
+    from segmentation_pipeline.cli.releases import verify
+
+    verify(names or (), retailer, traceback)
+
+
+@releases_app.command("rollback")
+def rollback_release(
+    release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Make an earlier release current, and pause publishing until `resume`."""
+    from segmentation_pipeline.cli.releases import rollback
+
+    rollback(release, retailer, traceback)
+
+
+@releases_app.command()
+def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """Make the newest release current, and publish again."""
+    from segmentation_pipeline.cli.releases import resume
+
+    resume(retailer, traceback)
 
 
 @retailer_app.command()
 def check(
-    retailer: Annotated[str, typer.Argument(help="A shipped retailer or a TOML file.")] = "",
+    retailer: Annotated[str, typer.Argument(help="Name of a shipped retailer, or a retailer file.")] = "",
     source: SourceOption = "",
     traceback: TracebackOption = False,
 ) -> None:
-    """Validate a retailer file: every error at once, with its line and key."""
-    with exit_on_user_error(traceback):
-        retailer = resolve_retailer(retailer)
-        settings = retailer_settings(retailer, source, withholdable=withholdable_columns())
-        files = _source_is_there(retailer, settings)
-        typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")
-        counted = f"{files:,} file{'s' if files > 1 else ''}"
-        typer.echo(f"Source: {counted}." if files else "Source: made up, written at the first run.")
+    """Validate a retailer file and list every error in it, with its line and key.
+
+    Example: segments retailer check shop.toml
+    """
+    from segmentation_pipeline.cli.retailer import check
+
+    check(retailer, source, traceback)
 
 
-def _source_is_there(retailer: str, settings: Retailer) -> int:
-    if settings.source.sample:
-        return 0
-    return len(
-        source_files(settings, source_base(retailer), RetailerFolders(data_folder(), settings.name).pipeline_paths)
-    )
+@model_app.command("list")
+def list_models(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """List the models with their status, oldest first, and why a model is pending approval."""
+    from segmentation_pipeline.cli.model import list_models
+
+    list_models(retailer, traceback)
 
 
-def _show(release: Release, settings: Retailer) -> None:
-    """The table of segments, most revenue first."""
-    table = Table(title=f"{settings.title}, as of {release.as_of}, money in {settings.currency}", box=SIMPLE_HEAD)
-    table.title_justify, table.pad_edge = "left", False
-    for name in ("segment", "customers", "share", "revenue", "share", "spend", "bought", "days"):
-        table.add_column(name, justify="left" if name == "segment" else "right", no_wrap=True)
-    table.caption, table.caption_justify = "spend, purchases bought, days since the last: medians", "left"
-    with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
-        rows = connection.execute(
-            "select segment, customers, customer_share, revenue, revenue_share, median_monetary, median_frequency,"
-            " median_recency from segment_profiles order by revenue desc, segment_key"
-        ).fetchall()
-    for segment, customers, share, revenue, revenue_share, *medians in rows:
-        part = "" if revenue_share is None else f"{revenue_share:.1%}"
-        money, purchases, days = (f"{median:,.0f}" for median in medians)
-        table.add_row(segment, f"{customers:,}", f"{share:.1%}", f"{revenue:,.0f}", part, money, purchases, days)
-    out.print(table)
+@model_app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="The model's name, or its first characters.")],
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Activate a pending or retired model from the next run."""
+    from segmentation_pipeline.cli.model import promote
+
+    promote(model, retailer, traceback)
 
 
-def _paths(release: Release, releases: Releases) -> None:
-    current = releases.folder / "current"
-    for what, where in (
-        ("release", release.name),
-        ("open it", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
-        ("files", f"{current}/*.parquet, {current}/manifest.json"),
-        ("look on", "make dev, then http://127.0.0.1:3000"),
-    ):
-        typer.echo(f"{what:8} {where}")
+@model_app.command("rollback")
+def rollback_model(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """Withdraw an approval; without one, activate the previous model from the next run."""
+    from segmentation_pipeline.cli.model import rollback
+
+    rollback(retailer, traceback)
+
+
+@model_app.command()
+def search(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+    """Run the job and choose the number of segments again; a different number is pending approval."""
+    from segmentation_pipeline.cli.model import search
+
+    search(retailer, traceback)

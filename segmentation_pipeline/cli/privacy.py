@@ -4,18 +4,11 @@ Contains the command and its output; the work is in `privacy.erasure`. It prints
 logs.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
 
 import typer
 
-from segmentation_pipeline.cli.console import (
-    RetailerOption,
-    TracebackOption,
-    err,
-    exit_on_user_error,
-    retailer_settings,
-    say,
-)
+from segmentation_pipeline.cli.console import err, exit_on_user_error, retailer_settings, say
 from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ErasureError
@@ -25,16 +18,8 @@ from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
 
 
-def erase(
-    customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Customers, as the source names them.")],
-    retailer: RetailerOption = "sample",
-    traceback: TracebackOption = False,
-) -> None:
-    """Erase customers from every table and file, publish a release without them, and delete all other releases.
-
-    Later runs leave them out, because a keyed hash of each is stored (SEGMENTATION_PRIVACY_KEY). The output lists the
-    rows that named them, before and after.
-    """
+def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
+    """Erase customers, publish a release without them, delete all others, and print the rows that named them."""
     with exit_on_user_error(traceback):
         settings = retailer_settings(retailer)
         key = Key.of_environment("erased customers are stored as hashes made with it")

@@ -1,110 +1,102 @@
-"""A run as a person at the terminal sees it: asset by asset with rows and times, and at the end what became of it.
+"""The progress of a run in the terminal: a line for each step, its warnings and its failures.
 
-Belongs here: reading Dagster's event log of one run. Does not: starting the run (`cli`).
+Contains a Dagster logger that sees each event of a run as it happens. Does not start runs (`run`).
 """
 
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import dagster as dg
 from rich.console import Console
-from rich.markup import escape
-from sqlalchemy.exc import SQLAlchemyError
+from rich.text import Text
 
-# The longest name of a step; with rows and seconds its line stays below 80 columns.
-_NAME = 44
+# Name, rows and seconds fill less than 80 columns. The step of a check has no rows, and its name may be longer.
+_NAME, _ROWS = 44, 17
 
 
 @dataclass
-class Watch:
-    """What has been seen of a run so far."""
+class Progress:
+    """The steps of a run so far; prints each as it ends."""
 
+    console: Console
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
-    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    _rows: dict[str, dict[str, int]] = field(default_factory=dict)
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, each thing once."""
-        return [said for of_step in self._failures.values() for said in of_step]
+        """The messages of the failed steps."""
+        return [message for messages in self._failures.values() for message in messages]
 
-    def see(self, event: dg.DagsterEvent, console: Console) -> None:
-        """Take in one event; print a line where a step ended."""
+    def logger(self) -> dg.LoggerDefinition:
+        """Return the logger that passes the events of a run to this object."""
+        progress = self
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                progress.see(record)
+
+        def create_logger(_: dg.InitLoggerContext) -> logging.Logger:
+            logger = logging.Logger("segmentation_pipeline.progress", logging.DEBUG)
+            logger.addHandler(Handler())
+            return logger
+
+        return dg.LoggerDefinition(create_logger, description="Prints the steps of the run.")
+
+    def see(self, record: logging.LogRecord) -> None:
+        """Add a log record of the run: an event, or a warning, which is printed at once."""
+        metadata = getattr(record, "dagster_meta", {})
+        if event := metadata.get("dagster_event"):
+            self.add(event)
+        elif record.levelno == logging.WARNING:
+            message = metadata.get("orig_message") or record.getMessage()
+            self.console.print(Text(message, "yellow"), soft_wrap=True)
+
+    def add(self, event: dg.DagsterEvent) -> None:
+        """Add an event; print a line where a step ended."""
+        step = event.step_key or ""
         if event.is_step_materialization:
-            made = event.step_materialization_data.materialization
-            if (count := made.metadata.get("dagster/row_count")) is not None and event.step_key:
-                self.rows.setdefault(event.step_key, {})[made.asset_key.to_user_string()] = int(str(count.value))
+            materialization = event.step_materialization_data.materialization
+            if (count := materialization.metadata.get("dagster/row_count")) is not None:
+                self._rows.setdefault(step, {})[materialization.asset_key.to_user_string()] = int(str(count.value))
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            self._see_check(event)
+            self._add_check(step, event)
         elif event.is_step_success:
-            self._line(console, "[green]✓[/]", event.step_key or "", event.step_success_data.duration_ms / 1000)
+            self._print_step("[green]✓[/]", step, event.step_success_data.duration_ms / 1000)
         elif event.is_step_failure:
-            self._see_failure(event)
-            self._line(console, "[red]✗[/]", event.step_key or "", None)
+            self._add_failure(step, event)
+            self._print_step("[red]✗[/]", step, None)
 
-    def _see_check(self, event: dg.DagsterEvent) -> None:
+    def print_total(self) -> None:
+        """Print the sum of the steps' times."""
+        self.console.print(f"  {'all steps':<{_NAME + 1 + _ROWS}} {self.seconds:6.2f} s", highlight=False)
+
+    def _add_check(self, step: str, event: dg.DagsterEvent) -> None:
         check = event.asset_check_evaluation_data
         if check.passed:
             return
-        said = f"{check.asset_key.to_user_string()}: check {check.check_name} failed. {check.description or ''}".strip()
-        failed = self._failures.setdefault(event.step_key or "", [])
-        (self.warnings if check.severity == dg.AssetCheckSeverity.WARN else failed).append(said)
+        name = f"{check.asset_key.to_user_string()}: check {check.check_name} failed."
+        message = f"{name} {check.description or ''}".strip()
+        failures = self._failures.setdefault(step, [])
+        (self.warnings if check.severity == dg.AssetCheckSeverity.WARN else failures).append(message)
 
-    def _see_failure(self, event: dg.DagsterEvent) -> None:
-        """An asset that fails says more than its checks did; a check's step says only that the check failed."""
-        step, data = event.step_key or "", event.step_failure_data
+    def _add_failure(self, step: str, event: dg.DagsterEvent) -> None:
+        """Add a failed step. An asset's own message replaces those of its checks; a check's step has no other."""
+        data = event.step_failure_data
         if data.user_failure_data and data.user_failure_data.description:
             self._failures[step] = [f"{step}: {data.user_failure_data.description}"]
         elif not self._failures.get(step):
             self._failures[step] = [f"{step}: {_root_cause(data.error)}"]
 
-    def _line(self, console: Console, mark: str, step: str, seconds: float | None) -> None:
+    def _print_step(self, mark: str, step: str, seconds: float | None) -> None:
         self.seconds += seconds or 0.0
-        tables = self.rows.get(step, {})
-        # Of a step that is called like one of its tables, that table's.
+        tables = self._rows.get(step, {})
+        # A step that writes several tables shows the rows of the one with its name.
         count = tables.get(step, sum(tables.values()))
-        rows = f"{count:>12,} rows" if tables else " " * 17
-        time = f"{seconds:6.2f} s" if seconds is not None else ""
-        console.print(f"{mark} {step:<{_NAME}} {rows} {time}".rstrip(), highlight=False)
-
-
-@contextmanager
-def watching(instance: dg.DagsterInstance, run_id: str, console: Console) -> Iterator[Watch]:
-    """Print the run's steps as they end, and its warnings, from a thread that follows the event log."""
-    watch, done = Watch(), threading.Event()
-
-    def follow() -> None:
-        cursor: str | None = None
-        while True:
-            last_look = done.is_set()
-            batch = instance.get_records_for_run(run_id, cursor)
-            cursor = batch.cursor
-            for record in batch.records:
-                entry = record.event_log_entry
-                if event := entry.dagster_event:
-                    watch.see(event, console)
-                elif entry.level == logging.WARNING:
-                    console.print(f"[yellow]{escape(entry.user_message)}[/]", highlight=False, soft_wrap=True)
-            if last_look and not batch.has_more:
-                return
-            done.wait(0.25)
-
-    def follow_while_it_can() -> None:
-        # What keeps the log from being read ends the run itself, and is told there.
-        with suppress(OSError, SQLAlchemyError):
-            follow()
-
-    thread = threading.Thread(target=follow_while_it_can, daemon=True)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        done.set()
-        thread.join()
+        name = f"{step:<{_NAME}} {count:>{_ROWS - 5},} rows" if tables else f"{step:<{_NAME + 1 + _ROWS}}"
+        time = "" if seconds is None else f"{seconds:6.2f} s"
+        self.console.print(f"{mark} {name} {time}".rstrip(), highlight=False, soft_wrap=True)
 
 
 def _root_cause(error: object) -> str:

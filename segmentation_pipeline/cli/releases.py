@@ -5,22 +5,14 @@ Contains the commands and their output. The work is in the package `releases`.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from segmentation_pipeline.cli.console import (
-    RetailerOption,
-    TracebackOption,
-    err,
-    exit_on_user_error,
-    out,
-    retailer_settings,
-    say,
-)
+from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings, say
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.export import check_table_exists, export
@@ -28,9 +20,6 @@ from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.restore import restore
 from segmentation_pipeline.releases.store import CURRENT, Releases
 
-releases_app = typer.Typer(
-    invoke_without_command=True, help="List, verify and roll back the published releases, and resume publishing."
-)
 _NOT_CURRENT = "Consumers do not see it. Do not roll back to it. A later run prunes it, or delete its folder."
 _CURRENT = (
     "Consumers see it. Roll back to an intact release with `segments releases rollback NAME`, or publish a new one"
@@ -43,15 +32,10 @@ _PAUSED = (
 _REPAIR = "The next `segments run` that publishes repairs it; `segments releases resume` does so at once"
 
 
-@releases_app.callback()
-def list_releases(
-    context: typer.Context, retailer: RetailerOption = "sample", traceback: TracebackOption = False
-) -> None:
-    """List the releases, oldest first."""
+def list_releases(retailer: str, traceback: bool) -> None:
+    """Print the releases, oldest first, and errors of damaged ones."""
     with exit_on_user_error(traceback):
         releases = releases_of(retailer)
-        if context.invoked_subcommand:
-            return
         current = releases.current
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("", "release", "customers", "revenue", "published (UTC)"):
@@ -73,16 +57,11 @@ def list_releases(
         show_pause(releases)
 
 
-@releases_app.command()
-def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RELEASE]...", help="By default all.")] = None,
-    retailer: RetailerOption = "sample",
-    traceback: TracebackOption = False,
-) -> None:
+def verify(names: Sequence[str], retailer: str, traceback: bool) -> None:
     """Read every file of the releases again and count every table; exit with 1 if a release is damaged."""
     with exit_on_user_error(traceback):
         releases = releases_of(retailer)
-        errors_by_release = releases.verify(names or ())
+        errors_by_release = releases.verify(names)
         current, current_error = releases.current, releases.current_error
         for name, errors in errors_by_release.items():
             if not errors:
@@ -100,8 +79,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@releases_app.command()
-def rollback(release: str, retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+def rollback(release: str, retailer: str, traceback: bool) -> None:
     """Make an earlier release current, and pause publishing until `resume`."""
     with exit_on_user_error(traceback):
         current = releases_of(retailer).rollback(release)
@@ -111,21 +89,13 @@ def rollback(release: str, retailer: RetailerOption = "sample", traceback: Trace
         )
 
 
-@releases_app.command()
-def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = False) -> None:
+def resume(retailer: str, traceback: bool) -> None:
     """Make the newest release current, and publish again."""
     with exit_on_user_error(traceback):
         typer.echo(f"{releases_of(retailer).resume().name} is current. Publishing has resumed.")
 
 
-def restore_state(
-    release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],
-    retailer: RetailerOption = "sample",
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an existing working database, and keep it under another name.")
-    ] = False,
-    traceback: TracebackOption = False,
-) -> None:
+def restore_state(release: str, retailer: str, *, replace: bool, traceback: bool) -> None:
     """Create a working database with the models, segments and membership history of a release."""
     with exit_on_user_error(traceback):
         releases, folders = releases_of(retailer), RetailerFolders(data_folder(), retailer_settings(retailer).name)
@@ -141,14 +111,7 @@ def restore_state(
         typer.echo("The next `segments run` derives all other tables.")
 
 
-def export_table(
-    table: Annotated[str, typer.Argument(help="A published table, such as customer_segments.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; by default standard output.")
-    ] = None,
-    retailer: RetailerOption = "sample",
-    traceback: TracebackOption = False,
-) -> None:
+def export_table(table: str, output: Path | None, retailer: str, traceback: bool) -> None:
     """Write a table of the current release as CSV for spreadsheets: UTF-8, with text that is not run as a formula."""
     with exit_on_user_error(traceback):
         release = current_of(retailer)

@@ -1,21 +1,72 @@
-"""The job, run in this process with a progress display.
+"""`segments run`: run a job in this process, and print its progress.
 
-Belongs here: what `segments run` and `segments model search` do alike. Does not: the job (`defs.automation`).
+Contains also what the other commands that start a run use. The jobs are in `defs.automation`.
 """
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from traceback import print_exc
-from typing import TYPE_CHECKING
 
+import dagster as dg
+import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from segmentation_pipeline.cli.console import err, out, say
+from segmentation_pipeline.cli.console import (
+    count_source_files,
+    err,
+    exit_on_user_error,
+    out,
+    retailer_settings,
+    say,
+)
+from segmentation_pipeline.cli.progress import Progress
+from segmentation_pipeline.cli.releases import releases_of, show_pause
+from segmentation_pipeline.cli.show import show_paths, show_segments
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.paths import RetailerFolders, dagster_home, data_folder
+from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.ingestion.incremental import TABLES
+from segmentation_pipeline.orchestration import alerts, run_liveness
+from segmentation_pipeline.orchestration.instance import keep_event_log_open, prepare
+from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REASON_TAG, REFIT_JOB, why_model_is_due
+from segmentation_pipeline.tables.catalog import withholdable_columns
 
-if TYPE_CHECKING:
-    import dagster as dg
+
+@dataclass(frozen=True)
+class _Fit:
+    """Whether and how the run fits a model; a model that is due is fitted in any case."""
+
+    refit: bool
+    search: bool
+
+
+def run(
+    *, retailer: str, source: str, as_of: str, refit: bool, accept_change: bool, reload: bool, traceback: bool
+) -> None:
+    """Run the job, and print the segments that it published."""
+    with exit_on_user_error(traceback):
+        settings = retailer_settings(retailer, source, as_of, withholdable=withholdable_columns())
+        count_source_files(retailer, settings)
+        home = prepare()
+        run_liveness.folder().mkdir(parents=True, exist_ok=True)
+    if not execute(
+        retailer=retailer,
+        source=source,
+        as_of=as_of,
+        refit=refit,
+        accept_change=accept_change,
+        reload=reload,
+        traceback=traceback,
+    ):
+        advice = f"The run failed. See its log with `DAGSTER_HOME={home} dg dev`, or run again with --traceback."
+        err.print(advice, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    releases = releases_of(retailer)
+    if (release := releases.current) is not None:
+        show_segments(release, settings)
+        show_pause(releases)
+        show_paths(release, releases)
 
 
 def execute(
@@ -30,10 +81,10 @@ def execute(
     reads_source: bool = True,
     traceback: bool = False,
 ) -> bool:
-    """Run the job that the retailer needs, print its steps, and return whether it succeeded.
+    """Run the job that the retailer needs, print its progress, and return whether it succeeded.
 
     Args:
-        retailer: A shipped retailer's name, or the path of a retailer file.
+        retailer: Name of a shipped retailer, or path of a retailer file.
         source: Replaces the file's source.path.
         as_of: Replaces the file's rfm.as_of.
         refit: Fit a model even where none is due.
@@ -43,80 +94,62 @@ def execute(
         reads_source: Read the source; otherwise derive everything from the lines that are loaded.
         traceback: Print tracebacks.
     """
-    config = {
-        "file": retailer,
-        "source": source,
-        "as_of": as_of,
-        "accept_change": accept_change,
-        "reload": reload,
-    }
+    config = {"file": retailer, "source": source, "as_of": as_of, "accept_change": accept_change, "reload": reload}
     try:
-        return _execute(config, refit=refit, search=search, reads_source=reads_source, traceback=traceback)
+        return _execute(config, _Fit(refit or search, search), reads_source=reads_source, traceback=traceback)
     except (OSError, SQLAlchemyError) as error:
-        # The assets report their own errors; this is Dagster, which could not write its event log.
-        from segmentation_pipeline.orchestration import alerts
-
+        # Assets report their own errors. This one is from Dagster, which could not write its event log.
         if traceback:
             print_exc()
-        message = (
-            f"{str(error).splitlines()[0]}. Dagster could not write its event log in {dagster_home()}. Free disk space"
-            f" there and in {data_folder()}, or fix the permissions, then run again. Tables and releases are complete,"
-            " the previous ones or new ones."
+        event_log = f"Dagster could not write its event log in {dagster_home()}."
+        advice = (
+            f"Free disk space there and in {data_folder()}, or fix the permissions, then run again. Tables and releases"
+            " are complete, the previous ones or new ones."
         )
-        say(err, "red", "failed:", message)
-        alerts.tell(
-            alerts.shareable(f"A run of `segments` failed: {message}"),
-            lambda why: say(err, "yellow", "warning:", why),
-        )
+        say(err, "red", "failed:", f"{str(error).splitlines()[0]}. {event_log} {advice}")
+        alerts.post(f"A run of `segments` failed.\n• {event_log}\n{advice}", _warn)
         return False
 
 
-def _execute(retailer: Mapping[str, object], *, refit: bool, search: bool, reads_source: bool, traceback: bool) -> bool:
-    import dagster as dg
-
-    from segmentation_pipeline.cli.progress import watching
-    from segmentation_pipeline.definitions import defs
-    from segmentation_pipeline.ingestion.incremental import TABLES
-    from segmentation_pipeline.orchestration import alerts, run_liveness
-    from segmentation_pipeline.orchestration.instance import keep_event_log_open
-    from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, model_is_due
-
-    run_id = str(uuid.uuid4())
+def _execute(retailer: Mapping[str, object], fit: _Fit, *, reads_source: bool, traceback: bool) -> bool:
+    run_id, progress = str(uuid.uuid4()), Progress(out)
     settings = load_settings(str(retailer["file"]), str(retailer["source"]), str(retailer["as_of"]))
-    fits = refit or search or model_is_due(settings, RetailerFolders(data_folder(), settings.name))
-    job = defs().resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
+    due = why_model_is_due(settings, RetailerFolders(data_folder(), settings.name))
+    fits = bool(due) or fit.refit
+    loggers = {"progress": progress.logger(), "console": dg.colored_console_logger}
+    definitions = dg.Definitions.merge(defs(), dg.Definitions(loggers=loggers))
+    job = definitions.resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
     config: dict[str, object] = {
-        "loggers": {"console": {"config": {"log_level": "ERROR" if traceback else "CRITICAL"}}},
+        "loggers": {"progress": {}, **({"console": {"config": {"log_level": "ERROR"}}} if traceback else {})},
         "resources": {"retailer": {"config": retailer}},
     }
     if fits:
-        config["ops"] = {"segmentation_model": {"config": {"refit": refit or search, "search": search}}}
-    with (
-        dg.DagsterInstance.get() as instance,
-        run_liveness.heartbeat(run_liveness.folder(), run_id),
-        keep_event_log_open(_begun(instance, run_id)),
-        watching(instance, run_id, out) as watch,
-    ):
-        selected = sorted({*job.asset_layer.executable_asset_keys} - {dg.AssetKey(table) for table in TABLES})
-        result = job.execute_in_process(
-            asset_selection=None if reads_source else selected,
-            instance=instance,
-            run_config=config,
-            run_id=run_id,
-            tags=alerts.of_command(run_id),
-            raise_on_error=False,
-        )
+        config["ops"] = {"segmentation_model": {"config": {"refit": fit.refit, "search": fit.search}}}
+    read = {dg.AssetKey(table) for table in TABLES}
+    derived = sorted({*job.asset_layer.executable_asset_keys} - read)
+    tags = alerts.command_tag(run_id) | ({REASON_TAG: due} if due else {})
+    with dg.DagsterInstance.get() as instance, run_liveness.heartbeat(run_liveness.folder(), run_id):
+        # Creates the run's event log; Dagster writes a hundred events to it before the first step.
+        instance.all_logs(run_id)
+        with keep_event_log_open(run_id):
+            result = job.execute_in_process(
+                asset_selection=None if reads_source else derived,
+                instance=instance,
+                run_config=config,
+                run_id=run_id,
+                tags=tags,
+                raise_on_error=False,
+            )
+        progress.print_total()
+        for warning in progress.warnings:
+            _warn(warning)
+        for failure in progress.failures:
+            say(err, "red", "failed:", failure)
         if not result.success:
-            alerts.tell_failure(instance, run_id, watch.warnings.append)
-    out.print(f"  {'all steps':<44} {'':17} {watch.seconds:6.2f} s", highlight=False)
-    for warning in watch.warnings:
-        say(err, "yellow", "warning:", warning)
-    for failure in watch.failures:
-        say(err, "red", "failed:", failure)
+            steps = [event.step_key or "" for event in result.get_step_failure_events()]
+            alerts.post(alerts.failure_text(job.name, run_id, steps), _warn)
     return result.success
 
 
-def _begun(instance: "dg.DagsterInstance", run_id: str) -> str:
-    """The run; its file in Dagster's books is made now, since a hundred events are written before the first asset."""
-    instance.all_logs(run_id)
-    return run_id
+def _warn(message: str) -> None:
+    say(err, "yellow", "warning:", message)

@@ -14,12 +14,13 @@ from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.job_selection import (
     MODEL_GROUP,
     NIGHTLY_JOB,
+    REASON_TAG,
     REFIT_JOB,
     job_for,
     why_model_is_due,
 )
 
-NIGHT_TAG, REASON_TAG = "segmentation/night", "segmentation/model_is_due"
+NIGHT_TAG = "segmentation/night"
 # Do what is due, and fit nothing beyond it.
 ONLY_WHAT_IS_DUE = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
 UNFINISHED = [
@@ -124,7 +125,7 @@ SCHEDULES: tuple[tuple[Callable[..., Any], Any, str], ...] = (
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not block the queue."""
     found = run_liveness.fail_dead_runs(context.instance, run_liveness.folder())
-    alerts.tell_deaths(context.instance, found, context.log.warning)
+    alerts.post_dead_commands(context.instance, found, context.log.warning)
     return dg.SkipReason(f"marked as failed: {', '.join(found)}" if found else "every unfinished run is alive")
 
 
@@ -136,8 +137,10 @@ def failed_runs(context: dg.RunFailureSensorContext) -> None:
 
     All runs of the instance are monitored, because one that was started past the queue has no code location.
     """
-    if not alerts.is_of_command(context.dagster_run):
-        alerts.tell_failure(context.instance, context.dagster_run.run_id, context.log.warning)
+    run = context.dagster_run
+    if not alerts.is_command_run(run):
+        steps = [event.step_key or "" for event in context.get_step_failure_events()]
+        alerts.post(alerts.failure_text(run.job_name, run.run_id, steps), context.log.warning)
 
 
 def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -17,6 +17,8 @@ from segmentation_pipeline.warehouse.connection import reading_database
 
 NIGHTLY_JOB, REFIT_JOB = "nightly_segmentation", "refit_segmentation"
 MODEL_GROUP = "model"
+# Tag of a run: why it materialises the model group.
+REASON_TAG = "segmentation/model_is_due"
 _NO_MODEL = "no model is active yet"
 
 

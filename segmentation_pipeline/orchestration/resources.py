@@ -175,7 +175,7 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
             warn = log.warning if log else print
             opening.enter_context(lock.writer(folders.lock, holder, self.lock_timeout, warn))
             if (instance := self._context.instance) is not None:
-                alerts.tell_deaths(instance, run_liveness.fail_dead_runs(instance, run_liveness.folder()), warn)
+                alerts.post_dead_commands(instance, run_liveness.fail_dead_runs(instance, run_liveness.folder()), warn)
             connection = opening.enter_context(
                 connection_to(
                     folders.working_database, folders.spill, self.lock_timeout, warn, beside=[folders.releases]
