@@ -138,22 +138,47 @@ def run_job(
     job: str = "",
     config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    assets: Sequence[str] = (),
 ) -> dg.ExecuteInProcessResult:
-    """Run a job of the project through Dagster, by default the one that a night would run.
+    """Run a job of the project through Dagster. The retailer and the data folder are those of the environment.
 
-    The retailer and the data folder are those of the environment.
+    Args:
+        instance: Where the events go.
+        job: The job's name; by default the one that the next night needs.
+        config: Further run config.
+        tags: Tags of the run.
+        assets: The assets to materialise; by default all of the job.
     """
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     run_config = {**quiet, **(config or {})}
     if not job:
         job = _job_of_a_night(run_config.get("resources", {}).get("retailer", {}).get("config", {}))
-        if job == REFIT_JOB:
+        if job == REFIT_JOB and not assets:
             run_config.setdefault("ops", {"segmentation_model": {"config": {"refit": False}}})
     return (
         definitions()
         .resolve_job_def(job)
-        .execute_in_process(instance=instance, run_config=run_config, tags=dict(tags or {}), raise_on_error=False)
+        .execute_in_process(
+            instance=instance,
+            run_config=run_config,
+            tags=dict(tags or {}),
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(name) for name in assets] or None,
+        )
     )
+
+
+def assets_up_to(*last: str) -> list[str]:
+    """Return some assets and all that they and their checks need, for a run that ends with them."""
+    graph = definitions().resolve_asset_graph()
+    keys = {dg.AssetKey(name) for name in last}
+    size = 0
+    while len(keys) > size:
+        size = len(keys)
+        keys |= dg.AssetSelection.assets(*keys).upstream().required_multi_asset_neighbors().resolve(graph)
+        nodes = [graph.get(key) for key in graph.asset_check_keys if key.asset_key in keys]
+        keys |= {key for node in nodes for key in node.parent_entity_keys if isinstance(key, dg.AssetKey)}
+    return sorted(key.to_user_string() for key in keys)
 
 
 def _job_of_a_night(retailer: Mapping[str, Any]) -> str:

@@ -122,6 +122,7 @@ class Shop:
         job: str = "",
         refit: bool = False,
         config: Mapping[str, Any] | None = None,
+        assets: Sequence[str] = (),
         **retailer: Any,
     ) -> dg.ExecuteInProcessResult:
         """Run a night through Dagster.
@@ -131,12 +132,14 @@ class Shop:
             job: A job's name; by default the one that the night needs.
             refit: Fit a model.
             config: Further run config.
+            assets: The assets to materialise, such as `assets_up_to("rfm_features")`; by default all of the job.
             retailer: Fields of RetailerConfig, such as `as_of` and `accept_change`.
         """
         run_config: dict[str, Any] = {"resources": {"retailer": {"config": retailer}}, **(config or {})}
         with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as ephemeral:
             self.enter(environment)
-            return run_job(instance or ephemeral, job=REFIT_JOB if refit else job, config=run_config)
+            job = REFIT_JOB if refit else job
+            return run_job(instance or ephemeral, job=job, config=run_config, assets=assets)
 
     def rows(self, select: str, database: Path | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the working database, or on another one."""
@@ -155,6 +158,11 @@ class Shop:
     def released(self, select: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the current release."""
         return self.rows(select, self.release.database.resolve())
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The Parquet files of the current release."""
+        return {path.stem: path.read_bytes() for path in self.release.folder.glob("*.parquet")}
 
     def execute(self, *statements: str) -> None:
         """Change the working database."""

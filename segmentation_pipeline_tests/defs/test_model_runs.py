@@ -43,14 +43,14 @@ def test_the_first_run_fits_a_model(tmp_path_factory: pytest.TempPathFactory, in
 
 
 def test_a_second_night_over_the_same_data_changes_nothing(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
-    """The nightly job materialises no asset of the model group, and each table keeps every row."""
-    before = finished_shop.tables
+    """The nightly job materialises no asset of the model group, and each table and file keeps its content."""
+    tables, files = finished_shop.tables, finished_shop.files
     result = finished_shop.run(instance, as_of=FIRST_NIGHT)
     assert (result.success, result.job_def.name) == (True, NIGHTLY_JOB)
     assert materialised(result) & MODEL_ASSETS == set()
-    after = finished_shop.tables
-    assert {table for table in before if before[table] != after[table]} == set()
     assert last_fit(instance) == set()
+    assert {table for table, rows in finished_shop.tables.items() if rows != tables[table]} == set()
+    assert finished_shop.files == files
 
 
 def test_the_weekly_job_fits_a_model(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
