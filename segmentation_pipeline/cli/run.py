@@ -23,7 +23,7 @@ from segmentation_pipeline.cli.console import (
 from segmentation_pipeline.cli.progress import Progress
 from segmentation_pipeline.cli.releases import releases_of, show_pause
 from segmentation_pipeline.cli.show import show_paths, show_segments
-from segmentation_pipeline.config.loading import load_settings
+from segmentation_pipeline.config.loading import absolute_arguments, load_settings
 from segmentation_pipeline.config.paths import RetailerFolders, dagster_home, data_folder
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
@@ -46,6 +46,7 @@ def run(
 ) -> None:
     """Run the job, and print the segments that it published."""
     with exit_on_user_error(traceback):
+        retailer, source = absolute_arguments(retailer, source)
         settings = retailer_settings(retailer, source, as_of, withholdable=withholdable_columns())
         count_source_files(retailer, settings)
         home = prepare()
@@ -94,6 +95,7 @@ def execute(
         reads_source: Read the source; otherwise derive everything from the lines that are loaded.
         traceback: Print tracebacks.
     """
+    retailer, source = absolute_arguments(retailer, source)
     config = {"file": retailer, "source": source, "as_of": as_of, "accept_change": accept_change, "reload": reload}
     try:
         return _execute(config, _Fit(refit or search, search), reads_source=reads_source, traceback=traceback)
