@@ -1,6 +1,6 @@
-"""What an error of the system says, without what a file holds, and whether the file at hand is to blame for it.
+"""Classify errors of the system and of DuckDB, strip data values from their messages, and define the package's errors.
 
-Belongs here: reading errors that others raise. Does not: errors of our own, which stand where they are raised.
+Contains no handling of errors: that is where they are caught.
 """
 
 import errno
@@ -9,31 +9,29 @@ import re
 
 import duckdb
 
-# The machine's, not the file's: the next file would fail in the same way.
-_OF_THE_MACHINE = tuple(
+# Errors of the machine and not of one file: the next file would fail in the same way.
+_SYSTEM_ERRORS = tuple(
     os.strerror(code)
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS)
 )
-
-
-# A value of a file; what begins with / is a path, and is to be found.
+# Quoted text is a value of a file, unless it begins with / and is a path.
 _QUOTED = re.compile(r"""(?<=")[^"/][^"]*(?=")|(?<=')[^'/][^']*(?=')""")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that follows, and of the values that DuckDB quotes only the shape."""
-    said = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return _QUOTED.sub(lambda value: shape(value[0]), said) if isinstance(error, duckdb.Error) else said
+    """Return the first line of an error's message, with the values that DuckDB quotes masked."""
+    message = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return _QUOTED.sub(lambda value: mask(value[0]), message) if isinstance(error, duckdb.Error) else message
 
 
-def shape(text: str) -> str:
-    """A text with its letters as `a` and its digits as `9`: how it is written, and not what. A log is kept."""
-    return "".join("9" if sign.isnumeric() else "a" if sign.isalpha() else sign for sign in text)
+def mask(text: str) -> str:
+    """Return the masked pattern of a text: letters as `a`, digits as `9`, so that a log keeps no data value."""
+    return "".join("9" if character.isnumeric() else "a" if character.isalpha() else character for character in text)
 
 
-def is_of_the_machine(error: BaseException) -> bool:
-    """Whether disk, memory or a limit of the process failed; DuckDB tells of these by the words of the system."""
-    return isinstance(error, duckdb.OutOfMemoryException) or any(said in str(error) for said in _OF_THE_MACHINE)
+def is_system_error(error: BaseException) -> bool:
+    """Return whether disk, memory or a limit of the process failed; DuckDB quotes the system's message."""
+    return isinstance(error, duckdb.OutOfMemoryException) or any(text in str(error) for text in _SYSTEM_ERRORS)
 
 
 class PipelineError(Exception):

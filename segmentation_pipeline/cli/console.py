@@ -63,4 +63,4 @@ def count_source_files(retailer: str, settings: Retailer) -> int:
     if settings.source.sample:
         return 0
     own = RetailerFolders(data_folder(), settings.name).pipeline_paths
-    return len(source_files(settings, source_base(retailer), own))
+    return len(source_files(settings.source, source_base(retailer), own))

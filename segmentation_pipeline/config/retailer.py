@@ -119,7 +119,7 @@ class Retailer(Section):
     @property
     def reading_digest(self) -> str:
         """Changes when the same files would give other lines. Their path does not matter."""
-        irrelevant = {"path": "", "sample": None, "max_set_aside": 0, "max_unpacked_gb": 1}
+        irrelevant = {"path": "", "sample": None, "max_quarantined": 0, "max_unpacked_gb": 1}
         source, privacy = self.source.model_copy(update=irrelevant), self.privacy.model_copy(update={"withhold": []})
         relevant = self.model_copy(update={"source": source, "privacy": privacy})
         return relevant.digest("source", "columns", "time_zone", "privacy")

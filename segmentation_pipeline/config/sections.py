@@ -48,7 +48,7 @@ class Source(Section):
     date_format: str | None = None
     """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M. Unset: ISO 8601, which cannot confuse days
     and months."""
-    max_set_aside: int = Field(3, ge=0)
+    max_quarantined: int = Field(3, ge=0)
     """Maximum number of quarantined files: files that cannot be read while the others load. A run with more of them, or
     without any readable file, fails. Three daily files are a long weekend; more mean another export or a wrong
     setting."""

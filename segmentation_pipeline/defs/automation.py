@@ -9,7 +9,7 @@ from segmentation_pipeline.config.loading import load_settings, resolve_retailer
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
-from segmentation_pipeline.ingestion.file_watcher import Looked, files_now
+from segmentation_pipeline.ingestion.file_watcher import FileCursor, current_files
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.job_selection import (
     MODEL_GROUP,
@@ -149,29 +149,30 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     Off by default: the nightly schedule reads all files that have arrived by then, and with a run for each delivery
     the kept releases cover fewer days. A failed run is not requested again before its files change.
     """
-    looked = Looked.of(context.cursor)
+    cursor = FileCursor.parse(context.cursor)
     try:
-        files = files_now()
+        files = current_files()
     except (RetailerError, PathError, SourceError, OSError) as error:
-        return _skip(looked, str(error))
+        return _skip(cursor, str(error))
     if files is None:
-        return _skip(looked, "the source's files are made up")
-    if not looked.new(files):
-        return _skip(looked.again(files), "no file is new")
-    if files != looked.seen:
-        return _skip(looked.again(files), "new files; a run is requested when the next evaluation finds them unchanged")
+        return _skip(cursor, "the source is sample data")
+    if not cursor.has_new(files):
+        return _skip(cursor.after_seeing(files), "no file is new")
+    if not cursor.is_unchanged(files):
+        message = "new files; a run is requested when the next evaluation finds them unchanged"
+        return _skip(cursor.after_seeing(files), message)
     if runs := context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
-        return _skip(looked, f"new files are complete; they wait for run {runs[0].run_id}")
-    looked = looked.after_asking(files)
+        return _skip(cursor, f"new files are complete; they wait for run {runs[0].run_id}")
+    cursor = cursor.after_request(files)
     settings = load_settings()
     job = job_for(settings, RetailerFolders(data_folder(), settings.name))
     config = ONLY_WHAT_IS_DUE if job == REFIT_JOB else {}
-    request = dg.RunRequest(run_key=looked.asked, job_name=job, run_config=config)
-    return dg.SensorResult([request], cursor=looked.cursor)
+    request = dg.RunRequest(run_key=cursor.run_key, job_name=job, run_config=config)
+    return dg.SensorResult([request], cursor=cursor.text)
 
 
-def _skip(looked: Looked, reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=reason, cursor=looked.cursor)
+def _skip(cursor: FileCursor, reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.text)
 
 
 @dg.definitions

@@ -1,7 +1,7 @@
-"""A retailer's cleaning rules as SQL: which lines are refused, by which rule, in which order.
+"""Turn a retailer's cleaning rules into SQL: which rule rejects which lines, in which order.
 
-Belongs here: turning the declarative rules of the retailer file, and those that always hold, into two relations that
-the SELECTs of the cleaning assets read as if they were tables: `judged_transactions` and `cleaning_rules`.
+Contains the relations `judged_transactions` and `cleaning_rules`, which the SELECTs of the cleaning stage read as if
+they were tables. What a retailer file may say of its rules is in `config.cleaning_rules`.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,13 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
-_DECIMAL_COLUMNS = {column.name: column.type for column in line_columns() if column.type.startswith("DECIMAL")}
-
+_DECIMAL_TYPES = {column.name: column.type for column in line_columns() if column.type.startswith("DECIMAL")}
 _SHOWN_RULES, _SHOWN_TEXT = 3, 60
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """One rule: the SQL condition that holds for the lines that it refuses, and the values bound in it."""
+class RejectionRule:
+    """A rule with the SQL condition of the lines that it rejects, and the values that the condition binds."""
 
     name: str
     reason: str
@@ -31,55 +30,63 @@ class Refusal:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def refusals(retailer: Retailer) -> list[Refusal]:
-    """Every rule in the order of application; the first whose condition holds names the reason."""
-    return list(_refusals(retailer))
+def rejection_rules(retailer: Retailer) -> list[RejectionRule]:
+    """Return every rule in the order of application; the first whose condition is true rejects the line."""
+    return list(_rules(retailer))
 
 
 def query_inputs(retailer: Retailer) -> QueryInputs:
-    """The relations `judged_transactions` (raw lines with is_cancellation and refusing step) and `cleaning_rules`."""
-    rules = refusals(retailer)
+    """Return the relations of the cleaning stage.
+
+    `judged_transactions` is the raw lines with `is_cancellation` and the step of the rule that rejects them, null where
+    none does; `cleaning_rules` lists the rules.
+    """
     pattern = retailer.cleaning.cancellation
     values: dict[str, Any] = {} if pattern is None else {"cancellation": pattern}
-    cases, listed = [], []
-    for step, rule in enumerate(rules, 1):
+    cases, rows = [], []
+    for step, rule in enumerate(rejection_rules(retailer), 1):
         values |= rule.values | {f"name_{step}": rule.name, f"reason_{step}": rule.reason}
         cases.append(f"when {rule.condition} then {step}")
-        listed.append(f"({step}, $name_{step}, $reason_{step})")
+        rows.append(f"({step}, $name_{step}, $reason_{step})")
     return QueryInputs(
         {
-            "judged_transactions": f"{_marked(retailer)} select *, case {' '.join(cases)} end as step from marked",
-            "cleaning_rules": f"select * from (values {', '.join(listed)}) as listed(step, rule, reason)",
+            "judged_transactions": f"{_marked_ctes(retailer)} select *, case {' '.join(cases)} end as step from marked",
+            "cleaning_rules": f"select * from (values {', '.join(rows)}) as listed(step, rule, reason)",
         },
         values,
     )
 
 
 def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
-    """Where most lines are refused: by which rules, what could not be read, and what to do, in words; else nothing."""
-    judged = query_inputs(retailer)
+    """Return an explanation if most lines are rejected: by which rules, what could not be read, and what to do."""
+    inputs = query_inputs(retailer)
     lines = warehouse.count("raw_transactions")
-    refused = warehouse.rows(
-        f"with judged_transactions as ({judged.relations['judged_transactions']}),"
-        f" cleaning_rules as ({judged.relations['cleaning_rules']})"
+    rejected = warehouse.rows(
+        f"with judged_transactions as ({inputs.relations['judged_transactions']}),"
+        f" cleaning_rules as ({inputs.relations['cleaning_rules']})"
         " select rule, count(*) as lines from judged_transactions inner join cleaning_rules using (step)"
         " group by rule order by lines desc, rule",
-        **judged.values,
+        **inputs.values,
     )
-    count = sum(rule["lines"] for rule in refused)
+    count = sum(rule["lines"] for rule in rejected)
     if count <= lines / 2:
         return ""
-    most = ", ".join(f"{rule['rule']} {rule['lines']:,}" for rule in refused[:_SHOWN_RULES])
-    unread = [_unread(**row) for row in warehouse.rows(_FIRST_UNREAD)]
+    rules = ", ".join(f"{rule['rule']} {rule['lines']:,}" for rule in rejected[:_SHOWN_RULES])
+    unparsed = [_unparsed_message(**row) for row in warehouse.rows(_MOST_UNPARSED)]
     return " ".join(
-        [f"{count:,} of {lines:,} lines were refused: {most}.", *unread, "Mend the source, or [[cleaning.rules]]."]
+        [
+            f"{count:,} of {lines:,} lines were rejected: {rules}.",
+            *unparsed,
+            "Correct the source or [[cleaning.rules]].",
+        ]
     )
 
 
-# Of the column that could not be read most often; its shape, because a line may name a customer, and a log is kept.
-_FIRST_UNREAD = f"""
+# The first value of the column that could not be read most often; masked, since a line may name a customer.
+_MOST_UNPARSED = f"""
     with texts as (
-        select source_file, source_sheet, source_line, text.key as name, {masked_pattern("(text.value ->> '$')")} as text
+        select source_file, source_sheet, source_line, text.key as name,
+            {masked_pattern("(text.value ->> '$')")} as text
         from raw_transactions, json_each(unparsed) as text
         where unparsed is not null and text.type <> 'NULL'
     )
@@ -88,27 +95,30 @@ _FIRST_UNREAD = f"""
 """
 
 
-def _unread(*, source_file: str, source_sheet: str, source_line: int, name: str, text: str, lines: int) -> str:
+def _unparsed_message(
+    *, source_file: str, source_sheet: str, source_line: int, name: str, text: str, lines: int
+) -> str:
     advice = {
-        "transaction_at": "If dates are written so, say it in source.date_format, such as %m/%d/%Y %H:%M.",
-        "line": "If that is no broken line, see source.delimiter and source.encoding.",
-    }.get(name, "If numbers are written so, see source.decimal; digits that do not fit are not rounded.")
-    where = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
-    return f"{name} could not be read in {lines:,}, first in {where}, written like {text[:_SHOWN_TEXT]!r}. {advice}"
+        "transaction_at": "If this is how dates are written, set source.date_format, such as %m/%d/%Y %H:%M.",
+        "line": "If the line is not malformed, check source.delimiter and source.encoding.",
+    }.get(name, "If this is how numbers are written, check source.decimal; digits that do not fit are not rounded.")
+    location = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
+    return f"{name} could not be read in {lines:,}, first in {location}, written like {text[:_SHOWN_TEXT]!r}. {advice}"
 
 
-def _marked(retailer: Retailer) -> str:
-    """CTEs that end on `marked`: the raw lines with is_cancellation and, where sources overlap, is_copy.
+def _marked_ctes(retailer: Retailer) -> str:
+    """Return CTEs that end with `marked`: the raw lines with is_cancellation and, where sources overlap, is_copy.
 
-    Without invoices, one purchase is a customer's day. Without a pattern for cancellations, negative money is a refund.
-    A copy is a line that an earlier file or sheet holds too. Equal lines of one file are purchases of the same thing
-    twice, and kept: the n-th of them in one file is a copy of the n-th in another only.
+    Without invoices, a purchase is all that a customer buys on a day. Without a pattern of cancellations, negative
+    money is a refund. A copy is a line that an earlier file or sheet has too. Equal lines of one file are separate
+    purchases and kept: the n-th of them in one file is a copy of the n-th in another.
     """
-    daily = "* replace (customer_id || '@' || cast(transaction_at as date) as invoice)"
-    invoices = "*" if retailer.columns.invoice else daily
-    cancels = "regexp_matches(invoice, $cancellation)" if retailer.cleaning.cancellation else "amount < 0"
+    by_day = "* replace (customer_id || '@' || cast(transaction_at as date) as invoice)"
+    columns = "*" if retailer.columns.invoice else by_day
+    is_cancellation = "regexp_matches(invoice, $cancellation)" if retailer.cleaning.cancellation else "amount < 0"
     numbered = (
-        f"with numbered as (select {invoices}, coalesce({cancels}, false) as is_cancellation from raw_transactions)"
+        f"with numbered as (select {columns}, coalesce({is_cancellation}, false) as is_cancellation"
+        " from raw_transactions)"
     )
     if not retailer.cleaning.sources_overlap:
         return f"{numbered}, marked as (select * from numbered)"
@@ -123,59 +133,61 @@ def _marked(retailer: Retailer) -> str:
     )"""
 
 
-def _refusals(retailer: Retailer) -> Iterator[Refusal]:
-    """The rules that always hold stand around the retailer's own.
+def _rules(retailer: Retailer) -> Iterator[RejectionRule]:
+    """Yield the rules that always apply, and between them the retailer's own.
 
-    What comes after as_of comes before all: as of that day nobody knew of it, so no other rule counts it.
+    Lines after as_of come first: nobody knew of them on that day, so no other rule may count them.
     """
     own = retailer.cleaning.rules
-    if (moment := retailer.transaction_cutoff) is not None:
+    if (cutoff := retailer.transaction_cutoff) is not None:
         condition = "transaction_at >= $transaction_cutoff"
-        yield Refusal("after_as_of", "sold after the as-of date", condition, {"transaction_cutoff": moment})
-    yield Refusal(
+        yield RejectionRule("after_as_of", "sold after the as-of date", condition, {"transaction_cutoff": cutoff})
+    yield RejectionRule(
         "unparseable_value",
-        "the line is broken, or its date, quantity or money cannot be read",
+        "the line is malformed, or its date, quantity or money cannot be read",
         "unparsed is not null",
     )
     if retailer.cleaning.refunds == "ignore":
-        yield Refusal("cancellation", "a cancellation, and refunds are ignored", "is_cancellation")
+        yield RejectionRule("cancellation", "a cancellation, and refunds are ignored", "is_cancellation")
     for number, rule in enumerate(own):
-        yield _own(rule, f"rule_{number}")
+        yield _own_rule(rule, f"rule_{number}")
     if not any(rule.column == "customer_id" for rule in own):
-        yield Refusal("missing_customer", "no customer is named", "customer_id is null")
+        yield RejectionRule("missing_customer", "the customer is missing", "customer_id is null")
     if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
-        yield Refusal("missing_invoice", "no invoice is named", "invoice is null")
+        yield RejectionRule("missing_invoice", "the invoice number is missing", "invoice is null")
     if retailer.cleaning.cancellation is not None:
-        yield _against_its_sign(retailer)
+        yield _sign_rule(retailer)
     if retailer.cleaning.sources_overlap:
-        yield Refusal("exact_duplicate", "the same line already came in another file or sheet", "is_copy")
+        yield RejectionRule("exact_duplicate", "the same line is in an earlier file or sheet", "is_copy")
 
 
-def _against_its_sign(retailer: Retailer) -> Refusal:
-    """Where the invoice number tells a cancellation, the money may say otherwise: after every rule of the retailer.
+def _sign_rule(retailer: Retailer) -> RejectionRule:
+    """Return the rule for money whose sign contradicts the invoice number, which applies after the retailer's rules.
 
-    A cancellation of positive money is refused and not turned round: whether the mark or the sign is wrong, only the
-    retailer can tell. Negative money on another invoice is a refund: netted, or refused where refunds are ignored.
+    A cancellation with positive money is rejected and not inverted, because only the retailer knows whether the number
+    or the sign is wrong. Negative money on another invoice is a refund: net, or rejected where refunds are ignored.
     """
     if retailer.cleaning.refunds == "ignore":
-        return Refusal(
-            "negative_money", "money given back without a cancellation, and refunds are ignored", "amount < 0"
+        return RejectionRule(
+            "negative_money", "money paid back without a cancellation, and refunds are ignored", "amount < 0"
         )
     condition = "is_cancellation and amount > 0"
-    return Refusal("positive_cancellation", "a cancellation that would add to what was spent", condition)
+    return RejectionRule("positive_cancellation", "a cancellation that would add to the money spent", condition)
 
 
-def _own(rule: Rule, bound: str) -> Refusal:
-    """A rule of the retailer file. One on the invoice number leaves cancellations alone: `refunds` judges them."""
+def _own_rule(rule: Rule, parameter: str) -> RejectionRule:
+    """Return a rule of the retailer file. A rule on invoices leaves cancellations alone: `refunds` decides on them."""
     column = quoted(rule.column)
     if rule.required:
-        return Refusal(rule.name, rule.reason, f"{column} is null")
+        return RejectionRule(rule.name, rule.reason, f"{column} is null")
     if rule.above is not None:
-        kind = _DECIMAL_COLUMNS[rule.column]
-        passes, value = f"{column} > cast(${bound} as {kind})", str(rule.above)
-        return Refusal(rule.name, rule.reason, f"not coalesce({passes}, false)", {bound: value})
-    by_pattern = rule.matches is not None
-    passes = f"regexp_matches({column}, ${bound})" if by_pattern else f"list_contains(${bound}, {column})"
+        passes = f"{column} > cast(${parameter} as {_DECIMAL_TYPES[rule.column]})"
+        return RejectionRule(rule.name, rule.reason, f"not coalesce({passes}, false)", {parameter: str(rule.above)})
+    value: str | list[str] | None
+    if rule.matches is not None:
+        passes, value = f"regexp_matches({column}, ${parameter})", rule.matches
+    else:
+        passes, value = f"list_contains(${parameter}, {column})", rule.is_in
     if rule.column == "invoice":
         passes = f"(is_cancellation and {column} is not null) or {passes}"
-    return Refusal(rule.name, rule.reason, f"not coalesce({passes}, false)", {bound: rule.matches or rule.is_in})
+    return RejectionRule(rule.name, rule.reason, f"not coalesce({passes}, false)", {parameter: value})

@@ -1,6 +1,6 @@
-"""Which files a retailer's source is, and which of them may be read.
+"""Find the files of a source, and reject paths that lead out of it.
 
-Belongs here: paths, patterns and links. Does not: what is in a file (`sources`).
+Contains paths, patterns, links and file formats. Reading the files is in `parsing`.
 """
 
 import glob
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segmentation_pipeline.config.paths import expanded
-from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.decompression import COMPRESSED
 
-ENDINGS = {
+FORMAT_BY_ENDING = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
@@ -24,97 +24,103 @@ ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_WILD = ("*", "?", "[")
+_WILDCARDS = ("*", "?", "[")
 
 
-def source_files(retailer: Retailer, base: Path, own: Sequence[Path] = ()) -> dict[str, Path]:
-    """The retailer's files by the name that `source_file` gives them: the path below the source's folder.
+def source_files(source: Source, base: Path, pipeline_paths: Sequence[Path] = ()) -> dict[str, Path]:
+    """Return the path of each source file by its name in `source_file`: its path below the source's folder.
 
     Args:
-        retailer: Its `source.path` is a file, a folder (searched with all below it), a pattern, or a list of these;
-            files of a list are named from the folder that they have in common, and each counts once.
+        source: Its path is a file, a folder (searched with all subfolders), a pattern, or a list of these. Files of a
+            list are named from their common folder, and each is returned once.
         base: The folder that relative paths start from.
-        own: What the pipeline itself writes; no source may lie there.
+        pipeline_paths: Paths that the pipeline itself writes; no source file may be there.
 
     Raises:
-        SourceError: A path leads to no file that can be read, or to what the pipeline wrote.
+        SourceError: A path has no readable file, or one that the pipeline wrote.
     """
-    paths = [retailer.source.path] if isinstance(retailer.source.path, str) else retailer.source.path
     roots, found = [], []
-    for path in map(expanded, paths):
-        root, candidates = _candidates(base.absolute(), path, retailer)
-        if not candidates:
+    for path in map(expanded, _paths(source)):
+        root, files = _files_at(base.absolute(), path, source)
+        if not files:
             raise SourceError(
-                f"source.path: nothing to read at {base / path}; expected files ending in {', '.join(ENDINGS)} "
-                f"(csv and jsonl also with {' or '.join(COMPRESSED)}). Put them there, or name another path."
+                f"source.path: nothing to read at {base / path}; expected files ending in {', '.join(FORMAT_BY_ENDING)}"
+                f" (csv and jsonl also with {' or '.join(COMPRESSED)}). Put them there, or change the path."
             )
-        if unknown := [file for file in candidates if not kind_of(file, retailer)]:
-            raise SourceError(f"{unknown[0]}: unknown ending; name source.format, or use one of {', '.join(ENDINGS)}")
-        # As the paths say: whoever puts a link into the source shall not stop the run, but have it set aside.
-        real = Path(os.path.realpath(root))
-        if inside := [file for file in candidates if _is_within(real / file.relative_to(root), own)]:
+        if unknown := [file for file in files if not format_of(file, source)]:
             raise SourceError(
-                f"source.path: {inside[0]} is what the pipeline itself wrote, and no source. Name a folder apart from"
-                " the working database and the releases."
+                f"{unknown[0]}: unknown ending. Set source.format, or use one of {', '.join(FORMAT_BY_ENDING)}."
+            )
+        # Only links above the root are followed: a link among the files must be quarantined, not fail the run.
+        real = Path(os.path.realpath(root))
+        if own := [file for file in files if _is_within(real / file.relative_to(root), pipeline_paths)]:
+            raise SourceError(
+                f"source.path: the pipeline itself wrote {own[0]}. Set a folder that contains neither the working"
+                " database nor releases."
             )
         roots.append(root)
-        found += candidates
+        found += files
     common = os.path.commonpath(roots)
     once = {os.path.realpath(file): file for file in sorted(found, reverse=True)}
     return {file.relative_to(common).as_posix(): file for file in sorted(once.values())}
 
 
-def source_roots(retailer: Retailer, base: Path) -> tuple[Path, ...]:
-    """What the paths of the source lead to, links followed: folders, or files that are named themselves."""
-    paths = [retailer.source.path] if isinstance(retailer.source.path, str) else retailer.source.path
-    named = [(base / path, base / _fixed(path)) for path in map(expanded, paths)]
+def source_roots(source: Source, base: Path) -> tuple[Path, ...]:
+    """Return the folders of the source, or files that it names directly, with links followed."""
+    named = [(base / path, base / _without_pattern(path)) for path in map(expanded, _paths(source))]
     return tuple(Path(os.path.realpath(path if path.exists() else fixed)) for path, fixed in named)
 
 
-def refuse_what_is_no_file_of(roots: Sequence[Path], path: Path) -> None:
-    """Whoever may put files into the source may not have others read by a link, nor hang a run with a pipe.
+def check_regular_file(roots: Sequence[Path], path: Path) -> None:
+    """Reject links out of the source, which would expose other files, and pipes, which would block the run.
 
     Raises:
-        OSError: It is no file, or it leads out of the source.
+        OSError: The path is not a regular file, or leads out of the source.
     """
     real = Path(os.path.realpath(path))
     if roots and not _is_within(real, roots):
         raise OSError("it is a link that leads out of the source; put the file itself there")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no file, but a pipe, a socket or a device")
+        raise OSError("it is not a regular file but a pipe, a socket or a device")
 
 
-def _is_within(path: Path, places: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(place) for place in places)
+def format_of(path: Path, source: Source) -> str | None:
+    """Return the format of a file from the settings or from its ending; None where the ending is unknown."""
+    endings = path.suffixes[:-1] if path.suffix.lower() in COMPRESSED else path.suffixes
+    by_ending = FORMAT_BY_ENDING.get(endings[-1].lower()) if endings else None
+    return source.format or by_ending
 
 
-def _candidates(base: Path, named: Path, retailer: Retailer) -> tuple[Path, list[Path]]:
-    """The folder that names start from, and the files that a path means."""
+def _paths(source: Source) -> list[str]:
+    return [source.path] if isinstance(source.path, str) else source.path
+
+
+def _files_at(base: Path, named: Path, source: Source) -> tuple[Path, list[Path]]:
+    """Return the folder that file names start from, and the files at a path of the settings."""
     path = base / named
     if path.is_dir():
         below = []
-        for at, folders, names in os.walk(path, onerror=_cannot_be_listed):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            below += [Path(at) / name for name in names if not name.startswith((".", "~$"))]
-        return path, [file for file in below if kind_of(file, retailer)]
+        for folder, subfolders, names in os.walk(path, onerror=_raise_unlistable):
+            subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]
+            below += [Path(folder) / name for name in names if not name.startswith((".", "~$"))]
+        return path, [file for file in below if format_of(file, source)]
     if path.exists():
         return path.parent, [path]
     found = [base / name for name in glob.glob(str(named), root_dir=base, recursive=True)]
-    return base / _fixed(named), [file for file in found if not file.is_dir() and file.name[:2] != "~$"]
+    files = [file for file in found if not file.is_dir() and not file.name.startswith("~$")]
+    return base / _without_pattern(named), files
 
 
-def _fixed(named: Path) -> Path:
-    """The folder before the first part of a path that is a pattern."""
-    wild = next((place for place, part in enumerate(named.parts) if any(c in part for c in _WILD)), len(named.parts))
-    return Path(*named.parts[:wild])
+def _without_pattern(named: Path) -> Path:
+    """Return the folder above the first part of a path that has a wildcard."""
+    parts = named.parts
+    first = next((index for index, part in enumerate(parts) if any(c in part for c in _WILDCARDS)), len(parts))
+    return Path(*parts[:first])
 
 
-def _cannot_be_listed(error: OSError) -> None:
+def _is_within(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _raise_unlistable(error: OSError) -> None:
     raise SourceError(f"source.path: cannot be listed: {error}")
-
-
-def kind_of(path: Path, retailer: Retailer) -> str | None:
-    """The format of a file, by the settings or by its ending."""
-    endings = path.suffixes[:-1] if path.suffix.lower() in COMPRESSED else path.suffixes
-    kind = ENDINGS.get(endings[-1].lower()) if endings else None
-    return retailer.source.format or kind

@@ -1,6 +1,6 @@
-"""A workbook's sheets as rows of text, once it is seen that they fit into memory.
+"""Read a workbook's sheets as rows of text, after a check that they fit into memory.
 
-Belongs here: what only workbooks have. Does not: numbering and reading their rows (`sources`, `lines`).
+Contains what only workbooks need. Numbering their rows is in `parsing`, loading them in `staging`.
 """
 
 import re
@@ -9,119 +9,130 @@ from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from typing import NamedTuple
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import SourceError
-from segmentation_pipeline.ingestion.decompression import chunks
+from segmentation_pipeline.ingestion.decompression import chunks, limited
 
-# Calamine lays a sheet out from its first cell to its last, 32 bytes for each between, and ends the whole process where
-# memory does not suffice: one cell in the last corner would be 550 GB. These are three: a full sheet of 95 columns.
-_MOST_CELLS = 100_000_000
-# What a sheet has that may be larger: a column beyond Z, a row beyond 999,999, a cell that does not say at once where
-# it is. Most have none. Each begins with a letter that is looked for fast; an alternation does not.
-_HINTS = (
+# Calamine allocates 32 bytes for every cell between a sheet's first and last, and aborts the process where memory does
+# not suffice: one cell in the last corner would take 550 GB. This limit is 3 GB, a full sheet of 95 columns.
+_MAX_CELLS = 100_000_000
+# A sheet can exceed the limit only with a column beyond Z, a row beyond 999,999, or cells without a reference. Few
+# sheets have these, and each pattern begins with a letter that is found fast; an alternation would not.
+_FAR_CELL_HINTS = (
     re.compile(rb"""=\s*["']\s*(?:[A-Za-z]{2,}[0-9]|[A-Za-z]?[0-9]{7})"""),
     re.compile(rb"<c[\s/>](?!r=)"),
     re.compile(rb":c[\s/>]"),
 )
 _TAG = re.compile(rb"<(?:[\w.-]+:)?(row|c)(?=[\s/>])([^>]*)>")
 _REFERENCE = re.compile(rb"""(?:^|\s)r\s*=\s*["']\s*([A-Za-z]*)([0-9]+)""")
+# The sizes that a workbook states can be wrong, and zipfile would stop reading there.
+_ANY_SIZE = 1 << 62
 
 
-def sheets_of(retailer: Retailer, name: str, path: Path) -> Iterator[tuple[str, list[str], Iterator[list[str]]]]:
-    """Each sheet with its header and its rows as text, which all formats have in common.
+class Sheet(NamedTuple):
+    """A sheet's name, header, and rows as text."""
 
-    The types of cells are a guess of the workbook's author.
+    name: str
+    header: list[str]
+    rows: Iterator[list[str]]
+
+
+def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
+    """Yield the sheets that the settings name, or all, except empty ones.
 
     Raises:
-        SourceError: It is no workbook, lacks a sheet that the settings name, or does not fit into memory.
+        SourceError: The file is not a workbook, or lacks a sheet that the settings name.
+        OSError: It does not fit into memory.
     """
     from python_calamine import CalamineError, CalamineWorkbook
 
     try:
-        _refuse_what_does_not_fit(path, retailer.source.max_unpacked_gb)
+        _check_size(path, source.max_unpacked_gb)
         workbook = CalamineWorkbook.from_path(str(path))
-        missing = [sheet for sheet in retailer.source.sheets if sheet not in workbook.sheet_names]
-        if missing:
-            raise SourceError(f"{name}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}")
-        for sheet in dict.fromkeys(retailer.source.sheets or workbook.sheet_names):
-            # The same few dates, prices and names come again and again.
-            cell = lru_cache(65_536, typed=True)(partial(_cell, retailer=retailer))
-            cells = (list(map(cell, row)) for row in workbook.get_sheet_by_name(sheet).iter_rows())
+        if missing := [sheet for sheet in source.sheets if sheet not in workbook.sheet_names]:
+            raise SourceError(
+                f"{source_file}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}."
+                " Correct source.sheets."
+            )
+        for name in dict.fromkeys(source.sheets or workbook.sheet_names):
+            # Dates, prices and names repeat.
+            as_text = lru_cache(65_536, typed=True)(partial(_cell_text, source=source))
+            cells = (list(map(as_text, row)) for row in workbook.get_sheet_by_name(name).iter_rows())
             rows = (row for row in cells if any(row))
             if header := next(rows, None):
-                yield sheet, header, rows
+                yield Sheet(name, header, rows)
     except (CalamineError, BadZipFile) as error:
-        raise SourceError(f"{name}: cannot be read as a workbook: {error}") from None
+        raise SourceError(f"{source_file}: cannot be read as a workbook: {error}") from None
 
 
-def _refuse_what_does_not_fit(path: Path, max_gb: float) -> None:
-    """Unpack a workbook once without keeping anything: what it says of its own size may be a lie.
+def _cell_text(value: object, source: Source) -> str:
+    """Return a cell as the text of the retailer's CSV: 17850.0 as 17850, a timestamp as in date_format."""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value).replace(".", source.decimal)
+    if isinstance(value, date) and source.date_format is not None:
+        return value.strftime(source.date_format)
+    return str(value)
+
+
+def _check_size(path: Path, max_gb: float) -> None:
+    """Decompress a workbook once without keeping anything, since the size that it states may be wrong.
 
     Raises:
-        OSError: It unpacks to more than the bound, or the cells of a sheet lie too far apart.
+        OSError: It decompresses to more than the limit, or the cells of a sheet are too far apart.
     """
     if not zipfile.is_zipfile(path):
-        # An old or a broken one, which calamine tells apart.
+        # An old or a damaged workbook, which calamine tells apart.
         return
-    with ZipFile(path) as packed:
+    with ZipFile(path) as workbook:
         size = 0
-        for member in packed.infolist():
-            # Else no more would be unpacked than the file says that there is.
-            member.file_size = 1 << 62
-            is_far = False
-            for text in _tags(packed, member, max_gb, size):
+        for member in workbook.infolist():
+            member.file_size = _ANY_SIZE
+            has_far_cell = False
+            for text in _whole_tags(workbook, member, max_gb, size):
                 size += len(text)
-                is_far = is_far or any(hint.search(text) for hint in _HINTS)
-            if is_far and (cells := _area(_tags(packed, member, None, 0))) > _MOST_CELLS:
+                has_far_cell = has_far_cell or any(hint.search(text) for hint in _FAR_CELL_HINTS)
+            if has_far_cell and (cells := _cells_spanned(_whole_tags(workbook, member))) > _MAX_CELLS:
                 raise OSError(
-                    f"a sheet spans {cells:,} cells from its first to its last, more than {_MOST_CELLS:,}; take away"
-                    " what lies far from the others"
+                    f"a sheet spans {cells:,} cells from its first to its last, more than {_MAX_CELLS:,}; delete the"
+                    " cells that are far from the others"
                 )
 
 
-def _tags(packed: ZipFile, member: zipfile.ZipInfo, max_gb: float | None, before: int) -> Iterator[bytes]:
-    """What is in a file of the workbook, in pieces that end with a tag, as far as tags are of a sane length."""
+def _whole_tags(workbook: ZipFile, member: ZipInfo, max_gb: float | None = None, size: int = 0) -> Iterator[bytes]:
+    """Yield a member's content in pieces that end with a tag."""
     rest = b""
-    with packed.open(member) as file:
-        for some in chunks(file, max_gb, before):
-            whole, end, rest = (rest + some).rpartition(b">")
+    with workbook.open(member) as file:
+        for chunk in limited(chunks(file), max_gb, size):
+            whole, end, rest = (rest + chunk).rpartition(b">")
             yield whole + end
     yield rest
 
 
-def _area(texts: Iterator[bytes]) -> int:
-    """The cells between the first and the last of a sheet that holds a value."""
+def _cells_spanned(texts: Iterator[bytes]) -> int:
+    """Return the number of cells in the rectangle of a sheet's cells with a value."""
     row = column = 0
     first: tuple[int, int] | None = None
     last = (0, 0)
     for text in texts:
-        for tag, said in _TAG.findall(text):
-            found = _REFERENCE.search(said)
+        for tag, attributes in _TAG.findall(text):
+            reference = _REFERENCE.search(attributes)
             if tag == b"row":
-                row, column = int(found[2]) if found else row + 1, 0
+                row, column = int(reference[2]) if reference else row + 1, 0
                 continue
-            row, column = (int(found[2]), _number(found[1])) if found else (row, column + 1)
-            if not said.endswith(b"/"):
+            row, column = (int(reference[2]), _column_number(reference[1])) if reference else (row, column + 1)
+            if not attributes.endswith(b"/"):
                 first = (min(first[0], row), min(first[1], column)) if first else (row, column)
                 last = (max(last[0], row), max(last[1], column))
     return (last[0] - first[0] + 1) * (last[1] - first[1] + 1) if first else 0
 
 
-def _number(letters: bytes) -> int:
+def _column_number(letters: bytes) -> int:
     number = 0
     for letter in letters.upper():
         number = number * 26 + letter - 64
     return number
-
-
-def _cell(value: object, retailer: Retailer) -> str:
-    """A workbook's cell as the text that the retailer's CSV has: 17850.0 is 17850, a moment as in date_format."""
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(value).replace(".", retailer.source.decimal)
-    if isinstance(value, date) and retailer.source.date_format is not None:
-        return value.strftime(retailer.source.date_format)
-    return str(value)

@@ -1,6 +1,6 @@
-"""The ledger of the files: what a row of `ingested_files` tells, and how its rows get there.
+"""The record of each source file: a row of `ingested_files`, and how such rows are written.
 
-Belongs here: one file's entry. Does not: what a run makes of it (`intake`).
+Contains the row only. What a run does with the files is in `incremental`.
 """
 
 from collections.abc import Sequence
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from segmentation_pipeline.ingestion.column_mapping import plain
+from segmentation_pipeline.ingestion.column_mapping import normalised
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 
-LEDGER = contracts()["ingested_files"]
-LOADED, GONE, SET_ASIDE = "loaded", "gone", "set_aside"
-# UTC, as every moment of the ledger.
+LOADED, MISSING, QUARANTINED = "loaded", "missing", "quarantined"
+# In UTC, as every timestamp of a file.
 EPOCH = datetime.fromisoformat("1970-01-01")
 
 
 @dataclass(frozen=True)
-class Entry:
+class IngestedFile:
     """A row of `ingested_files`."""
 
     source_file: str
@@ -28,7 +27,7 @@ class Entry:
     run_id: str
     status: str = ""
     lines: int = 0
-    broken: int = 0
+    malformed: int = 0
     erased: int = 0
     columns: Sequence[str] = ()
     types: Sequence[str] = ()
@@ -38,19 +37,22 @@ class Entry:
     reason: str | None = None
 
     @property
-    def shape(self) -> dict[str, str]:
-        """The columns, by their names without case and blanks, with name and type: their order does not matter."""
-        return {plain(name): kind for name, kind in zip(self.columns, self.types, strict=True)}
+    def types_by_column(self) -> dict[str, str]:
+        """The type of each column by its normalised name; the order of columns does not matter."""
+        return {normalised(name): kind for name, kind in zip(self.columns, self.types, strict=True)}
 
 
-def ledger(entries: Sequence[Entry]) -> tuple[str, dict[str, Any]]:
-    """The SELECT of `ingested_files`, and the values of each column: row by row they would take seconds."""
+def ingested_files_select(files: Sequence[IngestedFile]) -> tuple[str, dict[str, Any]]:
+    """Return the SELECT of `ingested_files`, and the list of values of each column.
+
+    Inserting row by row would take seconds.
+    """
+    columns = contracts()["ingested_files"].columns
     cells = [
-        f"unnest(cast($ledger_{number} as {column.type}[])) as {quoted(column.name)}"
-        for number, column in enumerate(LEDGER.columns)
+        f"unnest(cast($file_{position} as {column.type}[])) as {quoted(column.name)}"
+        for position, column in enumerate(columns)
     ]
     values = {
-        f"ledger_{number}": [getattr(entry, column.name) for entry in entries]
-        for number, column in enumerate(LEDGER.columns)
+        f"file_{position}": [getattr(file, column.name) for file in files] for position, column in enumerate(columns)
     }
     return f"select {', '.join(cells)}", values

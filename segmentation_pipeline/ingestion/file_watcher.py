@@ -1,11 +1,11 @@
-"""New files of the source, once they stand still: what the sensor of the source folder goes by.
+"""Find out whether the source has new files that are complete.
 
-Belongs here: two looks at the files, and what came between them. Does not: starting a run (`defs.automation`).
+Contains the cursor that the sensor keeps between two evaluations. Starting a run is in `defs.automation`.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from segmentation_pipeline.config.loading import load_settings, source_base
@@ -14,60 +14,76 @@ from segmentation_pipeline.ingestion.discovery import source_files
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What is remembered from one look to the next; a file is known by a digest of its name, size and time."""
+class FileCursor:
+    """The state of the sensor between two evaluations.
 
-    seen: tuple[str, ...] = ()
-    asked_for: tuple[str, ...] = ()
-    """The files of the last run that was asked for."""
-    asked: str = ""
-    """The key of that run: made of the one before, so that files which come again have a run again."""
+    A file is a digest of its name, size and modification time, because Dagster stores the cursor with every tick.
+
+    Attributes:
+        seen: Digest of all files at the last evaluation.
+        requested: The files for which the last run was requested.
+        requests: How many runs were requested.
+    """
+
+    seen: str = ""
+    requested: tuple[str, ...] = ()
+    requests: int = 0
 
     @classmethod
-    def of(cls, cursor: str | None) -> "Looked":
-        """What the cursor of a sensor says."""
-        said = json.loads(cursor or "{}")
-        return cls(tuple(said.get("seen", ())), tuple(said.get("asked_for", ())), said.get("asked", ""))
+    def parse(cls, text: str | None) -> "FileCursor":
+        """Return the cursor that `text` holds; an empty one where it holds none."""
+        values = json.loads(text or "{}")
+        return cls(str(values.get("seen", "")), tuple(values.get("requested", ())), values.get("requests", 0))
 
     @property
-    def cursor(self) -> str:
-        """The same as text."""
-        return json.dumps({"seen": self.seen, "asked_for": self.asked_for, "asked": self.asked})
+    def text(self) -> str:
+        """The cursor as Dagster stores it."""
+        return json.dumps(asdict(self))
 
-    def again(self, files: tuple[str, ...]) -> "Looked":
-        """After another look."""
-        return replace(self, seen=files)
+    @property
+    def run_key(self) -> str:
+        """The key of the last requested run; with its number, so that files that come back are processed again."""
+        return _digest(str(self.requests), *self.requested)
 
-    def new(self, files: tuple[str, ...]) -> list[str]:
-        """Those that came or changed since the last run that was asked for; of one that went, nothing is to be read."""
-        return sorted({*files} - {*self.asked_for})
+    def has_new(self, files: tuple[str, ...]) -> bool:
+        """Return whether files were added or changed after the last request; removed ones leave nothing to read."""
+        return not {*files} <= {*self.requested}
 
-    def after_asking(self, files: tuple[str, ...]) -> "Looked":
-        """With a run asked for these files."""
-        return Looked(files, files, _digest(self.asked, *self.new(files)))
+    def is_unchanged(self, files: tuple[str, ...]) -> bool:
+        """Return whether the last evaluation found the same files."""
+        return self.seen == _digest(*files)
+
+    def after_seeing(self, files: tuple[str, ...]) -> "FileCursor":
+        """Return the cursor after an evaluation."""
+        return replace(self, seen=_digest(*files))
+
+    def after_request(self, files: tuple[str, ...]) -> "FileCursor":
+        """Return the cursor after a run was requested for these files."""
+        return FileCursor(_digest(*files), files, self.requests + 1)
 
 
-def files_now() -> tuple[str, ...] | None:
-    """The source's files as they are; None where they are made up.
+def current_files() -> tuple[str, ...] | None:
+    """Return the digests of the source's files; None where the files are sample data.
 
     Raises:
-        RetailerError: The retailer file does not validate.
+        RetailerError: The retailer file is not valid.
         SourceError: There is nothing to read.
     """
     settings = load_settings()
     if settings.source.sample is not None:
         return None
-    files = source_files(settings, source_base(), RetailerFolders(data_folder(), settings.name).pipeline_paths)
-    return tuple(_digest(name, *_state(path)) for name, path in files.items())
+    own = RetailerFolders(data_folder(), settings.name).pipeline_paths
+    files = source_files(settings.source, source_base(), own)
+    return tuple(_digest(name, *_size_and_time(path)) for name, path in files.items())
 
 
-def _state(path: Path) -> tuple[str, ...]:
-    """Size and time; nothing of a link that leads nowhere, which a run sets aside."""
+def _size_and_time(path: Path) -> tuple[str, ...]:
+    """Return size and modification time; nothing for a broken link, which a run quarantines."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    return str(found.st_size), str(found.st_mtime_ns)
+    return str(status.st_size), str(status.st_mtime_ns)
 
 
 def _digest(*texts: str) -> str:

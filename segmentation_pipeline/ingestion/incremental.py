@@ -1,10 +1,10 @@
-"""What of the source is new: its files held against the ledger of those that are loaded.
+"""Load the files of a source that are new or have changed, and keep the lines of all others.
 
-Belongs here: which files a run reads, whose lines it keeps, and what `ingested_files` then says of each. Does not:
-finding files (`sources`), reading their lines (`lines`).
+Contains which files a run reads, and what `ingested_files` records of each. Finding files is in `discovery`, reading
+their lines in `staging`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,36 +12,42 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
+from segmentation_pipeline.errors import SourceError, first_line, is_system_error
 from segmentation_pipeline.ingestion.decompression import content_hash
-from segmentation_pipeline.ingestion.discovery import refuse_what_is_no_file_of
-from segmentation_pipeline.ingestion.file_ledger import EPOCH, GONE, LOADED, SET_ASIDE, Entry, ledger
-from segmentation_pipeline.ingestion.staging import Lines, read_lines
+from segmentation_pipeline.ingestion.discovery import check_regular_file
+from segmentation_pipeline.ingestion.file_ledger import (
+    EPOCH,
+    LOADED,
+    MISSING,
+    QUARANTINED,
+    IngestedFile,
+    ingested_files_select,
+)
+from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader_digest
 from segmentation_pipeline.privacy.masking import ERASED_CUSTOMERS, LinePrivacy
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
 VERSION = "1"
-# What the mouth fills; of who is forgotten it hands on what stands: that the mouth asks it, the lineage shows.
+# `erased_customers` is written unchanged, so that the lineage shows that ingestion reads it.
 TABLES = ("raw_transactions", "ingested_files", ERASED_CUSTOMERS)
-_SHOWN = 5
-_HALF = "{}: it changed while it was read; the next run reads it again"
-# Before any file system, and after all: what a clock that was set wrong may have written cannot be told by Python.
-_EARLIEST, _LATEST = -(10**16), 10**17
+_SHOWN_NAMES = 5
+# A clock that was set wrong can write times that datetime cannot represent.
+_MIN_MICROSECONDS, _MAX_MICROSECONDS = -(10**16), 10**17
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a run asks of the intake.
+    """How a run loads the source.
 
     Attributes:
         run_id: The run.
-        settings_digest: Of all that reading hangs on; a file that was read with another is read again.
+        settings_digest: Of the settings that reading depends on; files that were read with others are read again.
         source_path: Where the source is.
-        reload: Read every file, and forget those that are gone.
-        accept_change: Keep the lines of a source whose place and files are all others.
-        roots: What a file must lie in when links are followed; empty: anywhere.
+        reload: Read every file, and delete the lines of missing files.
+        accept_change: Keep the lines of a source although its place and all its files have changed.
+        roots: Folders that the files must be in after links are followed; empty: any.
     """
 
     run_id: str
@@ -54,199 +60,242 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class SourceLoad:
-    """What a run takes in: the tables to fill, and what is to be told of it."""
+    """The result of a load: the tables to write, and the files it found.
+
+    Attributes:
+        writes: The tables to write.
+        inputs: What their SELECTs read and bind.
+        previous: The files of the previous run.
+        files: The files of this run.
+        read: The names of the files that were read.
+    """
 
     writes: list[TableWrite]
     inputs: QueryInputs
-    before: list[Entry]
-    entries: list[Entry]
+    previous: list[IngestedFile]
+    files: list[IngestedFile]
     read: list[str]
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Numbers of files, what was read, and which files changed."""
-        known = {entry.source_file for entry in self.before if entry.status != SET_ASIDE}
-        counts = {f"files_{status}": sum(e.status == status for e in self.entries) for status in (GONE, SET_ASIDE)}
-        present = [entry for entry in self.entries if entry.status != GONE]
-        read = [entry for entry in self.entries if entry.source_file in self.read]
+        """Numbers of files and bytes, and the changed files that were read again."""
+        counts = {status: sum(file.status == status for file in self.files) for status in (MISSING, QUARANTINED)}
+        present = len(self.files) - counts[MISSING]
+        read = [file for file in self.files if file.source_file in set(self.read)]
+        loaded_before = {file.source_file for file in self.previous if file.status != QUARANTINED}
         return {
-            "files": len(present),
+            "files": present,
             "files_read": len(read),
-            "files_kept": len(present) - len(read) - counts["files_set_aside"],
-            **counts,
-            "bytes_read": sum(entry.size for entry in read),
-            "read_again": shown([name for name in self.read if name in known]),
+            "files_kept": present - len(read) - counts[QUARANTINED],
+            "files_missing": counts[MISSING],
+            "files_quarantined": counts[QUARANTINED],
+            "bytes_read": sum(file.size for file in read),
+            "read_again": first_names([name for name in self.read if name in loaded_before]),
         }
 
 
-def shown(names: Sequence[str]) -> str:
-    """Names for a sentence; of many the first."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more or "none"
+@dataclass(frozen=True)
+class _SourceFile:
+    """A file of the source in this run.
+
+    Attributes:
+        path: The file.
+        record: Its row of `ingested_files`; its status is `loaded` where the stored lines are current.
+        previous: Its row of the previous run.
+        error: Why it cannot be read.
+    """
+
+    path: Path
+    record: IngestedFile
+    previous: IngestedFile | None
+    error: str | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the file is to be read."""
+        return self.record.status != LOADED and self.error is None
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names for a message, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more or "none"
 
 
 @contextmanager
 def load_source(
-    warehouse: Warehouse, settings: Retailer, files: dict[str, Path], spill: Path, asked: LoadRequest
+    warehouse: Warehouse, retailer: Retailer, files: Mapping[str, Path], spill: Path, request: LoadRequest
 ) -> Iterator[SourceLoad]:
-    """Read what is new or has changed; the rest stands as it was read.
+    """Read the files that are new or have changed, and yield the tables to write.
 
     Raises:
-        SourceError: More files cannot be read than the settings allow, or there is not one line.
+        SourceError: More files cannot be read than the settings allow, the source has no lines, or it is another one.
     """
-    files = {_told(name): path for name, path in files.items()}
-    stands, privacy = warehouse.has("raw_transactions"), LinePrivacy.of(warehouse, settings)
-    before = [Entry(**row) for row in warehouse.rows("select * from ingested_files order by source_file")]
-    known = {entry.source_file: entry for entry in before if stands}
-    looked, refused = _looked_at(settings, files, known, asked)
-    waiting = {name: files[name] for name in files if looked[name].status != LOADED and name not in refused}
-    with read_lines(warehouse.connection, settings, waiting, spill) as lines:
-        refused |= lines.refused
-        refused |= {name: _HALF.format(name) for name in waiting if _is_written(files[name], looked[name])}
-        _refuse_too_many(settings, files, refused)
+    has_lines, privacy = warehouse.has("raw_transactions"), LinePrivacy.of(warehouse, retailer)
+    stored = warehouse.rows("select * from ingested_files order by source_file") if has_lines else []
+    previous = {row["source_file"]: IngestedFile(**row) for row in stored}
+    names = {_printable(name): path for name, path in files.items()}
+    found = [_inspect(name, path, previous.get(name), retailer, request) for name, path in names.items()]
+    pending = {file.record.source_file: file.path for file in found if file.is_pending}
+    with read_lines(warehouse.connection, retailer, pending, spill) as lines:
+        found = [_with_read_error(file, lines.files.get(file.record.source_file)) for file in found]
+        _check_errors(found, retailer.source.max_quarantined)
         erased = privacy.count_erased(warehouse, select_of("raw_transactions"), lines)
-        loaded = [_loaded(entry, lines, erased) for name, entry in looked.items() if name not in refused]
-        aside = [_set_aside(looked[name], known.get(name), lines, reason) for name, reason in refused.items()]
-        gone = [] if asked.reload else _gone(known, files, loaded, asked)
-        entries = sorted([*loaded, *aside, *gone], key=lambda entry: entry.source_file)
-        if not any(entry.lines or entry.erased for entry in entries):
-            raise SourceError(_nothing(len(files), any(entry.columns for entry in entries)))
-        read = [name for name in waiting if name not in refused]
-        kept = [entry.source_file for entry in entries if entry.lines and entry.source_file not in set(read)]
-        rows, cells = ledger(entries)
-        selects = (_raw(stands, privacy), rows, f"select * from {ERASED_CUSTOMERS}")
+        records = [_record(file, lines.files, erased) for file in found]
+        if not request.reload:
+            records += _missing_records(previous, records, request)
+        records.sort(key=lambda record: record.source_file)
+        if not any(record.lines or record.erased for record in records):
+            raise SourceError(_no_lines_message(len(found), any(record.columns for record in records)))
+        read = [file.record.source_file for file in found if file.is_pending]
+        kept = [record.source_file for record in records if record.lines and record.source_file not in set(read)]
+        ledger_select, ledger_values = ingested_files_select(records)
+        selects = (_raw_select(has_lines, privacy), ledger_select, f"select * from {ERASED_CUSTOMERS}")
         writes = [TableWrite(table, select) for table, select in zip(TABLES, selects, strict=True)]
-        inputs = QueryInputs(lines.relations, lines.values | privacy.values | cells | {"read": read, "kept": kept})
-        yield SourceLoad(writes, inputs, list(known.values()), entries, read)
+        values = lines.values | privacy.values | ledger_values | {"read": read, "kept": kept}
+        yield SourceLoad(writes, QueryInputs(lines.relations, values), list(previous.values()), records, read)
 
 
-def _looked_at(
-    settings: Retailer, files: dict[str, Path], known: dict[str, Entry], asked: LoadRequest
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Each file's entry, `loaded` where its lines stand; and why a file cannot be looked at.
-
-    Size and time tell that a file is unchanged; only where they do not, its content is looked at.
-    """
-    looked, refused = dict[str, Entry](), dict[str, str]()
-    for name, path in files.items():
-        entry = Entry(name, settings_digest=asked.settings_digest, source_path=asked.source_path, run_id=asked.run_id)
-        looked[name] = entry
-        old = None if asked.reload else known.get(name)
-        if old and (old.status == SET_ASIDE or old.settings_digest != asked.settings_digest):
-            old = None
-        try:
-            size, modified_at = _stat(path)
-            refuse_what_is_no_file_of(asked.roots, path)
-            entry = replace(entry, size=size, modified_at=modified_at)
-            if old and (old.size, old.modified_at) == (size, modified_at):
-                looked[name] = _returned(old, asked)
-                continue
-            entry = replace(entry, content_hash=content_hash(path, settings.source.max_unpacked_gb))
-        except OSError as error:
-            if is_of_the_machine(error):
-                raise
-            refused[name] = f"{name}: cannot be read: {first_line(error)}"
-        if old and old.content_hash == entry.content_hash:
-            entry = replace(_returned(old, asked), size=entry.size, modified_at=entry.modified_at)
-        looked[name] = entry
-    return looked, refused
-
-
-def _returned(entry: Entry, asked: LoadRequest) -> Entry:
-    """The entry of a file whose lines stand; one that was gone is back."""
-    return replace(entry, status=LOADED, run_id=asked.run_id) if entry.status == GONE else entry
-
-
-def _told(name: str) -> str:
-    """A name as text; one that is not UTF-8 with its bytes as escapes."""
+def _printable(name: str) -> str:
+    """Return a file name as text, with bytes that are not UTF-8 as escapes."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _stat(path: Path) -> tuple[int, datetime]:
-    if _told(str(path)) != str(path):
-        raise OSError("its name is not UTF-8; rename it")
-    found = path.stat()
-    microseconds = min(max(found.st_mtime_ns // 1000, _EARLIEST), _LATEST)
-    return found.st_size, EPOCH + timedelta(microseconds=microseconds)
-
-
-def _is_written(path: Path, entry: Entry) -> bool:
-    """Whether somebody wrote to a file since it was looked at."""
+def _inspect(
+    name: str, path: Path, previous: IngestedFile | None, retailer: Retailer, request: LoadRequest
+) -> _SourceFile:
+    """Find out whether a file is unchanged: by size and time, and only where they differ by its content."""
+    digest = f"{request.settings_digest}-{reader_digest(path, retailer)}"
+    record = IngestedFile(name, settings_digest=digest, source_path=request.source_path, run_id=request.run_id)
+    error = None
+    is_known = previous is not None and previous.status != QUARANTINED and previous.settings_digest == digest
+    current = previous if is_known and not request.reload else None
     try:
-        return _stat(path) != (entry.size, entry.modified_at)
+        size, modified_at = _size_and_time(path)
+        check_regular_file(request.roots, path)
+        record = replace(record, size=size, modified_at=modified_at)
+        if current and (current.size, current.modified_at) == (size, modified_at):
+            return _SourceFile(path, _present(current, request), previous)
+        record = replace(record, content_hash=content_hash(path, retailer.source.max_unpacked_gb))
+    except OSError as system_error:
+        if is_system_error(system_error):
+            raise
+        error = f"{name}: cannot be read: {first_line(system_error)}"
+    if current and current.content_hash == record.content_hash:
+        record = replace(_present(current, request), size=record.size, modified_at=record.modified_at)
+    return _SourceFile(path, record, previous, error)
+
+
+def _present(record: IngestedFile, request: LoadRequest) -> IngestedFile:
+    """Return the record of a file with current lines; a missing file is back."""
+    return replace(record, status=LOADED, run_id=request.run_id) if record.status == MISSING else record
+
+
+def _size_and_time(path: Path) -> tuple[int, datetime]:
+    if _printable(str(path)) != str(path):
+        raise OSError("its name is not UTF-8; rename it")
+    status = path.stat()
+    microseconds = min(max(status.st_mtime_ns // 1000, _MIN_MICROSECONDS), _MAX_MICROSECONDS)
+    return status.st_size, EPOCH + timedelta(microseconds=microseconds)
+
+
+def _with_read_error(file: _SourceFile, load: FileLoad | None) -> _SourceFile:
+    """Return a file with the error of reading it, if there is one."""
+    if load is None:
+        return file
+    if _has_changed(file):
+        return replace(
+            file, error=f"{file.record.source_file}: it changed while it was read; the next run reads it again"
+        )
+    return replace(file, error=load.error)
+
+
+def _has_changed(file: _SourceFile) -> bool:
+    """Return whether a file was written to after it was inspected."""
+    try:
+        return _size_and_time(file.path) != (file.record.size, file.record.modified_at)
     except OSError:
         return True
 
 
-def _loaded(entry: Entry, lines: Lines, erased: dict[str, int]) -> Entry:
-    if entry.status == LOADED:
-        return entry
-    count, broken = lines.records.get(entry.source_file, (0, 0))
-    left_out = erased.get(entry.source_file, 0)
-    return _with_columns(replace(entry, status=LOADED, lines=count - left_out, broken=broken, erased=left_out), lines)
-
-
-def _set_aside(entry: Entry, before: Entry | None, lines: Lines, reason: str) -> Entry:
-    """The entry of a file that cannot be read; of one that was loaded before, the lines are kept."""
-    run_id = before.run_id if before and before.reason == reason else entry.run_id
-    stands = before if before and before.lines else entry
-    return _with_columns(replace(stands, status=SET_ASIDE, reason=reason, run_id=run_id), lines)
-
-
-def _with_columns(entry: Entry, lines: Lines) -> Entry:
-    columns = lines.columns.get(entry.source_file, {})
-    return replace(entry, columns=list(columns), types=list(columns.values()))
-
-
-def _gone(known: dict[str, Entry], files: dict[str, Path], loaded: list[Entry], asked: LoadRequest) -> list[Entry]:
-    """The entries of files that are no longer there; not of those whose content is there under another name.
-
-    Raises:
-        SourceError: The source is in another place, and none of its files is one that was loaded.
-    """
-    there = {entry.content_hash for entry in loaded}
-    with_lines = [entry for entry in known.values() if entry.lines]
-    gone = [entry for entry in with_lines if entry.source_file not in files and entry.content_hash not in there]
-    # What was gone before tells nothing of where the source is: a restored database knows of nothing else.
-    missed, there_before = ([entry for entry in some if entry.status != GONE] for some in (gone, with_lines))
-    elsewhere = missed and all(entry.source_path != asked.source_path for entry in missed)
-    if elsewhere and len(missed) == len(there_before) and not asked.accept_change:
-        raise SourceError(
-            f"source.path: it was {missed[0].source_path}, it is {asked.source_path}, and none of the {len(missed)}"
-            f" files that are loaded ({shown([entry.source_file for entry in missed])}) is there. If this is another"
-            " source, forget their lines with reload (segments run --reload); to keep them, accept_change"
-            " (--accept-change)."
-        )
-    return [
-        entry if entry.status == GONE else replace(entry, status=GONE, reason=None, run_id=asked.run_id)
-        for entry in gone
-    ]
-
-
-def _refuse_too_many(settings: Retailer, files: dict[str, Path], refused: dict[str, str]) -> None:
-    bound = settings.source.max_set_aside
-    if not refused or (len(refused) <= bound and len(refused) < len(files)):
+def _check_errors(files: Sequence[_SourceFile], max_quarantined: int) -> None:
+    """Check that few enough files cannot be read to quarantine them and load the others."""
+    errors = [file.error for file in files if file.error]
+    if not errors or (len(errors) <= max_quarantined and len(errors) < len(files)):
         return
-    reasons = list(refused.values())
-    if len(reasons) == 1:
-        raise SourceError(reasons[0])
-    more = f" And {len(reasons) - _SHOWN} more." if len(reasons) > _SHOWN else ""
+    if len(errors) == 1:
+        raise SourceError(errors[0])
+    more = f" And {len(errors) - _SHOWN_NAMES} more." if len(errors) > _SHOWN_NAMES else ""
     raise SourceError(
-        f"{len(reasons)} of {len(files)} files cannot be read, and source.max_set_aside allows {bound}."
-        f" {' '.join(reasons[:_SHOWN])}{more}"
+        f"{len(errors)} of {len(files)} files cannot be read, and source.max_quarantined allows {max_quarantined}."
+        f" {' '.join(errors[:_SHOWN_NAMES])}{more}"
     )
 
 
-def _nothing(files: int, with_header: bool) -> str:
-    counted = "1 file" if files == 1 else f"{files} files"
+def _record(file: _SourceFile, loads: Mapping[str, FileLoad], erased: Mapping[str, int]) -> IngestedFile:
+    """Return the row of a file in `ingested_files`."""
+    name = file.record.source_file
+    load = loads.get(name) or FileLoad(name, file.path)
+    columns, types = list(load.columns), list(load.columns.values())
+    if file.error is not None:
+        # Lines that were loaded before are kept.
+        record = file.previous if file.previous and file.previous.lines else file.record
+        is_same = file.previous is not None and file.previous.reason == file.error
+        run_id = file.previous.run_id if file.previous and is_same else file.record.run_id
+        return replace(record, status=QUARANTINED, reason=file.error, run_id=run_id, columns=columns, types=types)
+    if file.record.status == LOADED:
+        return file.record
+    left_out = erased.get(name, 0)
+    return replace(
+        file.record,
+        status=LOADED,
+        lines=load.records - left_out,
+        malformed=load.malformed,
+        erased=left_out,
+        columns=columns,
+        types=types,
+    )
+
+
+def _missing_records(
+    previous: Mapping[str, IngestedFile], present: Sequence[IngestedFile], request: LoadRequest
+) -> list[IngestedFile]:
+    """Return the records of missing files, except those whose content is there under another name.
+
+    Raises:
+        SourceError: The source is in another place, and none of the loaded files is there.
+    """
+    names = {record.source_file for record in present}
+    hashes = {record.content_hash for record in present if record.status == LOADED}
+    with_lines = [record for record in previous.values() if record.lines]
+    missing = [record for record in with_lines if record.source_file not in names and record.content_hash not in hashes]
+    # Files that were missing before do not show where the source is; a restored database has no others.
+    newly_missing = [record for record in missing if record.status != MISSING]
+    present_before = [record for record in with_lines if record.status != MISSING]
+    is_elsewhere = newly_missing and all(record.source_path != request.source_path for record in newly_missing)
+    if is_elsewhere and len(newly_missing) == len(present_before) and not request.accept_change:
+        raise SourceError(
+            f"source.path: it was {newly_missing[0].source_path}, it is {request.source_path}, and none of the"
+            f" {len(newly_missing)} loaded files ({first_names([record.source_file for record in newly_missing])}) is"
+            " there. If this is another source, delete their lines with reload (segments run --reload); to keep them,"
+            " run with accept_change (--accept-change)."
+        )
+    return [
+        record if record.status == MISSING else replace(record, status=MISSING, reason=None, run_id=request.run_id)
+        for record in missing
+    ]
+
+
+def _no_lines_message(files: int, with_header: bool) -> str:
+    count = "1 file" if files == 1 else f"{files} files"
     if with_header:
-        return f"source.path: no line in it ({counted} with a header and nothing below it)"
-    return f"source.path: nothing in it ({counted}, all empty)"
+        return f"source.path: no lines to read ({count} with a header and nothing below it). Check the export."
+    return f"source.path: no lines to read ({count}, all empty). Check the export."
 
 
-def _raw(stands: bool, privacy: LinePrivacy) -> str:
-    """The SELECT of `raw_transactions`: what was read before, and what is read now."""
-    kept = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
-    text = privacy.stored(select_of("raw_transactions"))
-    read = f"select * from ({text}) where source_file in (select unnest(cast($read as varchar[])))"
-    return f"{kept} union all {read}" if stands else read
+def _raw_select(has_lines: bool, privacy: LinePrivacy) -> str:
+    """Return the SELECT of `raw_transactions`: the lines that were stored before, and those that are read now."""
+    stored = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
+    new = privacy.stored(select_of("raw_transactions"))
+    read = f"select * from ({new}) where source_file in (select unnest(cast($read as varchar[])))"
+    return f"{stored} union all {read}" if has_lines else read

@@ -1,12 +1,11 @@
-"""A retailer's files: of each format something that DuckDB reads as columns of text.
+"""Turn a source file of any format into parts that DuckDB reads as columns of text.
 
-Belongs here: formats, records that break. Does not: which files (`finding`), their compression and encoding
-(`unpacking`), what only workbooks have (`workbooks`), reading their lines (`lines`).
+Contains the formats, and which records are malformed. Finding files is in `discovery`, compression and encodings are
+in `decompression`, workbooks in `excel`; the parts are loaded in `staging`.
 """
 
 import csv
 import glob
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,25 +15,38 @@ from uuid import uuid4
 
 import duckdb
 
-from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
-from segmentation_pipeline.ingestion.decompression import unpacked
-from segmentation_pipeline.ingestion.discovery import kind_of
+from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.errors import SourceError, first_line, is_system_error
+from segmentation_pipeline.ingestion.decompression import DECOMPRESSION_ERRORS, utf8_copy
+from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.excel import sheets_of
 
-# A quote that is not closed within so many lines was never meant to span them.
-_LINES_IN_A_RECORD, _FEWEST_LINES = 1_000, 10
-# DuckDB reads no line above 2 MB, nor millions of columns; no transaction is longer, and no sheet that is whole wider.
-_SHOWN_TEXT, MOST_COLUMNS = 100_000, 16_384
-_LONGEST = 1 << 20
+# A sheet has no more columns, and DuckDB runs out of memory with millions of them.
+MAX_COLUMNS = 16_384
+# DuckDB reads no line above 2 MB, and no transaction is as long as this.
+_MAX_RECORD_BYTES = 100_000
+# A quote that is not closed within so many lines was not meant to span them.
+_MAX_RECORD_LINES, _MIN_SEARCHED_LINES = 1_000, 10
+_MAX_LINE_CHARACTERS = 1 << 20
+
+Record = tuple[Sequence[str], str]
+"""The fields of a record, or the text of a malformed one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or a sheet of one, as something that DuckDB reads; `path` may be a copy.
+    """A file, or a sheet of one, in a form that DuckDB reads; `path` may be a copy.
 
-    A part of kind `numbered` is a CSV without a header: a record's number, its text if it is broken, and its columns;
-    `jsonl` the same with one column, the object. `csv` and `parquet` are as they came; `lines`: below a CSV's header.
+    Attributes:
+        path: What DuckDB reads.
+        kind: `csv` and `parquet` are read as they are. `numbered` is a CSV without a header whose columns are a
+            record's number, its text if it is malformed, and its fields; `jsonl` is the same with the object as its
+            only field.
+        source_file: The file's name.
+        source_sheet: The sheet's name; empty for other files.
+        columns: The names of its columns.
+        types: Their types, where the format has any.
+        lines: Of a CSV, its lines below the header.
     """
 
     path: Path
@@ -45,88 +57,120 @@ class Part:
     types: tuple[str, ...] = ()
     lines: int = field(default=0, kw_only=True)
 
+    @property
+    def location(self) -> str:
+        """The file and sheet, for a message."""
+        return f"{self.source_file}{f' [{self.source_sheet}]' if self.source_sheet else ''}"
+
 
 def parts_of(
-    connection: duckdb.DuckDBPyConnection, retailer: Retailer, name: str, path: Path, folder: Path
-) -> Iterator[Part]:
-    """The parts of one file; none where it is empty. Copies go to `folder`."""
-    kind = kind_of(path, retailer) or "csv"
+    connection: duckdb.DuckDBPyConnection, source: Source, source_file: str, path: Path, folder: Path
+) -> list[Part]:
+    """Return the parts of a file: none if it is empty, one for each sheet of a workbook.
+
+    Args:
+        connection: Reads Parquet schemas and JSON keys.
+        source: How the file is written.
+        source_file: The file's name.
+        path: The file.
+        folder: Where copies are written.
+
+    Raises:
+        SourceError: The file cannot be read.
+    """
+    kind = format_of(path, source) or "csv"
     try:
         if not path.stat().st_size:
-            return
+            return []
         if kind == "xlsx":
-            for sheet, header, rows in sheets_of(retailer, name, path):
-                below = enumerate(((row, "") for row in rows), 2) if len(header) <= MOST_COLUMNS else ()
-                copy = _numbered(folder, below, len(header))
-                yield Part(copy, "numbered", name, sheet, tuple(header))
-        elif kind == "parquet":
-            select = "select column_name, column_type from (describe select * from read_parquet($path))"
-            described = connection.execute(select, {"path": glob.escape(str(path))}).fetchall()
-            yield Part(path, kind, name, "", *zip(*described, strict=True))
-        else:
-            part = Part(unpacked(connection, retailer, path, folder), kind, name, "", ())
-            yield from _csv(retailer, part, folder) if kind == "csv" else _jsonl(connection, part, folder)
-    except (OSError, EOFError, zlib.error, UnicodeError, csv.Error, duckdb.Error) as error:
-        if is_of_the_machine(error):
+            return list(_workbook_parts(source, source_file, path, folder))
+        if kind == "parquet":
+            return [_parquet_part(connection, source_file, path)]
+        part = Part(utf8_copy(path, source, folder), kind, source_file, "", ())
+        return _csv_parts(source, part, folder) if kind == "csv" else _jsonl_parts(connection, part, folder)
+    except (OSError, *DECOMPRESSION_ERRORS, UnicodeError, csv.Error, duckdb.Error) as error:
+        if is_system_error(error):
             raise
-        raise SourceError(f"{name}: cannot be read as {kind}: {first_line(error)}") from None
-
-
-def _csv(retailer: Retailer, part: Part, folder: Path) -> Iterator[Part]:
-    """The part with the names in its first line that is not blank."""
-    with part.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(_lines(file), delimiter=retailer.source.delimiter, strict=True)
-        header = next((tuple(row) for row in reader if row), ())
-    if not _is_whole("".join(header)):
-        raise SourceError(f"{part.source_file}: its first line is too long to hold names of columns")
-    with part.path.open(encoding="latin-1") as file:  # of which only line ends count
-        named = replace(part, columns=header, lines=sum(line != "\n" for line in _lines(file)) - 1)
-    if header:
-        # DuckDB takes the first line for the header, whatever it is.
-        plain = reader.line_num == 1 and not _has_long_line(part.path)
-        yield named if plain else numbered_csv(named, retailer.source.delimiter, folder)
-
-
-def _jsonl(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> Iterator[Part]:
-    """The part as lines with their numbers, and the keys of all its objects as columns."""
-    with _text_of(part.path) as file:
-        lines = (line for line in _lines(file) if line.strip())
-        records = (([line.rstrip("\r\n")], "") if _is_whole(line) else ([], line) for line in lines)
-        copy = _numbered(folder, enumerate(records, 1), 1)
-    keys = connection.execute(
-        "select distinct unnest(json_keys(object)) from (select try_cast(text as json) as object from read_csv($path,"
-        " columns = {'number': 'BIGINT', 'broken': 'VARCHAR', 'text': 'VARCHAR'}, header = false, auto_detect = false,"
-        " quote = '\"', escape = '\"', new_line = '\\n')) where json_type(object) = 'OBJECT' order by 1",
-        {"path": str(copy)},
-    ).fetchall()
-    if not keys and copy.stat().st_size:
-        raise SourceError(f"{part.source_file}: no line of it is a JSON object")
-    if keys:
-        yield replace(part, path=copy, columns=tuple(str(key) for (key,) in keys))
+        raise SourceError(f"{source_file}: cannot be read as {kind}: {first_line(error)}") from None
 
 
 def numbered_csv(part: Part, delimiter: str, folder: Path) -> Part:
-    """A copy of a CSV part as Python reads it: each record with its number, each line that is none as its text.
+    """Return a copy of a CSV part as Python reads it: each record with its number, or its text if it is malformed.
 
-    DuckDB loses lines without a word after a quote that is not closed, and stops at line ends of two kinds. Here such a
-    fault costs the line that it stands in, and reading goes on with the next one.
+    DuckDB loses lines after a quote that is not closed, without an error, and stops at mixed line ends. Here such a
+    fault costs the line that it is in, and reading goes on with the next one.
     """
-    with _text_of(part.path) as file:
-        records = enumerate(_records(_lines(file), delimiter, len(part.columns)), 1)
+    with _open_text(part.path) as file:
+        records = enumerate(_csv_records(_bounded_lines(file), delimiter, len(part.columns)), 1)
         next(records)
-        return replace(part, kind="numbered", path=_numbered(folder, records, len(part.columns)))
+        return replace(part, kind="numbered", path=_write_numbered(folder, records, len(part.columns)))
 
 
-def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[tuple[list[str], str]]:
-    """Each record as its fields, or as the text of a broken line; blank lines are no records."""
-    ahead: deque[str] = deque()
+def _workbook_parts(source: Source, source_file: str, path: Path, folder: Path) -> Iterator[Part]:
+    for sheet in sheets_of(source, source_file, path):
+        width = len(sheet.header)
+        records = enumerate(((row, "") for row in sheet.rows), 2) if width <= MAX_COLUMNS else ()
+        copy = _write_numbered(folder, records, width)
+        yield Part(copy, "numbered", source_file, sheet.name, tuple(sheet.header))
+
+
+def _parquet_part(connection: duckdb.DuckDBPyConnection, source_file: str, path: Path) -> Part:
+    select = "select column_name, column_type from (describe select * from read_parquet($path))"
+    described = connection.execute(select, {"path": glob.escape(str(path))}).fetchall()
+    columns, types = tuple(name for name, _ in described), tuple(kind for _, kind in described)
+    return Part(path, "parquet", source_file, "", columns, types)
+
+
+def _csv_parts(source: Source, part: Part, folder: Path) -> list[Part]:
+    """Return the part with the column names in its first line that is not blank."""
+    with part.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(_bounded_lines(file), delimiter=source.delimiter, strict=True)
+        header = next((tuple(row) for row in reader if row), ())
+    if not header:
+        return []
+    if not _is_readable("".join(header)):
+        raise SourceError(f"{part.source_file}: its first line is too long to hold names of columns")
+    with part.path.open(encoding="latin-1") as file:  # only line ends matter here
+        lines = sum(line != "\n" for line in _bounded_lines(file)) - 1
+    named = replace(part, columns=header, lines=lines)
+    # DuckDB takes the first line for the header, whatever it is.
+    if reader.line_num == 1 and not _has_long_line(part.path):
+        return [named]
+    return [numbered_csv(named, source.delimiter, folder)]
+
+
+def _jsonl_parts(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> list[Part]:
+    """Return the part as numbered lines, with the keys of all its objects as columns."""
+    with _open_text(part.path) as file:
+        lines = (line for line in _bounded_lines(file) if line.strip())
+        records: Iterator[Record] = (
+            ([line.rstrip("\r\n")], "") if _is_readable(line) else ([], line) for line in lines
+        )
+        copy = _write_numbered(folder, enumerate(records, 1), 1)
+    keys = connection.execute(
+        "select distinct unnest(json_keys(object)) from (select try_cast(text as json) as object from read_csv($path,"
+        " columns = {'number': 'BIGINT', 'malformed': 'VARCHAR', 'text': 'VARCHAR'}, header = false,"
+        " auto_detect = false, quote = '\"', escape = '\"', new_line = '\\n')) where json_type(object) = 'OBJECT'"
+        " order by 1",
+        {"path": str(copy)},
+    ).fetchall()
+    if keys:
+        return [replace(part, path=copy, columns=tuple(str(key) for (key,) in keys))]
+    if copy.stat().st_size:
+        raise SourceError(f"{part.source_file}: no line of it is a JSON object")
+    return []
+
+
+def _csv_records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[Record]:
+    """Yield each record; blank lines are not records. Where a record is malformed, go on with its second line."""
+    pushed_back: deque[str] = deque()
     record: list[str] = []
-    reach = _LINES_IN_A_RECORD
+    searched_lines = _MAX_RECORD_LINES
 
-    def feed() -> Iterator[str]:
+    def record_lines() -> Iterator[str]:
         size = 0
-        while len(record) < reach and size <= _SHOWN_TEXT:
-            line = ahead.popleft() if ahead else next(lines, None)
+        while len(record) < searched_lines and size <= _MAX_RECORD_BYTES:
+            line = pushed_back.popleft() if pushed_back else next(lines, None)
             if line is None:
                 return
             record.append(line)
@@ -137,63 +181,65 @@ def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[tuple
         record.clear()
         fields: list[str] | None = None
         try:
-            fields = next(csv.reader(feed(), delimiter=delimiter, strict=True), None)
+            fields = next(csv.reader(record_lines(), delimiter=delimiter, strict=True), None)
         except csv.Error:
             fields = None
         if not record:
             return
-        if fields is not None and len(fields) == width and _is_whole("".join(record)):
-            reach = min(reach + 1, _LINES_IN_A_RECORD)
+        if fields is not None and len(fields) == width and _is_readable("".join(record)):
+            searched_lines = min(searched_lines + 1, _MAX_RECORD_LINES)
             yield fields, ""
         elif fields != []:
-            if len(record) == reach:
-                # Where every line opens a quote, each would else be sought an end of in the thousand after it.
-                reach = max(reach // 2, _FEWEST_LINES)
-            ahead.extendleft(reversed(record[1:]))
+            if len(record) == searched_lines:
+                # Where every line opens a quote, the end of each would otherwise be searched in a thousand lines.
+                searched_lines = max(searched_lines // 2, _MIN_SEARCHED_LINES)
+            pushed_back.extendleft(reversed(record[1:]))
             yield [], record[0]
 
 
-def _numbered(folder: Path, records: Iterable[tuple[int, tuple[Sequence[str], str]]], width: int) -> Path:
+def _write_numbered(folder: Path, records: Iterable[tuple[int, Record]], width: int) -> Path:
     path = folder / f"{uuid4()}.csv"
-    nothing = [""] * width
+    empty = [""] * width
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([number, broken and _shown(broken), *(got or nothing)] for number, (got, broken) in records)
+        for number, (fields, malformed) in records:
+            writer.writerow([number, malformed and _as_text(malformed), *(fields or empty)])
     return path
 
 
-def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file; of one that is too long to be read, a first part that is too long as well.
+def _bounded_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file, of a very long one only the beginning, which is still too long for a record.
 
-    A line of ten gigabytes never gets into memory.
+    So a line of ten gigabytes never gets into memory.
     """
-    while line := file.readline(_LONGEST):
+    while line := file.readline(_MAX_LINE_CHARACTERS):
         yield line
-        while len(line) == _LONGEST and line[-1] not in "\r\n":
-            line = file.readline(_LONGEST)
+        while len(line) == _MAX_LINE_CHARACTERS and line[-1] not in "\r\n":
+            line = file.readline(_MAX_LINE_CHARACTERS)
 
 
 def _has_long_line(path: Path) -> bool:
-    """Whether a line may be longer than DuckDB's buffer (32 MB): it loses one without a word."""
+    """Return whether a line may be longer than DuckDB's buffer of 32 MB; it loses such a line without an error."""
     with path.open("rb") as file:
-        while len(some := file.read(_LONGEST)) == _LONGEST:
-            if b"\n" not in some:
+        while len(chunk := file.read(_MAX_LINE_CHARACTERS)) == _MAX_LINE_CHARACTERS:
+            if b"\n" not in chunk:
                 return True
     return False
 
 
-def _text_of(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _is_whole(text: str) -> bool:
-    """Whether all of it could be decoded, and it is short enough to be read."""
+def _is_readable(text: str) -> bool:
+    """Return whether all of a text could be decoded, and it is short enough for a record."""
     try:
-        return len(text.encode()) <= _SHOWN_TEXT
+        return len(text.encode()) <= _MAX_RECORD_BYTES
     except UnicodeEncodeError:
         return False
 
 
-def _shown(broken: str) -> str:
-    text = broken.rstrip("\r\n")[:_SHOWN_TEXT]
+def _as_text(malformed: str) -> str:
+    """Return the text of a malformed record as it is stored, with bytes that could not be decoded as escapes."""
+    text = malformed.rstrip("\r\n")[:_MAX_RECORD_BYTES]
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,51 +1,52 @@
-"""Drift of the source: which file is the first with other columns than those before it, and which.
+"""Compare the columns of the files of a run with those of the files before them.
 
-Belongs here: comparing the columns of files. Does not: what a run then does (`defs.ingestion`).
+Contains the comparison only. What a run does about a difference is in `defs.ingestion`.
 """
 
-from segmentation_pipeline.ingestion.column_mapping import plain
-from segmentation_pipeline.ingestion.file_ledger import SET_ASIDE, Entry
+from segmentation_pipeline.ingestion.column_mapping import normalised
+from segmentation_pipeline.ingestion.file_ledger import QUARANTINED, IngestedFile
 from segmentation_pipeline.ingestion.incremental import SourceLoad
 
-_WHAT = {"came": "came", "went": "went", "changed_type": "changed its type"}
+_CHANGES = {"added": "added", "removed": "removed", "changed_type": "changed type"}
 
 
-def changed_columns(intake: SourceLoad) -> list[dict[str, str]]:
-    """The files of a run whose columns no file before them had, each with what came, went or changed its type.
+def changed_columns(load: SourceLoad) -> list[dict[str, str]]:
+    """Return the files of a run whose columns no file before them had, each with the difference.
 
-    In the order of names, each against the file before it; columns that were told of once are known from then on. An
-    empty file tells nothing, and one that was set aside is no measure for others.
+    Files are compared in the order of their names, each with the file before it. Columns that were reported once are
+    known from then on. An empty file is not compared, and a quarantined one is no standard for others.
     """
-    stood = [entry for entry in intake.before if entry.columns and entry.status != SET_ASIDE]
-    known, last = [entry.shape for entry in stood], stood[-1] if stood else None
-    faults = []
-    for entry in intake.entries:
-        if not entry.columns or (entry.source_file not in intake.read and entry.status != SET_ASIDE):
+    loaded = [file for file in load.previous if file.columns and file.status != QUARANTINED]
+    known, last = [file.types_by_column for file in loaded], loaded[-1] if loaded else None
+    changes = []
+    for file in load.files:
+        if not file.columns or (file.source_file not in load.read and file.status != QUARANTINED):
             continue
-        if last and entry.shape not in known:
-            faults.append(_difference(last, entry))
-        known.append(entry.shape)
-        last = last if entry.status == SET_ASIDE else entry
-    return faults
+        if last and file.types_by_column not in known:
+            changes.append(_difference(last, file))
+        known.append(file.types_by_column)
+        last = last if file.status == QUARANTINED else file
+    return changes
 
 
-def _difference(before: Entry, after: Entry) -> dict[str, str]:
-    old, new = before.shape, after.shape
-    names = {plain(name): name for name in (*after.columns, *before.columns)}
+def message(changes: list[dict[str, str]]) -> str:
+    """Return a message with the first file of each change, and the columns that changed."""
+    files = [
+        f"{change['source_file']}: "
+        + "; ".join(f"{change[kind]} {verb}" for kind, verb in _CHANGES.items() if change[kind])
+        for change in changes
+    ]
+    return f"The columns of the source have changed, from these files on: {' | '.join(files)}."
+
+
+def _difference(before: IngestedFile, after: IngestedFile) -> dict[str, str]:
+    old, new = before.types_by_column, after.types_by_column
+    names = {normalised(name): name for name in (*after.columns, *before.columns)}
     changed = [f"{names[name]} ({old[name]} to {new[name]})" for name in old if name in new and old[name] != new[name]]
     return {
         "source_file": after.source_file,
-        "came": ", ".join(names[name] for name in new if name not in old),
-        "went": ", ".join(names[name] for name in old if name not in new),
+        "added": ", ".join(names[name] for name in new if name not in old),
+        "removed": ", ".join(names[name] for name in old if name not in new),
         "changed_type": ", ".join(changed),
-        "unlike": before.source_file,
+        "compared_with": before.source_file,
     }
-
-
-def message(faults: list[dict[str, str]]) -> str:
-    """What the differences say: from which file on, and what."""
-    told = [
-        f"{fault['source_file']}: " + "; ".join(f"{fault[what]} {word}" for what, word in _WHAT.items() if fault[what])
-        for fault in faults
-    ]
-    return f"The columns of the source are others than before, from these files on: {' | '.join(told)}."

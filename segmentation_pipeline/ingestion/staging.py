@@ -1,14 +1,17 @@
-"""The mouth: files of any format become lines of text with their file, sheet and number.
+"""Load every record of source files, malformed ones too, into tables of text with file, sheet and line number.
 
-Belongs here: reading every line, also the broken ones. Which column is which is told in `mapping`; typing the text is
-the SELECT of `raw_transactions`; judging it is `cleaning`.
+Contains the SELECTs that read each kind of file. Columns are matched in `column_mapping`, the SELECT of
+`raw_transactions` converts the text to types, and `cleaning` rejects lines.
 """
 
 import glob
+import hashlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,100 +19,107 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import SourceError, first_line, is_of_the_machine
-from segmentation_pipeline.ingestion.column_mapping import mapped, told, where
-from segmentation_pipeline.ingestion.parsing import MOST_COLUMNS, Part, numbered_csv, parts_of
-from segmentation_pipeline.tables.catalog import line_columns
+from segmentation_pipeline.errors import SourceError, first_line, is_system_error
+from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
+from segmentation_pipeline.ingestion.discovery import format_of
+from segmentation_pipeline.ingestion.parsing import MAX_COLUMNS, Part, numbered_csv, parts_of
+from segmentation_pipeline.tables.catalog import line_columns, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
-# Raise it when the same file would be read differently: every file is then read again.
-READER_VERSION = "1"
+# Raise the version of a format when its files would be read differently: only they are then read again.
+READER_VERSIONS = {"csv": "1", "jsonl": "1", "parquet": "1", "xlsx": "1"}
 _NUMBERS = frozenset(column.name for column in line_columns() if column.type.startswith("DECIMAL"))
-
-_NOTHING = f"""
+_NO_LINES = f"""
     select null::varchar as source_file, null::varchar as source_sheet, null::bigint as source_line,
-        {", ".join(f"null::varchar as {quoted(column.name)}" for column in line_columns())}, null::varchar as broken
+        {", ".join(f"null::varchar as {quoted(column.name)}" for column in line_columns())}, null::varchar as malformed
     where false"""
 
 
-@dataclass(frozen=True)
-class Lines(QueryInputs):
-    """The relation `read_lines` over files, and what was found in each by its name.
+@dataclass
+class FileLoad:
+    """What was read of one file.
 
     Attributes:
-        columns: The columns of each file, of all its sheets, with their types where the format has any.
-        records: How many lines were read, and how many of them are broken; a file without a line is left out.
-        refused: Why a file cannot be read. Lines of its other sheets may still stand in the relation.
+        source_file: The file's name.
+        path: The file.
+        columns: Its columns, those of all its sheets, with their types where the format has any.
+        records: How many records were read.
+        malformed: How many of them are malformed.
+        error: Why the file cannot be read. Lines of its other sheets may be in the relation all the same.
     """
 
-    columns: dict[str, dict[str, str]] = field(default_factory=dict)
-    records: dict[str, tuple[int, int]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    source_file: str
+    path: Path
+    columns: dict[str, str] = field(default_factory=dict)
+    records: int = 0
+    malformed: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class StagedLines(QueryInputs):
+    """The relation `read_lines` over the records of files, and what was read of each file, by its name."""
+
+    files: Mapping[str, FileLoad] = field(default_factory=dict)
+
+
+def reader_digest(path: Path, retailer: Retailer) -> str:
+    """Return a digest that changes when the package would read or type the lines of a file differently."""
+    version = READER_VERSIONS[format_of(path, retailer.source) or "csv"]
+    return _digest_of_code(version, select_of("raw_transactions"))
+
+
+@cache
+def _digest_of_code(version: str, select: str) -> str:
+    without_comments = " ".join(re.sub(r"--.*", "", select).split())
+    return hashlib.sha256(f"{version} {without_comments}".encode()).hexdigest()[:8]
 
 
 @contextmanager
 def read_lines(
-    connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: dict[str, Path], spill: Path
-) -> Iterator[Lines]:
-    """Read files into tables of text beside the working database, and give it the relation `read_lines` over them.
+    connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: Mapping[str, Path], spill: Path
+) -> Iterator[StagedLines]:
+    """Load files into a staging database, and attach it to a connection as the relation `read_lines`.
 
-    The working database reads no source itself: another connection does, which reaches nothing but the files. A file
-    that cannot be read, or lacks a column that the retailer file names, is refused whole.
+    The working database reads no source file. Another connection does, which has access to these files only. A file
+    that cannot be read, or lacks a column that the retailer file names, has an error.
+
+    Args:
+        connection: The connection to the working database.
+        retailer: How the files are written, and which of their columns are which.
+        files: The path of each file by its name.
+        spill: The folder for the staging database.
     """
-    spill.mkdir(parents=True, exist_ok=True)
-    for left in spill.glob("read-*"):
-        # By a run that was killed: the lock lets one run read at a time.
-        shutil.rmtree(left, ignore_errors=True)
-    folder = Path(mkdtemp(prefix="read-", dir=spill))
-    # A database of its own, not temporary tables: those stay in memory, uncompressed.
-    staging = folder / "staging.duckdb"
-    try:
-        columns, refused = dict[str, dict[str, str]](), dict[str, str]()
-        with reading_connection(staging, files.values()) as reading:
-            parts = list(_parts_of_all(reading, retailer, files, folder, columns, refused))
-            relation = " union all ".join(_stage_all(reading, retailer, parts, folder, refused)) or _NOTHING
-            counts = f"select source_file, count(*), count(broken) from ({relation}) group by source_file"
-            records = {name: (lines, broken) for name, lines, broken in reading.execute(counts).fetchall()}
-        connection.execute(f"attach {literal(str(staging))} as staging (read_only)")
+    with _temporary_folder(spill) as folder:
+        # A database of its own, because DuckDB keeps temporary tables in memory without compression.
+        database = folder / "staging.duckdb"
+        with reading_connection(database, files.values()) as reading:
+            staging = _Staging(reading, retailer, folder, {name: FileLoad(name, path) for name, path in files.items()})
+            relation = staging.load()
+        connection.execute(f"attach {literal(str(database))} as staging (read_only)")
         try:
-            yield Lines({"read_lines": relation}, _values(retailer), columns, records, refused)
+            yield StagedLines({"read_lines": relation}, _typing_values(retailer), staging.files)
         finally:
             connection.execute("detach staging")
+
+
+@contextmanager
+def _temporary_folder(spill: Path) -> Iterator[Path]:
+    spill.mkdir(parents=True, exist_ok=True)
+    for abandoned in spill.glob("read-*"):
+        # A killed run left it: the writer's lock allows one run at a time.
+        shutil.rmtree(abandoned, ignore_errors=True)
+    folder = Path(mkdtemp(prefix="read-", dir=spill))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parts_of_all(
-    connection: duckdb.DuckDBPyConnection,
-    retailer: Retailer,
-    files: dict[str, Path],
-    folder: Path,
-    columns: dict[str, dict[str, str]],
-    refused: dict[str, str],
-) -> Iterator[Part]:
-    """The parts of the files that have the columns of the retailer file; notes columns, and why a file is refused."""
-    for name, path in files.items():
-        try:
-            parts = list(parts_of(connection, retailer, name, path, folder))
-            if (most := max((len(part.columns) for part in parts), default=0)) > MOST_COLUMNS:
-                raise SourceError(f"{name}: {most:,} columns; a sheet has {MOST_COLUMNS:,} at most, so it is damaged")
-            columns[name] = {
-                column: part.types[place] if part.types else ""
-                for part in parts
-                for place, column in enumerate(told(retailer, part.columns))
-            }
-            for part in parts:
-                mapped(retailer, part)
-        except SourceError as error:
-            refused[name] = str(error)
-        else:
-            yield from parts
-
-
-def _values(retailer: Retailer) -> dict[str, Any]:
-    """What the SELECT of `raw_transactions` needs to know to type the text."""
+def _typing_values(retailer: Retailer) -> dict[str, Any]:
+    """Return the values that the SELECT of `raw_transactions` binds to convert text to types."""
     decimal = retailer.source.decimal
     thousands = "," if decimal == "." else "."
     return {
@@ -124,170 +134,219 @@ def _values(retailer: Retailer) -> dict[str, Any]:
     }
 
 
-def _stage_all(
-    connection: duckdb.DuckDBPyConnection,
-    retailer: Retailer,
-    parts: list[Part],
-    folder: Path,
-    refused: dict[str, str],
-    number: int = 0,
-) -> list[str]:
-    """Read the parts, those of equal columns together; the SELECT over each table, and why a file is refused.
+@dataclass
+class _Staging:
+    """Loads the parts of files into the staging database."""
 
-    A line that DuckDB stumbles over is missed by counting. Its notes of faults do not tell: of many files it leaves out
-    a last line that ends inside a quote, without one; and where each line opens a quote, they take it a time that
-    grows with the square of the lines. Where it stops, a batch is halved until the file is found.
-    """
-    batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
-    for part in parts:
-        batches.setdefault((part.kind, part.columns, part.types), []).append(part)
-    waiting = list(batches.values())
-    staged: list[str] = []
-    faulty: list[Part] = []
-    for place, batch in enumerate(waiting, number):
+    connection: duckdb.DuckDBPyConnection
+    retailer: Retailer
+    folder: Path
+    files: dict[str, FileLoad]
+    tables: int = 0
+
+    def load(self) -> str:
+        """Load every file, note what was read of each, and return the SELECT of all their records."""
+        parts = [part for file in self.files.values() for part in self._parts(file)]
+        relation = " union all ".join(self._stage(parts)) or _NO_LINES
+        select = f"select source_file, count(*), count(malformed) from ({relation}) group by source_file"
+        for name, records, malformed in self.connection.execute(select).fetchall():
+            self.files[name].records, self.files[name].malformed = records, malformed
+        return relation
+
+    def _parts(self, file: FileLoad) -> list[Part]:
+        """Return the parts of a file; none where it cannot be read or lacks a column."""
         try:
-            short = _load(connection, retailer, place, batch)
-        except duckdb.Error as error:
-            if is_of_the_machine(error):
-                raise
-            if len(batch) > 1:
-                half = len(batch) // 2
-                waiting += [batch[:half], batch[half:]]
-            elif batch[0].kind == "csv":
-                faulty += batch
-            else:
-                _refuse(refused, batch[0], error)
-            continue
-        faulty += short
-        if not short:
-            staged.append(_numbered_lines(connection, place, batch))
-        elif len(short) < len(batch):
-            waiting.append([part for part in batch if part not in short])
-    if again := list(_numbered_again(retailer, faulty, folder, refused)):
-        staged += _stage_all(connection, retailer, again, folder, refused, number + len(waiting))
-    return staged
+            parts = parts_of(self.connection, self.retailer.source, file.source_file, file.path, self.folder)
+            if (width := max((len(part.columns) for part in parts), default=0)) > MAX_COLUMNS:
+                raise SourceError(
+                    f"{file.source_file}: {width:,} columns; a sheet has {MAX_COLUMNS:,} at most, so it is damaged"
+                )
+            file.columns = {
+                column: part.types[position] if part.types else ""
+                for part in parts
+                for position, column in enumerate(names_to_keep(self.retailer.columns, part.columns))
+            }
+            for part in parts:
+                column_positions(self.retailer.columns, part)
+        except SourceError as error:
+            file.error = str(error)
+            return []
+        return parts
+
+    def _stage(self, parts: Sequence[Part]) -> list[str]:
+        """Load parts, those with the same columns together, and return the SELECT of each table.
+
+        Whether DuckDB lost a line shows in the number of lines. Its own record of errors is not enough: of many files
+        it omits a last line that ends inside a quote, without an error, and where each line opens a quote, recording
+        takes time that grows with the square of the lines. Where DuckDB stops, halve the batch until the file is found.
+        """
+        batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
+        for part in parts:
+            batches.setdefault((part.kind, part.columns, part.types), []).append(part)
+        waiting = list(batches.values())
+        selects: list[str] = []
+        incomplete: list[Part] = []
+        for batch in waiting:
+            table = f"lines_{self.tables}"
+            self.tables += 1
+            try:
+                short = self._load_batch(table, batch)
+            except duckdb.Error as error:
+                if is_system_error(error):
+                    raise
+                if len(batch) > 1:
+                    half = len(batch) // 2
+                    waiting += [batch[:half], batch[half:]]
+                elif batch[0].kind == "csv":
+                    incomplete += batch
+                else:
+                    self._note_error(batch[0], error)
+                continue
+            incomplete += short
+            if not short:
+                selects.append(self._numbered_lines(table, batch))
+            elif len(short) < len(batch):
+                waiting.append([part for part in batch if part not in short])
+        if reparsed := list(self._reparsed(incomplete)):
+            selects += self._stage(reparsed)
+        return selects
+
+    def _reparsed(self, parts: Sequence[Part]) -> Iterator[Part]:
+        for part in parts:
+            try:
+                yield numbered_csv(part, self.retailer.source.delimiter, self.folder)
+            except OSError as error:
+                self._note_error(part, error)
+
+    def _note_error(self, part: Part, error: Exception) -> None:
+        if is_system_error(error):
+            raise error
+        self.files[part.source_file].error = f"{part.location}: cannot be read as {part.kind}: {first_line(error)}"
+
+    def _load_batch(self, table: str, parts: Sequence[Part]) -> list[Part]:
+        """Load parts of the same columns into a table, and return the CSV parts of which a line was lost.
+
+        The table is dropped if there are any.
+
+        Raises:
+            duckdb.Error: One of the parts cannot be read.
+        """
+        select, values = _part_select(self.retailer, parts[0])
+        values["paths"] = [glob.escape(str(part.path)) for part in parts]
+        self.connection.execute(f"create table staging.{table} as {select}", values)
+        if parts[0].kind != "csv":
+            return []
+        counts = self.connection.execute(f"select __path, count(*) from staging.{table} group by __path")
+        loaded = dict(counts.fetchall())
+        if short := [part for part in parts if loaded.get(str(part.path), 0) != part.lines]:
+            self.connection.execute(f"drop table staging.{table}")
+        return short
+
+    def _numbered_lines(self, table: str, parts: Sequence[Part]) -> str:
+        """Return the SELECT of a loaded table with each line's file, sheet and number.
+
+        DuckDB keeps the order of files and lines when it creates a table. Where a line has no number yet, it is the
+        distance of its rowid from the first of its file.
+        """
+        self.connection.execute(
+            f"""
+            create table staging.parts_of_{table} as
+            with named as (
+                select unnest($paths) as path, unnest($files) as source_file, unnest($sheets) as source_sheet
+            ), firsts as (
+                select __path as path, min(rowid) as first_rowid from staging.{table} group by __path
+            )
+            select named.*, firsts.first_rowid from named inner join firsts using (path)
+            """,
+            {
+                "paths": [str(part.path) for part in parts],
+                "files": [part.source_file for part in parts],
+                "sheets": [part.source_sheet for part in parts],
+            },
+        )
+        first_number = 2 if parts[0].kind == "csv" else 1
+        texts = ", ".join(quoted(column.name) for column in line_columns())
+        return f"""
+            select part.source_file, part.source_sheet,
+                coalesce(line.number, line.rowid - part.first_rowid + {first_number}) as source_line,
+                {texts}, line.malformed
+            from staging.{table} as line
+            inner join staging.parts_of_{table} as part on line.__path = part.path"""
 
 
-def _numbered_again(retailer: Retailer, parts: list[Part], folder: Path, refused: dict[str, str]) -> Iterator[Part]:
-    for part in parts:
-        try:
-            yield numbered_csv(part, retailer.source.delimiter, folder)
-        except OSError as error:
-            _refuse(refused, part, error)
-
-
-def _refuse(refused: dict[str, str], part: Part, error: Exception) -> None:
-    if is_of_the_machine(error):
-        raise error
-    refused[part.source_file] = f"{where(part)}: cannot be read as {part.kind}: {first_line(error)}"
-
-
-def _load(connection: duckdb.DuckDBPyConnection, retailer: Retailer, number: int, parts: list[Part]) -> list[Part]:
-    """Read parts of equal columns into a table; if there are any of kind `csv` of which not each line is a row, these.
-
-    Raises:
-        duckdb.Error: One of them cannot be read.
-    """
-    first = parts[0]
-    select, values = _select(retailer, first)
-    values["paths"] = [glob.escape(str(part.path)) for part in parts]
-    connection.execute(f"create table staging.lines_{number} as {select}", values)
-    if first.kind != "csv":
-        return []
-    counts = connection.execute(f"select __path, count(*) from staging.lines_{number} group by __path")
-    read = dict(counts.fetchall())
-    if short := [part for part in parts if read.get(str(part.path), 0) != part.lines]:
-        connection.execute(f"drop table staging.lines_{number}")
-    return short
-
-
-def _select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
-    """The SELECT that reads the files `$paths`, all of which have the part's columns, and the values bound in it."""
-    places = mapped(retailer, part)
-    # The keys as JSON pointers.
-    keys = ["/" + part.columns[place].replace("~", "~0").replace("/", "~1") for place in places.values()]
-    values: dict[str, Any] = {"time_zone": retailer.time_zone, "decimal": retailer.source.decimal, "keys": keys}
-    values["date_format"] = retailer.source.date_format
-    own = "number, broken"
+def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
+    """Return the SELECT that reads files with the columns of a part, and the values that it binds except `$paths`."""
+    positions = column_positions(retailer.columns, part)
+    pointers = ["/" + part.columns[at].replace("~", "~0").replace("/", "~1") for at in positions.values()]
+    values: dict[str, Any] = {
+        "time_zone": retailer.time_zone,
+        "decimal": retailer.source.decimal,
+        "date_format": retailer.source.date_format,
+        "delimiter": retailer.source.delimiter,
+        "pointers": pointers,
+    }
+    width = len(part.columns)
+    number = "number, malformed"
     if part.kind == "parquet":
-        own, reader = "null::bigint as number, null::varchar as broken", _read_parquet(len(part.columns))
+        number, reader = "null::bigint as number, null::varchar as malformed", _read_parquet(width)
     elif part.kind == "csv":
-        own, reader = "null::bigint as number, null::varchar as broken", _read_csv(len(part.columns), as_it_came=True)
-        values["delimiter"] = retailer.source.delimiter
+        number, reader = "null::bigint as number, null::varchar as malformed", _read_source_csv(width)
     elif part.kind == "numbered":
-        reader = _read_csv(len(part.columns))
+        reader = _read_numbered_csv(width)
     else:
         reader = f"""(
-            select __path, number, coalesce(broken, case when coalesce(json_type(object), '') <> 'OBJECT' then c0 end)
-                as broken, json_extract_string(object, $keys) as texts, json_type(object, $keys) as kinds
-            from (select *, try_cast(c0 as json) as object from {_read_csv(1)}))"""
+            select __path, number,
+                coalesce(malformed, case when coalesce(json_type(object), '') <> 'OBJECT' then c0 end) as malformed,
+                json_extract_string(object, $pointers) as texts, json_type(object, $pointers) as kinds
+            from (select *, try_cast(c0 as json) as object from {_read_numbered_csv(1)}))"""
     cells = {column.name: "null::varchar" for column in line_columns()} | {
-        name: _cell(retailer, part, name, place, key) for key, (name, place) in enumerate(places.items(), 1)
+        name: _cell(retailer, part, name, position, index)
+        for index, (name, position) in enumerate(positions.items(), 1)
     }
     texts = ", ".join(f"{text} as {quoted(name)}" for name, text in cells.items())
-    select = f"select __path, {own}, {texts} from {reader}"
+    select = f"select __path, {number}, {texts} from {reader}"
     return select, {name: value for name, value in values.items() if f"${name}" in select}
 
 
-def _cell(retailer: Retailer, part: Part, name: str, place: int, key: int) -> str:
-    """A column as text, as the retailer's CSV would have it."""
+def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int) -> str:
+    """Return the SQL of a column as text in the notation of the retailer's CSV."""
     if part.kind == "jsonl":
-        text, is_text = f"texts[{key}]", f"kinds[{key}] = 'VARCHAR'"
+        text, is_text = f"texts[{pointer}]", f"kinds[{pointer}] = 'VARCHAR'"
         return f"case when {is_text} then {text} else replace({text}, '.', $decimal) end" if name in _NUMBERS else text
+    column = f"c{position}"
     if part.kind != "parquet":
-        return f"c{place}"
-    theirs, kind = f"c{place}", part.types[place]
+        return column
+    kind = part.types[position]
     if kind == "TIMESTAMP WITH TIME ZONE":
-        theirs = f"timezone($time_zone, {theirs})"
+        column = f"timezone($time_zone, {column})"
     if name == "transaction_at" and kind.startswith(("DATE", "TIMESTAMP")) and retailer.source.date_format is not None:
-        return f"strftime(cast({theirs} as timestamp), $date_format)"
-    text = f"cast({theirs} as varchar)"
+        return f"strftime(cast({column} as timestamp), $date_format)"
+    text = f"cast({column} as varchar)"
     return f"replace({text}, '.', $decimal)" if name in _NUMBERS and kind != "VARCHAR" else text
 
 
 def _read_parquet(width: int) -> str:
-    """Files with their columns as c0, c1, ...: a name of theirs never gets into SQL."""
-    columns = ", ".join(f"c{place}" for place in range(width))
+    """Return the SQL that reads columns as c0, c1, ..., so that a name in a file never gets into SQL."""
+    columns = ", ".join(f"c{position}" for position in range(width))
     return f"read_parquet($paths, filename = '__path') as file({columns})"
 
 
-def _read_csv(width: int, *, as_it_came: bool = False) -> str:
-    """A file's columns c0, c1, ... as text; of a file as it came without the lines that DuckDB stumbles over."""
-    columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
-    form = f"""columns = {{'number': 'BIGINT', 'broken': 'VARCHAR', {columns}}}, header = false, delim = ',',
-        new_line = '\\n'"""
-    if as_it_came:
-        form = f"columns = {{{columns}}}, header = true, delim = $delimiter, ignore_errors = true"
+def _read_source_csv(width: int) -> str:
+    """Return the SQL that reads a source's CSV, without the lines at which DuckDB fails."""
+    options = f"columns = {{{_text_columns(width)}}}, header = true, delim = $delimiter, ignore_errors = true"
+    return _read_csv(options)
+
+
+def _read_numbered_csv(width: int) -> str:
+    """Return the SQL that reads a numbered copy."""
+    columns = f"{{'number': 'BIGINT', 'malformed': 'VARCHAR', {_text_columns(width)}}}"
+    return _read_csv(f"columns = {columns}, header = false, delim = ',', new_line = '\\n'")
+
+
+def _read_csv(options: str) -> str:
     return f"""read_csv($paths, auto_detect = false, quote = '"', escape = '"', nullstr = '',
-        filename = '__path', {form})"""
+        filename = '__path', {options})"""
 
 
-def _numbered_lines(connection: duckdb.DuckDBPyConnection, number: int, parts: list[Part]) -> str:
-    """The SELECT over a loaded table that names each line's file, sheet and number.
-
-    DuckDB keeps the order of the files and of their lines when it creates a table, so where a line has no number yet,
-    it is its rowid, counted from its file's first.
-    """
-    connection.execute(
-        f"""
-        create table staging.parts_{number} as
-        with named as (
-            select unnest($paths) as path, unnest($files) as source_file, unnest($sheets) as source_sheet
-        ), firsts as (
-            select __path as path, min(rowid) as first_rowid from staging.lines_{number} group by __path
-        )
-        select named.*, firsts.first_rowid from named inner join firsts using (path)
-        """,
-        {
-            "paths": [str(part.path) for part in parts],
-            "files": [part.source_file for part in parts],
-            "sheets": [part.source_sheet for part in parts],
-        },
-    )
-    first_line_number = 2 if parts[0].kind == "csv" else 1
-    texts = ", ".join(quoted(column.name) for column in line_columns())
-    return f"""
-        select part.source_file, part.source_sheet,
-            coalesce(line.number, line.rowid - part.first_rowid + {first_line_number}) as source_line,
-            {texts}, line.broken
-        from staging.lines_{number} as line inner join staging.parts_{number} as part on line.__path = part.path"""
+def _text_columns(width: int) -> str:
+    return ", ".join(f"'c{position}': 'VARCHAR'" for position in range(width))

@@ -218,7 +218,7 @@ BAD = {
         "a file without its lines": "delete from raw_transactions",
     },
     "files_are_readable": {
-        "a quarantined file": "update ingested_files set status = 'set_aside', reason = 'no text'",
+        "a quarantined file": "update ingested_files set status = 'quarantined', reason = 'no text'",
     },
     "lines_and_money_reconcile": {
         "a lost line": "delete from clean_transactions where source_line = 2",

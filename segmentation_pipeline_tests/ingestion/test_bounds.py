@@ -32,9 +32,9 @@ def reason(shop: Shop, name: str) -> str:
     """Why a file was set aside in a night in which the other one was loaded, and in which nothing was left behind."""
     night = shop.night()
     assert night.success, night.said
-    assert shop.statuses == {"a.csv": "loaded", name: "set_aside"}
+    assert shop.statuses == {"a.csv": "loaded", name: "quarantined"}
     assert not list((shop.folder / "data" / "corner_shop" / "tmp").iterdir())
-    [(said,)] = shop.rows("select reason from ingested_files where status = 'set_aside'")
+    [(said,)] = shop.rows("select reason from ingested_files where status = 'quarantined'")
     return str(said)
 
 
@@ -87,12 +87,12 @@ def test_a_line_of_hundreds_of_megabytes_between_good_ones_is_a_broken_line_and_
 
 
 @pytest.mark.parametrize("name", ["b.csv", "b.jsonl"])
-def test_a_file_of_hundreds_of_megabytes_without_a_line_break_is_set_aside_and_never_in_memory(
+def test_a_file_of_hundreds_of_megabytes_without_a_line_break_is_quarantined_and_never_in_memory(
     shop: Shop, name: str
 ) -> None:
     sparse(shop.source / name, b"", 600 * MB)
     assert peak_of_a_night(shop, 4_000 * MB) < 500 * MB
-    assert shop.statuses == {"a.csv": "loaded", name: "set_aside"}
+    assert shop.statuses == {"a.csv": "loaded", name: "quarantined"}
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "csv.zst"])
@@ -112,11 +112,11 @@ def test_a_packed_line_of_hundreds_of_megabytes_is_never_in_memory_either(shop: 
     # DuckDB, which unpacks zst, may take all of its limit.
     assert peak_of_a_night(shop, 4_000 * MB) < (800 if ending == "csv.zst" else 500) * MB
     broken = "select count(*) from raw_transactions where source_file <> 'a.csv' and unparsed is not null"
-    assert shop.statuses[name] == "set_aside" if ending == "csv.zst" else shop.rows(broken) == [(1,)]
+    assert shop.statuses[name] == "quarantined" if ending == "csv.zst" else shop.rows(broken) == [(1,)]
 
 
 @pytest.mark.parametrize("name", ["b.csv.gz", "b.jsonl.gz", "b.csv.zst", "b.xlsx"])
-def test_a_file_that_unpacks_to_more_than_the_bound_is_set_aside(shop: Shop, name: str) -> None:
+def test_a_file_that_unpacks_to_more_than_the_bound_is_quarantined(shop: Shop, name: str) -> None:
     shop.settle(source={"max_unpacked_gb": 0.005})
     path = shop.source / name
     if name.endswith(".gz"):
@@ -147,7 +147,7 @@ def workbook(path: Path, cells: dict[str, str]) -> Path:
     return path
 
 
-def test_a_workbook_that_lies_about_its_size_is_set_aside_too(shop: Shop) -> None:
+def test_a_workbook_that_lies_about_its_size_is_quarantined_too(shop: Shop) -> None:
     shop.settle(source={"max_unpacked_gb": 0.005})
     path = bomb(shop.source / "b.xlsx", 6 * MB)
     told = path.read_bytes()
@@ -204,7 +204,7 @@ def test_quotes_that_are_never_closed_are_not_sought_an_end_of_again_and_again(s
     took(1_000)
     few, many = took(20_000), took(200_000)
     assert many < 10 * few + 10
-    assert shop.rows("select lines, broken from ingested_files where source_file = 'b.csv'") == [(200_001, 200_000)]
+    assert shop.rows("select lines, malformed from ingested_files where source_file = 'b.csv'") == [(200_001, 200_000)]
 
 
 def test_a_fault_of_many_lines_costs_no_good_record_of_several_lines(shop: Shop) -> None:
@@ -215,4 +215,4 @@ def test_a_fault_of_many_lines_costs_no_good_record_of_several_lines(shop: Shop)
     written = write_csv(shop.folder / "good.csv", [good] * 50, header=line("4"))
     path.write_text(path.read_text("utf-8") + written.read_text("utf-8"), "utf-8")
     assert shop.night().success
-    assert shop.rows("select lines, broken from ingested_files where source_file = 'b.csv'") == [(2051, 2000)]
+    assert shop.rows("select lines, malformed from ingested_files where source_file = 'b.csv'") == [(2051, 2000)]

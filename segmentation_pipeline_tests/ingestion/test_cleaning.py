@@ -44,7 +44,7 @@ def shop(cleaning: dict[str, Any] | None = None, **sections: Any) -> Retailer:
 def cleaned(retailer: Retailer, base: Path) -> Warehouse:
     """The working database from raw transactions to the report; lines and money have been held against each other."""
     warehouse = Warehouse(duckdb.connect())
-    with read_lines(warehouse.connection, retailer, source_files(retailer, base), base / "spill") as lines:
+    with read_lines(warehouse.connection, retailer, source_files(retailer.source, base), base / "spill") as lines:
         raw = [TableWrite("raw_transactions", select_of("raw_transactions"))]
         outcomes = warehouse.write(raw, retailer.sql_values, lines)
     for table in CLEANED:
@@ -349,7 +349,7 @@ ONE, OTHER = line("500001"), line("500002")
 def test_equal_lines_are_kept_where_sources_do_not_overlap(tmp_path: Path) -> None:
     warehouse = in_files(tmp_path, {"a.csv": [ONE, ONE], "b.csv": [ONE]}, overlap=False)
     assert kept(warehouse) == ["500001"] * 3
-    assert "exact_duplicate" not in [rule.name for rule in cleaning.refusals(shop())]
+    assert "exact_duplicate" not in [rule.name for rule in cleaning.rejection_rules(shop())]
 
 
 def test_two_equal_lines_of_one_file_are_two_purchases(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tomli_w
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import RetailerError
-from segmentation_pipeline.ingestion.file_watcher import files_now
+from segmentation_pipeline.ingestion.file_watcher import current_files
 from segmentation_pipeline_tests.ingestion.test_incremental import Shop
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_settings, write_csv
 
@@ -32,7 +32,7 @@ def theirs(tmp_path: Path) -> Path:
 
 
 def reason(shop: Shop, name: str) -> str:
-    [(said,)] = shop.rows(f"select reason from ingested_files where source_file = '{name}' and status = 'set_aside'")
+    [(said,)] = shop.rows(f"select reason from ingested_files where source_file = '{name}' and status = 'quarantined'")
     return str(said)
 
 
@@ -78,7 +78,7 @@ def test_the_environment_may_have_dots_from_the_folder_of_the_retailer_file_on(
 
 
 @pytest.mark.parametrize("pattern", ["", "*.csv", "**/*.csv", "*/*.csv"])
-def test_a_link_that_leads_out_of_the_source_is_set_aside_and_the_rest_loads(
+def test_a_link_that_leads_out_of_the_source_is_quarantined_and_the_rest_loads(
     shop: Shop, theirs: Path, pattern: str
 ) -> None:
     name = "below/b.csv" if "/" in pattern else "b.csv"
@@ -99,7 +99,7 @@ def test_a_folder_reached_by_a_link_below_a_pattern_is_not_read(shop: Shop, thei
     (shop.source / "link").symlink_to(theirs.parent, target_is_directory=True)
     shop.settle(source={"path": str(shop.source / "*" / "*.csv")})
     assert shop.night().success
-    assert shop.statuses == {"day/a.csv": "loaded", "link/secret.csv": "set_aside"}
+    assert shop.statuses == {"day/a.csv": "loaded", "link/secret.csv": "quarantined"}
     assert "leads out" in reason(shop, "link/secret.csv")
 
 
@@ -129,9 +129,9 @@ def test_what_is_no_file_never_hangs_a_run_nor_a_look_at_the_folder(
     monkeypatch.chdir(shop.source)
     make(shop.source / "b.csv")
     shop.settle(source={"path": str(shop.source / pattern)})
-    assert len(files_now() or ()) == 2
+    assert len(current_files() or ()) == 2
     assert shop.night().success
-    assert shop.statuses == {"a.csv": "loaded", "b.csv": "set_aside"}
+    assert shop.statuses == {"a.csv": "loaded", "b.csv": "quarantined"}
 
 
 def test_a_pipe_that_is_named_itself_is_a_sentence(shop: Shop) -> None:
@@ -139,7 +139,7 @@ def test_a_pipe_that_is_named_itself_is_a_sentence(shop: Shop) -> None:
     shop.settle(source={"path": str(shop.source / "b.csv")})
     night = shop.night()
     assert not night.success
-    assert "b.csv: cannot be read: it is no file, but a pipe" in night.said
+    assert "b.csv: cannot be read: it is not a regular file but a pipe" in night.said
 
 
 @pytest.mark.parametrize("inside", ["releases", "releases/current", "releases/*/*.parquet", "tmp", ".", "**/*.parquet"])
@@ -151,12 +151,12 @@ def test_what_the_pipeline_itself_wrote_is_no_source(shop: Shop, inside: str) ->
     shop.settle(source={"path": str(home / inside)})
     night = shop.night()
     assert not night.success
-    assert "is what the pipeline itself wrote, and no source" in night.said
+    assert "source.path: the pipeline itself wrote " in night.said
 
 
-def test_a_link_to_a_release_in_the_source_is_set_aside_and_stops_nothing(shop: Shop) -> None:
+def test_a_link_to_a_release_in_the_source_is_quarantined_and_stops_nothing(shop: Shop) -> None:
     release = shop.folder / "data" / "corner_shop" / "releases" / "000001-x" / "a.csv"
     write_csv(release, [line("9")])
     (shop.source / "b.csv").symlink_to(release)
     assert shop.night().success
-    assert shop.statuses == {"a.csv": "loaded", "b.csv": "set_aside"}
+    assert shop.statuses == {"a.csv": "loaded", "b.csv": "quarantined"}

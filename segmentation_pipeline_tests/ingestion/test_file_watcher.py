@@ -74,7 +74,7 @@ def test_a_file_that_is_being_written_is_never_asked_for(source: Path, sensor: S
             file.write("536365,85123A,LANTERN\n")
             file.flush()
             assert sensor.looks() == []
-            assert "when the next look finds them unchanged" in sensor.said
+            assert "when the next evaluation finds them unchanged" in sensor.said
     assert len(sensor.looks()) == 1
 
 
@@ -121,7 +121,7 @@ def test_new_files_wait_while_a_run_is_on(source: Path, sensor: Sensor, instance
     run = instance.create_run_for_job(another, status=dg.DagsterRunStatus.STARTED)
     write_csv(source / "b.csv", [line()])
     assert [len(sensor.looks()) for _ in range(3)] == [0, 0, 0]
-    assert sensor.said == f"new files stand still; they wait for run {run.run_id}"
+    assert sensor.said == f"new files are complete; they wait for run {run.run_id}"
     instance.report_run_failed(run)
     assert [len(sensor.looks()) for _ in range(2)] == [1, 0]
 
@@ -135,7 +135,9 @@ def test_without_a_source_it_says_why(source: Path, instance: dg.DagsterInstance
         retailer_file(source.parent, source, **wrong)
     sensor = Sensor(instance)
     assert [len(sensor.looks()) for _ in range(2)] == [0, 0]
-    assert {"a file with errors": "currency", "no file": "no such file", "made up": "made up"}[broken] in sensor.said
+    assert {"a file with errors": "currency", "no file": "no such file", "made up": "sample data"}[
+        broken
+    ] in sensor.said
 
 
 def test_it_is_off_and_looks_as_often_as_the_retailer_says(source: Path) -> None:
@@ -143,7 +145,7 @@ def test_it_is_off_and_looks_as_often_as_the_retailer_says(source: Path) -> None
         retailer_file(source.parent, source, **({"source": {"settle_seconds": seconds}} if seconds != 60 else {}))
         found = defs().resolve_sensor_def("new_files")
         assert (found.minimum_interval_seconds, found.default_status) == (seconds, dg.DefaultSensorStatus.STOPPED)
-        assert found.job_name == "nightly_segmentation"
+        assert {job.name for job in found.jobs} == {"nightly_segmentation", "refit_segmentation"}
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def test_the_daemon_runs_what_came_and_tells_the_webhook_that_it_failed(
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text("utf-8")
                 time.sleep(0.2)
             [run] = home.get_runs()
-    assert (run.job_name, run.tags["dagster/sensor_name"]) == ("nightly_segmentation", "new_files")
+    assert (run.job_name, run.tags["dagster/sensor_name"]) == ("refit_segmentation", "new_files")
     [text] = heard.texts
-    assert text.startswith(f"nightly_segmentation failed (run {run.run_id}).\n• ")
+    assert text.startswith(f"refit_segmentation failed (run {run.run_id}).\n• ")
     assert "Too little data" in text

@@ -211,7 +211,7 @@ def test_other_settings_of_reading_have_every_file_read_again(shop: Shop, change
 
 def test_settings_that_reading_does_not_hang_on_have_none_read_again(shop: Shop) -> None:
     shop.night()
-    shop.settle(cleaning={"sources_overlap": True}, source={"max_set_aside": 1})
+    shop.settle(cleaning={"sources_overlap": True}, source={"max_quarantined": 1})
     assert shop.night().told["files_read"] == 0
 
 
@@ -242,8 +242,8 @@ def test_the_lines_of_a_file_that_is_gone_are_kept_and_the_run_that_misses_it_wa
     assert shop.night().warning("no_file_is_missing") == ""
     (shop.source / "a.csv").unlink()
     night = shop.night()
-    assert night.warning("no_file_is_missing").startswith("Gone from the source: a.csv. Their lines are kept")
-    assert (shop.invoices, shop.statuses) == (A + B, {"a.csv": "gone", "b.csv": "loaded"})
+    assert night.warning("no_file_is_missing").startswith("Missing from the source: a.csv. Their lines are kept")
+    assert (shop.invoices, shop.statuses) == (A + B, {"a.csv": "missing", "b.csv": "loaded"})
     assert shop.night().warning("no_file_is_missing") == ""
     assert shop.invoices == A + B
 
@@ -324,7 +324,7 @@ def test_another_source_is_not_added_to_the_one_before(shop: Shop) -> None:
     shop.settle(source={"path": str(other)})
     night = shop.night()
     assert not night.success
-    assert f"it was {shop.source}, it is {other}, and none of the 2 files" in night.said
+    assert f"it was {shop.source}, it is {other}, and none of the 2 loaded files" in night.said
     assert "(a.csv, b.csv)" in night.said
     assert shop.invoices == A + B
     assert shop.night(reload=True).success
@@ -390,7 +390,7 @@ UNREADABLE = [broken_gzip, other_columns, no_workbook, no_parquet, cut_off_parqu
 
 
 @pytest.mark.parametrize("write", UNREADABLE)
-def test_a_file_that_cannot_be_read_is_set_aside_with_its_reason_while_the_others_load(
+def test_a_file_that_cannot_be_read_is_quarantined_with_its_reason_while_the_others_load(
     shop: Shop, write: Callable[[Path], Path]
 ) -> None:
     path = write(shop.source)
@@ -399,8 +399,8 @@ def test_a_file_that_cannot_be_read_is_set_aside_with_its_reason_while_the_other
         night = shop.night()
         assert night.success, night.said
         assert f"next run: {name}: " in night.warning("files_are_readable")
-        assert (shop.invoices, shop.statuses[name]) == (A + B, "set_aside")
-        [(reason,)] = shop.rows("select reason from ingested_files where status = 'set_aside'")
+        assert (shop.invoices, shop.statuses[name]) == (A + B, "quarantined")
+        [(reason,)] = shop.rows("select reason from ingested_files where status = 'quarantined'")
         assert reason.startswith(f"{name}: ")
         assert "\n" not in reason
     path.unlink()
@@ -423,7 +423,7 @@ def test_the_lines_of_a_file_that_can_no_longer_be_read_are_kept(shop: Shop) -> 
     shop.file("a.csv", [line("9")], (*HEADER[:6], "Customer", "Country"))
     night = shop.night()
     assert "a.csv: no column for customer_id" in night.warning("files_are_readable")
-    assert (shop.invoices, shop.statuses["a.csv"]) == (A + B, "set_aside")
+    assert (shop.invoices, shop.statuses["a.csv"]) == (A + B, "quarantined")
     (shop.source / "a.csv").write_bytes(good)
     assert shop.night().success
     assert (shop.invoices, shop.statuses["a.csv"]) == (A + B, "loaded")
@@ -431,13 +431,13 @@ def test_the_lines_of_a_file_that_can_no_longer_be_read_are_kept(shop: Shop) -> 
 
 def test_more_files_than_the_bound_that_cannot_be_read_fail_the_run_with_every_reason(shop: Shop) -> None:
     shop.night()
-    shop.settle(source={"max_set_aside": 1})
+    shop.settle(source={"max_quarantined": 1})
     other_columns(shop.source)
     assert shop.night().success
     no_workbook(shop.source)
     night = shop.night()
     assert not night.success
-    assert "2 of 4 files cannot be read, and source.max_set_aside allows 1." in night.said
+    assert "2 of 4 files cannot be read, and source.max_quarantined allows 1." in night.said
     assert "c.csv: no column for customer_id" in night.said
     assert "c.xlsx: cannot be read as a workbook" in night.said
     assert shop.invoices == A + B
@@ -504,7 +504,7 @@ def test_the_records_of_each_file_are_its_lines_and_its_broken_lines(shop: Shop)
     (shop.source / "empty.csv").write_text("")
     night = shop.night()
     assert night.checks["lines_of_each_file"].passed
-    assert shop.rows("select source_file, lines, broken from ingested_files order by 1") == [
+    assert shop.rows("select source_file, lines, malformed from ingested_files order by 1") == [
         ("a.csv", 4, 2),
         ("b.csv", 1, 0),
         ("d.csv", 102, 0),
@@ -531,7 +531,7 @@ def test_a_column_that_comes_is_told_with_its_first_file_and_then_known(shop: Sh
     assert shop.night().warning("columns_unchanged") == ""
     for name in ("c.csv", "d.csv"):
         shop.file(name, [(*line("4"), "7")], MORE)
-    assert shop.night().warning("columns_unchanged").endswith("from these files on: c.csv: Store came.")
+    assert shop.night().warning("columns_unchanged").endswith("from these files on: c.csv: Store added.")
     shop.file("e.csv", [(*line("5"), "7")], MORE)
     assert shop.night().warning("columns_unchanged") == ""
 
@@ -550,9 +550,9 @@ def test_columns_that_go_are_told_also_where_the_file_cannot_do_without_them(sho
     shop.file("c.csv", [line("4")])
     shop.file("d.csv", [(*line("4"), "7")], (*HEADER[:6], "Customer", *MORE[7:]))
     warned = shop.night().warning("columns_unchanged")
-    assert "c.csv: Store went" in warned
-    assert "d.csv: Customer, Store came; CustomerID went" in warned
-    assert shop.statuses["d.csv"] == "set_aside"
+    assert "c.csv: Store removed" in warned
+    assert "d.csv: Customer, Store added; CustomerID removed" in warned
+    assert shop.statuses["d.csv"] == "quarantined"
 
 
 def test_files_of_a_first_load_are_held_against_each_other(shop: Shop) -> None:
@@ -560,7 +560,7 @@ def test_files_of_a_first_load_are_held_against_each_other(shop: Shop) -> None:
     shop.settle(checks={"columns_drift": "fail"})
     night = shop.night()
     assert night.success
-    assert night.warning("columns_unchanged").endswith("b.csv: Store came.")
+    assert night.warning("columns_unchanged").endswith("b.csv: Store added.")
 
 
 def test_a_type_that_changes_is_told_of_parquet(shop: Shop) -> None:
@@ -573,7 +573,7 @@ def test_a_type_that_changes_is_told_of_parquet(shop: Shop) -> None:
     (shop.source / "a.csv").unlink()
     (shop.source / "b.csv").unlink()
     warned = shop.night().warning("columns_unchanged")
-    assert warned.endswith("d.parquet: Quantity (BIGINT to DOUBLE) changed its type.")
+    assert warned.endswith("d.parquet: Quantity (BIGINT to DOUBLE) changed type.")
 
 
 def test_drift_fails_the_run_where_the_settings_say_so_until_a_person_accepts_it(shop: Shop) -> None:
@@ -583,7 +583,7 @@ def test_drift_fails_the_run_where_the_settings_say_so_until_a_person_accepts_it
     for _ in range(2):
         night = shop.night()
         assert not night.success
-        assert "c.csv: Store came. Nothing was loaded." in night.said
+        assert "c.csv: Store added. Nothing was loaded." in night.said
         assert night.checks["columns_unchanged"].severity == dg.AssetCheckSeverity.ERROR
         assert shop.invoices == A + B
     assert shop.night(accept_change=True).success

@@ -285,7 +285,7 @@ def test_every_line_and_every_penny_of_whatever_files_is_clean_or_rejected(some:
                 assert found == (len(rows) + broken, sum((row.money for row in rows), Decimal(0))), table
         [money] = shop.rows("select coalesce(sum(amount), 0) from raw_transactions")
         assert money == (sum((row.money for row in every), Decimal(0)),)
-        assert shop.rows("select source_file, lines, broken from ingested_files order by 1") == [
+        assert shop.rows("select source_file, lines, malformed from ingested_files order by 1") == [
             (f"{name}.{file.ending}", len(file.rows) + file.broken, file.broken)
             for name, file in numbered(some).items()
         ]

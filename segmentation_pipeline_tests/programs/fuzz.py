@@ -114,7 +114,7 @@ class Mouth:
     def _taken_in(self, settings: Retailer, base: Path, *, may_be_refused: bool = False) -> list[str]:
         """What is wrong with the tables of the mouth and of the cleaning after a run over the files."""
         asked = LoadRequest("a run", "", str(base), reload=True)
-        files = source_files(settings, base)
+        files = source_files(settings.source, base)
         with load_source(self.warehouse, settings, files, self.folder / "spill", asked) as taken:
             outcomes = self.warehouse.write(taken.writes, settings.sql_values, taken.inputs)
         for table in _AROUND:

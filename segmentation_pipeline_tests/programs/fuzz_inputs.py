@@ -56,7 +56,7 @@ def input_of(number: int) -> Input:
     source = {
         "delimiter": random.choice(",,,;\t|"),
         "encoding": random.choice(("utf-8", "utf-8", "utf-8", "utf-16", "utf-16-le", "cp1252", "latin-1")),
-        "max_set_aside": len(_BROUGHT),
+        "max_quarantined": len(_BROUGHT),
     }
     if random.random() < 0.2:
         source["date_format"] = "%d/%m/%Y %H:%M"

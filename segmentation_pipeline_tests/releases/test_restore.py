@@ -171,7 +171,7 @@ def test_the_lines_of_a_file_that_is_gone_come_back_with_the_state(shop: Shop) -
     everything = list(contracts())
     before = tables(shop.work, everything)
     assert {row[:2] for row in before["ingested_files"]} == {
-        ("1.csv", "gone"),
+        ("1.csv", "missing"),
         ("2.csv", "loaded"),
         ("3.csv", "loaded"),
         ("4.csv", "loaded"),

@@ -189,7 +189,7 @@ def test_raw_transactions_type_the_text_and_keep_what_could_not_be_typed(warehou
         ],
     )
     retailer = Retailer.model_validate(retailer_settings(source.parent))
-    files = source_files(retailer, tmp_path)
+    files = source_files(retailer.source, tmp_path)
     with read_lines(warehouse.connection, retailer, files, tmp_path / "tmp") as lines:
         [outcome] = warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], {}, lines)
     assert outcome.violations == ()
@@ -218,7 +218,7 @@ def test_no_value_of_the_settings_or_the_files_is_in_the_sql_that_runs(warehouse
     moments = {"as_of": "2024-03-09 01:23:45", "look_back_days": 765}
     retailer = Retailer.model_validate(retailer_settings(source.parent, cleaning=own, rfm=moments))
     warehouse.connection.execute("call enable_logging('QueryLog')")
-    with read_lines(warehouse.connection, retailer, source_files(retailer, tmp_path), tmp_path / "tmp") as lines:
+    with read_lines(warehouse.connection, retailer, source_files(retailer.source, tmp_path), tmp_path / "tmp") as lines:
         warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
     for table in (
         "clean_transactions",

@@ -1,13 +1,11 @@
-"""From source files to `raw_transactions`: every line as it was read, and the file ledger."""
-
-import hashlib
+"""Assets of the source: every line that was read in `raw_transactions`, and its files in `ingested_files`."""
 
 import dagster as dg
 
 from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.ingestion import incremental, schema_drift
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
-from segmentation_pipeline.ingestion.staging import READER_VERSION
+from segmentation_pipeline.ingestion.staging import READER_VERSIONS
 from segmentation_pipeline.orchestration.check_results import check_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import (
@@ -20,12 +18,9 @@ from segmentation_pipeline.orchestration.sql_assets import (
 from segmentation_pipeline.sample_data import write_once
 from segmentation_pipeline.tables.catalog import select_of
 
-_READING = READER_VERSION + select_of("raw_transactions")
-# A file that another version of the reader loaded is loaded again.
-_READING_DIGEST = hashlib.sha256(_READING.encode()).hexdigest()[:8]
-_ACCEPT = (
-    "If that is meant, run with accept_change (--accept-change), or set checks.columns_drift to warn; otherwise correct"
-    " the source, or move the files away."
+_ACCEPT_OR_CORRECT = (
+    "To load them, run with accept_change (--accept-change), or set checks.columns_drift to warn; otherwise correct"
+    " or remove the files."
 )
 COLUMNS_UNCHANGED = dg.AssetCheckSpec(
     "columns_unchanged",
@@ -38,7 +33,7 @@ COLUMNS_UNCHANGED = dg.AssetCheckSpec(
 @dg.multi_asset(
     name="raw_transactions",
     specs=[
-        table_spec("raw_transactions", _READING),
+        table_spec("raw_transactions", f"{READER_VERSIONS} {select_of('raw_transactions')}"),
         table_spec("ingested_files", incremental.VERSION, kinds=("duckdb", "python")),
         table_spec("erased_customers", incremental.VERSION, kinds=("duckdb", "python")),
     ],
@@ -52,12 +47,12 @@ def raw_transactions(
         settings, base = retailer.settings, retailer.source_base
         if sample := settings.source.sample:
             write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
-        files, spill = source_files(settings, base, retailer.folders.pipeline_paths), retailer.folders.spill
+        files, spill = source_files(settings.source, base, retailer.folders.pipeline_paths), retailer.folders.spill
         with incremental.load_source(warehouse.open(), settings, files, spill, _request(retailer)) as load:
             context.log.info(f"read again, because they changed: {load.metrics['read_again']}")
             yield (drift := _columns_unchanged(retailer, load))
             if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
-                raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT}", allow_retries=False)
+                raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT_OR_CORRECT}", allow_retries=False)
             metadata = {**load.metrics, "retailer": settings.name}
             yield from write_tables(retailer, warehouse, load.writes, inputs=load.inputs, metadata=lambda _: metadata)
 
@@ -67,17 +62,17 @@ def _request(retailer: RetailerConfig) -> incremental.LoadRequest:
     paths = [settings.source.path] if isinstance(settings.source.path, str) else settings.source.path
     return incremental.LoadRequest(
         retailer.run_id,
-        f"{settings.reading_digest}-{_READING_DIGEST}",
+        settings.reading_digest,
         ", ".join(str(base / expanded(path)) for path in paths),
         reload=retailer.reload,
         accept_change=retailer.accept_change,
-        roots=source_roots(settings, base),
+        roots=source_roots(settings.source, base),
     )
 
 
 def _columns_unchanged(retailer: RetailerConfig, load: incremental.SourceLoad) -> dg.AssetCheckResult:
     """Warn of changed columns; fail where the settings say so, files were loaded before, and nobody accepted it."""
-    fails = retailer.settings.checks.columns_drift == "fail" and bool(load.before)
+    fails = retailer.settings.checks.columns_drift == "fail" and bool(load.previous)
     warns = not fails or retailer.reload or retailer.accept_change
     changes = schema_drift.changed_columns(load)
     return check_result(changes, schema_drift.message(changes))._replace(

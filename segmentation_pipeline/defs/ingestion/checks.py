@@ -20,7 +20,7 @@ def files_are_readable(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """No file is quarantined because it cannot be read."""
     quarantined = warehouse.open().rows(
         "select source_file, reason, lines as lines_loaded_before from ingested_files"
-        " where status = 'set_aside' order by 1"
+        " where status = 'quarantined' order by 1"
     )
     reasons = " ".join(file["reason"] for file in quarantined[:SHOWN_ROWS])
     message = f"Quarantined, and read again by the next run: {reasons}"
@@ -29,9 +29,9 @@ def files_are_readable(warehouse: WarehouseResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset="ingested_files")
 def no_file_is_missing(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """No file that the last run found is missing; only the run that first misses it warns."""
+    """No file is missing that an earlier run loaded; only the first run without it warns."""
     missing = warehouse.open().rows(
-        "select source_file, lines, run_id from ingested_files where status = 'gone' order by 1"
+        "select source_file, lines, run_id from ingested_files where status = 'missing' order by 1"
     )
     new = [file for file in missing if file["run_id"] == retailer.run_id]
     names = ", ".join(file["source_file"] for file in new[:SHOWN_ROWS])

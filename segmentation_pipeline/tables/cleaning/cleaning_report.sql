@@ -17,7 +17,15 @@ total as (
 ),
 
 steps as (
-    select 0 as step, 'read' as rule, 'every line of the source' as reason, lines, customers, amount, 0 as lost, 0 as amount_lost
+    select
+        0 as step,
+        'read' as rule,
+        'every line of the source' as reason,
+        lines,
+        customers,
+        amount,
+        0 as lines_lost,
+        0 as amount_lost
     from total
     union all
     select
@@ -41,7 +49,7 @@ select
     case when total.lines = 0 then 0.0e0 else cast(steps.lines as double) / total.lines end as share,
     cast(steps.customers as bigint) as customers,
     cast(steps.amount as decimal(38, 4)) as amount,
-    cast(total.lines - sum(steps.lost) over (order by steps.step) as bigint) as lines_left,
+    cast(total.lines - sum(steps.lines_lost) over (order by steps.step) as bigint) as lines_left,
     cast(total.amount - sum(steps.amount_lost) over (order by steps.step) as decimal(38, 4)) as amount_left
 from steps
 cross join total
