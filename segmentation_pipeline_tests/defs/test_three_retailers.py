@@ -1,4 +1,8 @@
-"""Retailers of quite different shape run by their files alone; a source of no use fails with a sentence."""
+"""Three retailers with different sources run from their files alone and agree; an unusable source fails with a message.
+
+The same purchases are written as CSV with the columns of Online Retail, as an export of a cash register in German
+notation, and as typed Parquet and JSON files.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ import pytest
 
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import published
 from segmentation_pipeline_tests.scenarios import (
     line,
     regular_customers,
@@ -20,12 +25,13 @@ from segmentation_pipeline_tests.scenarios import (
     write_csv,
 )
 
+RFM = "[rfm]\nas_of = 2024-12-31\n\n"
 CHECKS = "[checks]\nmin_customers = 20\nmin_days = 30\nmin_silhouette = -1.0\n"
 
 
 @dataclass(frozen=True)
 class Purchase:
-    """One of the regular customers' purchases, before any retailer wrote it down."""
+    """One purchase of the regular customers, whatever notation a retailer has for it."""
 
     number: int
     customer: int
@@ -46,7 +52,7 @@ def purchases() -> list[Purchase]:
 
 
 def british_gifts(folder: Path) -> str:
-    """A CSV of the Online Retail shape, with cancellations, postage and guests."""
+    """Write CSV with the columns of Online Retail, with cancellations, postage and lines without a customer."""
     extra = [
         line("C599001", quantity="-1", at="2024-10-01 10:00:00", price="1.05", customer="10001.0"),
         line("C599002", quantity="-1", at="2024-10-02 10:00:00", price="9.99", customer="99999"),
@@ -82,11 +88,14 @@ reason = "postage"
 column = "stock_code"
 matches = '^\\d{{5}}'
 
-{CHECKS}"""
+[model]
+n_clusters = 4
+
+{RFM}{CHECKS}"""
 
 
 def german_bakery(folder: Path) -> str:
-    """What a cash register exports: who, when, how much; German notation throughout."""
+    """Write an export of customer, date and amount in German notation, without invoices."""
     rows = [
         f"Käufer {each.customer};{each.at:%d.%m.%Y %H:%M};{f'{each.money:,.2f}'.translate(str.maketrans(',.', '.,'))}"
         for each in purchases()
@@ -112,12 +121,13 @@ amount = "Betrag €"
 
 [model]
 transform = "log"
+n_clusters = 4
 
-{CHECKS}"""
+{RFM}{CHECKS}"""
 
 
 def american_web_shop(folder: Path) -> str:
-    """Typed exports by month, of two forms: numbers as ids, and refunds as negative amounts."""
+    """Write typed exports in two formats, with numbers as ids and refunds as negative amounts."""
     rows = [(each.number, each.customer, each.at, each.money) for each in purchases()]
     rows += [(900001, 10003, datetime.fromisoformat("2024-11-01 10:00:00"), -1.0)]
     rows += [(900002, 77777, datetime.fromisoformat("2024-11-02 10:00:00"), -5.0)]
@@ -150,34 +160,67 @@ transaction_at = "placed"
 amount = "total"
 stock_code = "sku"
 
-[rfm]
-as_of = 2024-12-31
+[model]
+n_clusters = 4
 
-{CHECKS}"""
+{RFM}{CHECKS}"""
 
 
-def run(
-    tmp_path: Path,
-    data: Path,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    shape: Callable[[Path], str],
-) -> tuple[Release, dg.ExecuteInProcessResult]:
-    folder = tmp_path / shape.__name__
+RETAILERS: dict[Callable[[Path], str], tuple[str, int, int]] = {
+    # Currency, customers, and of these the ones without a purchase.
+    british_gifts: ("GBP", 61, 1),
+    german_bakery: ("EUR", 60, 0),
+    american_web_shop: ("USD", 61, 1),
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the first run of a retailer published, and the metadata of its features."""
+
+    release: Release
+    metadata: dict[str, Any]
+
+    def rows(self, select: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the release."""
+        with duckdb.connect(str(self.release.database), read_only=True) as connection:
+            return connection.execute(select).fetchall()
+
+    @property
+    def columns(self) -> list[tuple[Any, ...]]:
+        """Every column of every table of the release."""
+        return self.rows(
+            "select table_name, column_name, data_type from duckdb_columns() where not internal order by all"
+        )
+
+    @property
+    def customers(self) -> list[tuple[Any, ...]]:
+        """The features of the customers with a purchase, by the number in their name."""
+        return self.rows(
+            "select regexp_extract(customer_id, '[0-9]+')::int, frequency, gross::double, recency, first_purchase_at,"
+            " last_purchase_at from rfm_features where frequency > 0 order by 1"
+        )
+
+
+def run(folder: Path, retailer: Callable[[Path], str]) -> Ran:
+    """Write a retailer's source and file, and run it for the first time."""
     folder.mkdir()
-    text = shape(folder)
-    (folder / "retailer.toml").write_text(text, "utf-8")
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
-    result = run_job(instance)
-    assert result.success
-    release = Releases(data / shape.__name__ / "releases").current
+    (folder / "retailer.toml").write_text(retailer(folder), "utf-8")
+    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
+        environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
+        environment.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
+        result = run_job(instance)
+        assert result.success
+        found = metadata(result, "rfm_features")
+    release = Releases(folder / "data" / retailer.__name__ / "releases").current
     assert release is not None
-    return release, result
+    return Ran(release, found)
 
 
-def released(release: Release, select: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(release.database), read_only=True) as connection:
-        return connection.execute(select).fetchall()
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[Callable[[Path], str], Ran]:
+    folder = tmp_path_factory.mktemp("retailers")
+    return {retailer: run(folder / retailer.__name__, retailer) for retailer in RETAILERS}
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
@@ -189,57 +232,54 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-@pytest.mark.parametrize(
-    ("shape", "currency", "customers", "without_purchase"),
-    [(british_gifts, "GBP", 61, 1), (german_bakery, "EUR", 60, 0), (american_web_shop, "USD", 61, 1)],
-    ids=lambda given: getattr(given, "__name__", ""),
-)
-def test_a_retailer_runs_by_its_file_alone(
-    tmp_path: Path,
-    data_folder: Path,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    shape: Callable[[Path], str],
-    currency: str,
-    customers: int,
-    without_purchase: int,
+@pytest.mark.parametrize("retailer", RETAILERS, ids=lambda retailer: retailer.__name__)
+def test_a_retailer_runs_from_its_file_alone(
+    ran: dict[Callable[[Path], str], Ran], retailer: Callable[[Path], str]
 ) -> None:
-    release, result = run(tmp_path, data_folder, instance, monkeypatch, shape)
+    found, (currency, customers, without_purchase) = ran[retailer], RETAILERS[retailer]
     counted = "select count(*), count(distinct customer_id), count(segment) from customer_segments"
-    assert released(release, counted) == [(customers,) * 3]
-    assert (release.manifest["retailer"], release.manifest["currency"]) == (shape.__name__, currency)
-    assert metadata(result, "rfm_features")["without_purchase"] == without_purchase
-    # The same purchases, whoever wrote them down: what customers spent, and how often.
-    spent: dict[int, list[float]] = {}
-    for each in purchases():
-        spent.setdefault(each.customer, []).append(each.money)
-    told = released(release, "select customer_id, frequency, gross::double from rfm_features where frequency > 0")
-    found = {int(str(customer).removeprefix("Käufer ")): (often, money) for customer, often, money in told}
-    assert found == {who: (len(money), pytest.approx(sum(money))) for who, money in spent.items()}
+    assert found.rows(counted) == [(customers,) * 3]
+    assert (found.release.manifest["retailer"], found.release.manifest["currency"]) == (retailer.__name__, currency)
+    assert found.metadata["without_purchase"] == without_purchase
 
 
-def test_moments_are_those_of_the_retailers_clock_in_every_shape(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release, _ = run(tmp_path, data_folder, instance, monkeypatch, american_web_shop)
-    told = released(release, "select customer_id, last_purchase_at from rfm_features where frequency > 0")
-    last: dict[str, datetime] = {}
-    for each in purchases():
-        last[str(each.customer)] = max(each.at, last.get(str(each.customer), each.at))
-    assert dict(told) == last
-    assert released(release, "select distinct as_of::varchar from rfm_features") == [("2025-01-01 00:00:00",)]
+def test_the_same_purchases_give_the_same_features(ran: dict[Callable[[Path], str], Ran]) -> None:
+    """Times are those of the retailer's clock, in whichever notation the source has them."""
+    bought: dict[int, list[Purchase]] = {}
+    for purchase in purchases():
+        bought.setdefault(purchase.customer, []).append(purchase)
+    expected = [
+        (
+            customer,
+            len(theirs),
+            pytest.approx(sum(purchase.money for purchase in theirs)),
+            (datetime.fromisoformat("2025-01-01") - max(purchase.at for purchase in theirs)).days,
+            min(purchase.at for purchase in theirs),
+            max(purchase.at for purchase in theirs),
+        )
+        for customer, theirs in sorted(bought.items())
+    ]
+    for found in ran.values():
+        assert found.rows("select distinct as_of::varchar from rfm_features") == [("2025-01-01 00:00:00",)]
+        assert found.customers == expected
 
 
-# -- sources of no use
+def test_every_retailer_publishes_the_same_tables_and_columns(ran: dict[Callable[[Path], str], Ran]) -> None:
+    british, german, american = (found.columns for found in ran.values())
+    assert british == german == american
+    assert {table for table, *_ in british} >= {contract.table for contract in published()}
+
+
+# Unusable sources
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed steps of a run say of themselves; where several failed, all say the same."""
+    """Return the message of the failed steps of a run, which is the same for all of them."""
     assert not result.success
     failures = [event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure]
-    assert None not in failures, "a traceback, not a sentence"
-    [told] = {failure.description for failure in failures if failure is not None}
-    return str(told)
+    assert None not in failures, "a traceback, not a message"
+    [message] = {failure.description for failure in failures if failure is not None}
+    return str(message)
 
 
 def fail(
@@ -249,28 +289,28 @@ def fail(
     return run_job(instance)
 
 
-def test_a_source_without_files_fails_with_a_sentence(
+def test_a_source_without_files_fails_with_a_message(
     tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = failure(fail(tmp_path, instance, monkeypatch))
-    assert told.startswith(f"source.path: nothing to read at {tmp_path / 'in'}; expected files ending in .csv")
+    message = failure(fail(tmp_path, instance, monkeypatch))
+    assert message.startswith(f"source.path: nothing to read at {tmp_path / 'in'}; expected files ending in .csv")
 
 
-def test_a_source_of_headers_only_fails_with_a_sentence(
+def test_a_source_of_headers_only_fails_with_a_message(
     tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", [])
-    told = failure(fail(tmp_path, instance, monkeypatch))
-    assert told == "source.path: no line in it (1 file with a header and nothing below it)"
+    message = failure(fail(tmp_path, instance, monkeypatch))
+    assert message == "source.path: no line in it (1 file with a header and nothing below it)"
 
 
-def test_a_source_of_something_else_fails_with_a_sentence(
+def test_a_source_with_other_columns_fails_with_a_message(
     tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", [("x", "y")], ("some", "thing"))
-    told = failure(fail(tmp_path, instance, monkeypatch))
-    assert told.startswith("a.csv: no column for ")
-    assert "it has some, thing." in told
+    message = failure(fail(tmp_path, instance, monkeypatch))
+    assert message.startswith("a.csv: no column for ")
+    assert "it has some, thing." in message
 
 
 @pytest.mark.parametrize(
@@ -282,7 +322,7 @@ def test_a_source_of_something_else_fails_with_a_sentence(
     ],
     ids=["guests only", "no dates", "as of before all"],
 )
-def test_a_source_of_which_every_line_is_refused_fails_with_a_sentence(
+def test_a_source_with_every_line_rejected_fails_with_a_message(
     tmp_path: Path,
     data_folder: Path,
     instance: dg.DagsterInstance,
@@ -299,8 +339,8 @@ def test_a_source_of_which_every_line_is_refused_fails_with_a_sentence(
     assert metadata(result, "cleaning_report")["lines_kept"] == 0
 
 
-def test_a_retailer_file_with_errors_fails_with_each_of_them(
+def test_an_invalid_retailer_file_fails_with_every_error(
     tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = failure(fail(tmp_path, instance, monkeypatch, currency="pounds", model={"n_clusters": 1}))
-    assert [sentence.split(": ")[1] for sentence in told.splitlines()] == ["currency", "model.n_clusters"]
+    message = failure(fail(tmp_path, instance, monkeypatch, currency="pounds", model={"n_clusters": 1}))
+    assert [text.split(": ")[1] for text in message.splitlines()] == ["currency", "model.n_clusters"]
