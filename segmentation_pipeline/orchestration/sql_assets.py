@@ -21,13 +21,12 @@ from segmentation_pipeline.errors import PipelineError, first_line
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import Contract
+from segmentation_pipeline.warehouse.column_lineage import lineage_of_tables
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
-from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
+from segmentation_pipeline.warehouse.queries import BUILT_RELATIONS, QueryInputs, tables_read_by
 
 OWNERS = ["team:segmentation"]
 CONTRACT_CHECK = "contract"
-# Relations that Python builds from a table, and gives to SELECTs instead of it.
-_BUILT_FROM = {"judged_transactions": "raw_transactions"}
 # Errors that can pass without a change: a share that is mounted again, a file that another program closes.
 _TRANSIENT = tuple(
     os.strerror(number)
@@ -153,8 +152,9 @@ def contract_check_spec(table: str) -> dg.AssetCheckSpec:
 
 def dependencies(select: str) -> list[str]:
     """Return the assets that a SELECT reads."""
-    read = {_BUILT_FROM.get(name, name) for name in tables_read_by(select)}
-    return sorted(read & set(contracts()))
+    read = tables_read_by(select)
+    built = {BUILT_RELATIONS[name].table for name in read & set(BUILT_RELATIONS)}
+    return sorted((read | built) & set(contracts()))
 
 
 def write_tables(
@@ -182,7 +182,20 @@ def write_tables(
         raise dg.Failure(description=" ".join(filter(None, messages)), allow_retries=False)
     extra = metadata(database) if metadata else {}
     for result in results:
-        yield dg.MaterializeResult(asset_key=result.table, metadata={"dagster/row_count": result.rows, **extra})
+        counted = {"dagster/row_count": result.rows, **_lineage_metadata(result.table), **extra}
+        yield dg.MaterializeResult(asset_key=result.table, metadata=counted)
+
+
+def _lineage_metadata(table: str) -> dict[str, Any]:
+    """Return the column lineage of a table that has a SELECT, without the table itself."""
+    lineage = lineage_of_tables(data_folder() / "column_lineage.json").get(table)
+    if lineage is None:
+        return {}
+    deps = {
+        column: [dg.TableColumnDep(dg.AssetKey(item.table), item.column) for item in sources if item.table != table]
+        for column, sources in lineage.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
 def _contract_result(result: WriteResult) -> dg.AssetCheckResult:

@@ -1,0 +1,1 @@
+"""Contracts and SELECTs of all tables, one folder per stage."""

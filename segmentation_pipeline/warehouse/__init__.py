@@ -1,0 +1,1 @@
+"""The working DuckDB database: connection, reads, writes, and the SQL text of queries."""

@@ -4,7 +4,7 @@ Contains functions of text. Nothing here reads or writes the working database.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,6 +20,28 @@ class QueryInputs:
 
     relations: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuiltRelation:
+    """A relation that Python builds for SELECTs to read.
+
+    Attributes:
+        table: The table that it is built from; empty where it is built from files or settings.
+        columns: The columns of that table from which its own columns are derived, where they have another name.
+    """
+
+    table: str = ""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+BUILT_RELATIONS: Mapping[str, BuiltRelation] = {
+    "read_lines": BuiltRelation(),
+    "cleaning_rules": BuiltRelation(columns={"step": (), "rule": (), "reason": ()}),
+    # The settings say whether negative money or a pattern of invoice numbers marks a cancellation.
+    "judged_transactions": BuiltRelation("raw_transactions", {"is_cancellation": ("invoice", "amount"), "step": ()}),
+    "assigned_by_previous_model": BuiltRelation("assigned_segments"),
+}
 
 
 @cache

@@ -29,11 +29,7 @@ _MEMBERSHIP = select_of("segment_membership")
         table_spec(
             "segment_membership",
             _MEMBERSHIP,
-            deps=[
-                *sorted({*dependencies(_MEMBERSHIP)} - {"segment_membership"}),
-                "assigned_segments",
-                "segmentation_models",
-            ],
+            deps=[*sorted({*dependencies(_MEMBERSHIP)} - {"segment_membership"}), "segmentation_models"],
         )
     ],
     check_specs=[contract_check_spec("segment_membership")],

@@ -8,11 +8,16 @@ with active as (
     where inactive_segment(frequency, monetary) is null
 ),
 
+features as (
+    select customer_id, feature, x
+    from active unpivot (x for feature in (monetary, frequency, recency))
+),
+
 -- A customer crosses a fence only beyond a margin. New customers, formerly inactive ones, and those whose move has been
 -- pending for too long have none.
 fenced as (
     select
-        active.*,
+        features.*,
         fences.lower_fence,
         fences.upper_fence,
         case
@@ -24,14 +29,14 @@ fenced as (
         end as margin,
         -- The segment says beyond which fences the customer was.
         case
-            when (previous.segment_key, active.feature) in (
+            when (previous.segment_key, features.feature) in (
                 ('delight', 'monetary'), ('delight', 'frequency'), ('pamper', 'monetary'), ('upsell', 'frequency'),
                 ('examine', 'recency')
             ) then -margin
             else margin
         end as upper_margin,
         case when previous.segment_key = 'examine' then -margin else margin end as lower_margin
-    from (unpivot active on monetary, frequency, recency into name feature value x) as active
+    from features
     inner join outlier_fences as fences using (feature)
     left join previous_segments as previous using (customer_id)
 )

@@ -9,7 +9,7 @@ with customers as (
 
 sorted as (
     select feature, list(x order by x) as x, count(*) - 1 as last_place
-    from (unpivot customers on monetary, frequency, recency into name feature value x)
+    from customers unpivot (x for feature in (monetary, frequency, recency))
     group by feature
 ),
 
