@@ -178,7 +178,7 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
                 alerts.post_dead_commands(instance, run_liveness.fail_dead_runs(instance, run_liveness.folder()), warn)
             connection = opening.enter_context(
                 connection_to(
-                    folders.working_database, folders.spill, self.lock_timeout, warn, beside=[folders.releases]
+                    folders.working_database, folders.spill, self.lock_timeout, warn, folders=[folders.releases]
                 )
             )
             database = Warehouse(connection)

@@ -229,7 +229,7 @@ def _rewrite(folders: RetailerFolders, report: Callable[[str], None]) -> None:
     database = folders.working_database
     rewritten = database.with_name(f"{database.name}.erasing")
     rewritten.unlink(missing_ok=True)
-    with connection_to(rewritten, folders.spill, LOCK_TIMEOUT, report, beside=[folders.root]) as connection:
+    with connection_to(rewritten, folders.spill, LOCK_TIMEOUT, report, folders=[folders.root]) as connection:
         connection.execute(f"attach {literal(str(database))} as old (read_only)")
         [(new,)] = connection.execute("select current_database()").fetchall()
         connection.execute(f"copy from database old to {quoted(new)}")

@@ -69,7 +69,7 @@ def restore(
 def _write_state(database: Path, release: Release, spill: Path, report: Callable[[str], None]) -> dict[str, int]:
     """Write the tables of the state into a new working database, and check the contract of each."""
     tables = [table for table in _state_tables(release) if table.rows]
-    with connection_to(database, spill, LOCK_TIMEOUT, report, beside=[release.folder]) as connection:
+    with connection_to(database, spill, LOCK_TIMEOUT, report, folders=[release.folder]) as connection:
         warehouse = Warehouse(connection)
         # Attached only now: the warehouse looks for its tables in every attached database.
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")

@@ -1,4 +1,4 @@
-"""What a table promises: its columns, key and rules, and the checks and SQL that follow from them.
+"""The contract of a table: columns, key and rules, and the checks and SQL derived from them.
 
 Contains the model of a contract. The contracts are the YAML files of this package, loaded by `catalog`.
 """
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Column(BaseModel):
-    """A column: its DuckDB type, meaning and unit, and the rules that its values keep."""
+    """A column: its DuckDB type, description and unit, and the rules for its values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +27,7 @@ class Column(BaseModel):
 
     @property
     def rules(self) -> str:
-        """The rules on its values, in words."""
+        """The rules for its values, in words."""
         words = [f"one of {', '.join(map(str, self.allowed))}" if self.allowed else ""]
         words += [f"at least {self.minimum:g}" if self.minimum is not None else ""]
         words += [f"at most {self.maximum:g}" if self.maximum is not None else ""]
@@ -53,7 +53,7 @@ class Contract(BaseModel):
         key: The columns that identify a row.
         columns: The columns, in order.
         published: Whether it is part of every release.
-        state: Whether it holds what cannot be derived from the source again.
+        state: Whether it holds data that cannot be derived from the source again.
         may_be_empty: Whether a table without rows is valid.
         if_empty: The usual reason for a table without rows that must have some.
     """
@@ -108,8 +108,8 @@ class Contract(BaseModel):
         for column in self.columns:
             unit = f" [{column.unit}]" if column.unit else ""
             comments.append((f"column {quoted(self.table)}.{quoted(column.name)}", f"{column.description}{unit}"))
-        # COMMENT takes no bound parameter.
-        connection.execute("; ".join(f"comment on {what} is {literal(words)}" for what, words in comments))
+        # COMMENT accepts no bound parameters.
+        connection.execute("; ".join(f"comment on {target} is {literal(text)}" for target, text in comments))
 
     def violations(self, connection: duckdb.DuckDBPyConnection) -> list[Violation]:
         """Check the table inside the connection's transaction, in one scan.
@@ -152,7 +152,7 @@ class Contract(BaseModel):
             if not column.nullable:
                 yield column.name, "not null", f"{name} is null", {}
             if column.type == "DOUBLE":
-                # DuckDB sorts NaN above every minimum, and one NaN spoils every aggregate of the column.
+                # DuckDB sorts NaN above every minimum, and one NaN makes every aggregate of the column NaN.
                 yield column.name, "a finite number", f"not isfinite({name})", {}
             if column.allowed:
                 allowed = f"allowed_{number}"
@@ -183,5 +183,5 @@ def quoted(identifier: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Quote a text for the few statements that take no bound parameter."""
+    """Quote a text, for the few statements that accept no bound parameters."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,6 +1,6 @@
-"""Open the working database, or one that files are read into: confined to its places, and closed whatever happens.
+"""Open DuckDB databases: the working database, and the staging database that files are read into.
 
-Belongs here: what stands between a file and a connection. What is then done with it is told in `warehouse` and `lines`.
+Contains configuration and access control of connections. What connections do is in `database` and `ingestion`.
 """
 
 import os
@@ -17,41 +17,41 @@ from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.warehouse.database import Warehouse
 
-# Everything that is used is built in; an extension that is fetched or loaded would be somebody else's code.
+# All functions in use are built in. Loading an extension would run foreign code.
 _NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
 @contextmanager
 def connection_to(
-    database: Path, spill: Path, patience: float, tell: Callable[[str], None], *, beside: Sequence[Path] = ()
+    database: Path, spill: Path, timeout: float, report: Callable[[str], None], *, folders: Sequence[Path] = ()
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the working database through Dagster's DuckDB resource, and close it whatever happens.
+    """Open the working database for writing, through Dagster's DuckDB resource.
 
-    It is for its owner alone, as are the log that DuckDB writes beside it and whatever else is written meanwhile. From
-    the first statement on it reaches no other file than its own and those in the folders that are named here.
+    Only the owner can read the file, its write-ahead log and every other file that is written while it is open. SQL on
+    the connection can access its own file and the named folders, and nothing else.
 
     Args:
         database: The file; created if absent.
-        spill: The folder for what does not fit into memory.
-        patience: Seconds to wait for somebody who looks into the database with another program.
-        tell: Where to say that it waits.
-        beside: The other folders that it may read and write.
+        spill: The folder for data that does not fit into memory.
+        timeout: Seconds to wait while another program has the database open.
+        report: Called with a message when waiting begins.
+        folders: Other folders that SQL may read and write.
 
     Raises:
-        WarehouseError: DuckDB cannot open the file, or does not take SEGMENTATION_MEMORY_LIMIT.
+        WarehouseError: DuckDB cannot open the file, or rejects SEGMENTATION_MEMORY_LIMIT.
     """
     from dagster_duckdb import DuckDBResource
 
     config = {"temp_directory": str(spill)} | _NO_EXTENSIONS | _memory_limit()
-    # For as long as it is open: DuckDB makes the log and the files of what it spills anew whenever it needs them.
+    # Until the connection is closed, because DuckDB creates the log and spill files whenever it needs them.
     mask = os.umask(0o077)
     try:
-        _wait_until_free(database, patience, tell)
+        _wait_until_free(database, timeout, report)
         database.chmod(0o600)
         resource = DuckDBResource(database=str(database), connection_config=config)
         with resource.get_connection() as connection:
             try:
-                _confine(connection, folders=[spill, *beside])
+                _confine(connection, folders=[spill, *folders])
                 yield connection
             finally:
                 connection.close()
@@ -72,10 +72,9 @@ def reading_database(database: Path) -> Iterator[Warehouse]:
 
 @contextmanager
 def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A new database that files are read into: it reaches these and its own folder, and nothing else.
+    """Open a new staging database, whose SQL can access the given files and its own folder, and nothing else.
 
-    What it cannot hold in memory it puts there too: the working database waits meanwhile, so each has all that
-    SEGMENTATION_MEMORY_LIMIT allows.
+    It spills to that folder. The working database is idle meanwhile, so each may use all of SEGMENTATION_MEMORY_LIMIT.
     """
     config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | _memory_limit()
     with duckdb.connect(str(staging), config=config) as connection:
@@ -84,9 +83,9 @@ def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.
 
 
 def _confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], files: Sequence[Path] = ()) -> None:
-    """For good: no statement reads or writes elsewhere, loads an extension, or changes a setting.
+    """Forbid all other files, extensions and changes of settings, until the connection is closed.
 
-    DuckDB takes these settings only when the database is open.
+    DuckDB accepts these settings only once the database is open.
     """
     connection.execute("set allowed_directories = cast($paths as varchar[])", {"paths": _as_written(folders)})
     connection.execute("set allowed_paths = cast($paths as varchar[])", {"paths": _as_written(files)})
@@ -94,44 +93,44 @@ def _confine(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], fil
 
 
 def _as_written(paths: Sequence[Path]) -> list[str]:
-    """The paths as they are, and as patterns: what is read is held against them as it is written in the statement."""
+    """Return the paths as text and as escaped patterns, because DuckDB compares the text of a statement with them."""
     return sorted({str(path) for path in paths} | {escape(str(path)) for path in paths})
 
 
 def _memory_limit() -> dict[str, Any]:
-    """What SEGMENTATION_MEMORY_LIMIT allows DuckDB, as its setting; unset, it takes 80 % of the machine's."""
+    """Return SEGMENTATION_MEMORY_LIMIT as DuckDB's setting; DuckDB's default is 80 % of the machine's memory."""
     if not (limit := Environment.read().memory_limit):
         return {}
     try:
         duckdb.connect(config={"memory_limit": limit}).close()
     except duckdb.Error as error:
-        said = f"SEGMENTATION_MEMORY_LIMIT: {limit!r} is no amount of memory, such as 4GB or 500MB"
-        raise WarehouseError(f"{said}: {str(error).splitlines()[0]}") from None
+        message = f"SEGMENTATION_MEMORY_LIMIT: {limit!r} is no amount of memory, such as 4GB or 500MB"
+        raise WarehouseError(f"{message}: {str(error).splitlines()[0]}") from None
     return {"memory_limit": limit}
 
 
-def _wait_until_free(database: Path, patience: float, tell: Callable[[str], None]) -> None:
-    """The resource retries every error for 102 s, also that of a damaged file; so the file is tried here first."""
-    deadline, told = time.monotonic() + patience, False
+def _wait_until_free(database: Path, timeout: float, report: Callable[[str], None]) -> None:
+    """Wait until the file can be opened. Dagster's resource would retry every error for 102 s, damage too."""
+    deadline, reported = time.monotonic() + timeout, False
     while True:
         try:
             duckdb.connect(str(database)).close()
             return
         except duckdb.Error as error:
-            # Not just "lock": a damaged file is told of by its block.
+            # Not just "lock": the error of a damaged file contains "block".
             if "Could not set lock" not in str(error):
                 raise WarehouseError(
                     f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
-                    "version of DuckDB wrote it, use that one; if it is damaged, put a copy of it back, or `segments "
-                    "restore RELEASE --replace`: it holds the registry of models and the ledger of memberships. "
-                    "Without them the next run starts anew."
+                    "version of DuckDB wrote it, use that version. If it is damaged, restore a backup, or run `segments "
+                    "restore RELEASE --replace`: the file holds the models and the membership history, and without them "
+                    "the next run starts anew."
                 ) from None
             if time.monotonic() > deadline:
                 raise WarehouseError(
-                    f"{database}: another program has held the working database open for {patience:g} s: {error}. "
+                    f"{database}: another program has held the working database open for {timeout:g} s: {error}. "
                     "Close it there; to look at results, open a release instead."
                 ) from None
-            if not told:
-                tell(f"waiting for another program that has the working database open: {error}")
-                told = True
+            if not reported:
+                report(f"waiting for another program that has the working database open: {error}")
+                reported = True
         time.sleep(0.25)

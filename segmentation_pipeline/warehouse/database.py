@@ -149,7 +149,7 @@ class Warehouse:
                     if contract.state or (table == "raw_transactions" and self._holds_lines_without_source()):
                         raise WarehouseError(
                             f"{table} in the working database has the columns of another version of this package, and"
-                            " holds what no source has: go back to that version, or delete the file to begin anew."
+                            " rows that no source has: go back to that version, or delete the file to start anew."
                         )
                     self.connection.execute(f"drop table {quoted(table)}")
 
@@ -159,6 +159,6 @@ class Warehouse:
 
 @dataclass
 class _Transaction:
-    """A transaction that is rolled back unless it is told to commit."""
+    """A transaction, which is rolled back unless `commits` is set."""
 
     commits: bool = False

@@ -73,7 +73,7 @@ def inline_upstream(select: str, replacements: dict[str, str]) -> str:
         # State is read as stored: the membership history would otherwise derive from itself.
         if not (table in contracts() and has_select(table)) or contracts()[table].state:
             return False
-        # Visit every input, so that the CTEs stand in the order of their dependencies.
+        # Visit every input, so that the CTEs are in the order of their dependencies.
         replaced = [read for read in sorted(tables_read_by(select_of(table))) if read != table and is_replaced(read)]
         if replaced:
             ctes[table] = select_of(table)

@@ -124,7 +124,7 @@ def test_a_connection_may_write_into_its_places_also_where_they_come_later_or_ar
     home = tmp_path / "home"
     (tmp_path / "disk").mkdir()
     home.symlink_to(tmp_path / "disk", target_is_directory=True)
-    with connection_to(home / "work.duckdb", home / "tmp", 0, pytest.fail, beside=[home / "releases"]) as connection:
+    with connection_to(home / "work.duckdb", home / "tmp", 0, pytest.fail, folders=[home / "releases"]) as connection:
         (home / "releases").mkdir()
         connection.execute(f"copy (select 1) to {literal(str(home / 'releases' / 'a.parquet'))}")
         with pytest.raises(duckdb.PermissionException):
