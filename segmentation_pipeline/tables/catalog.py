@@ -134,7 +134,8 @@ def _column(fields: dict[str, Any]) -> Column:
 def _vocabularies() -> dict[str, tuple[str, ...]]:
     """Return the named lists of allowed values: those of `columns.yaml`, and those that the code defines."""
     listed = {name: tuple(values) for name, values in _shared()["vocabularies"].items()}
-    return {**listed, "features": FEATURES, "segment_keys": tuple(segment.key for segment in SEGMENTS)}
+    keys = tuple(segment.key for segment in SEGMENTS)
+    return {**listed, "features": FEATURES, "segment_keys": keys, "segment_keys_or_new": (*keys, "new")}
 
 
 @cache

@@ -34,6 +34,6 @@ create or replace temp macro scaled(x, transform, exponent, center, scale) as (
     end - center
 ) / scale;
 
--- The Euclidean distance of two points in scaled units. `list_distance` differs from it in the last bit, and so in ties.
+-- The Euclidean distance of two points in scaled units. `list_distance` differs in the last bit, and therefore in ties.
 create or replace temp macro scaled_distance(monetary, frequency, recency, to_monetary, to_frequency, to_recency) as
     sqrt(pow(monetary - to_monetary, 2) + pow(frequency - to_frequency, 2) + pow(recency - to_recency, 2));

@@ -88,11 +88,6 @@ def test_each_check_begins_with_what_its_rows_are(check: str) -> None:
     assert re.match(r"-- One row per ", SELECTS[check])
 
 
-@pytest.mark.parametrize("select", SELECTS)
-def test_no_select_exceeds_80_lines(select: str) -> None:
-    assert len(SELECTS[select].splitlines()) <= 80
-
-
 # Relations that are made from the retailer's cleaning rules, and from the model that stood before.
 RELATIONS = {
     "assigned_by_previous_model": "select customer_id, segment_key, is_move_pending from assigned_segments where false",

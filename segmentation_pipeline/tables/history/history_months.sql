@@ -39,7 +39,8 @@ select
     counted.month_end,
     counted.lines,
     counted.fingerprint,
-    date_diff('day', cast(span.first_at as date), cast(counted.month_end as date)) >= coalesce($look_back_days, 365) as is_comparable,
+    date_diff('day', cast(span.first_at as date), cast(counted.month_end as date))
+        >= coalesce($look_back_days, 365) as is_comparable,
     model.model_id,
     $history_digest as settings_digest
 from counted

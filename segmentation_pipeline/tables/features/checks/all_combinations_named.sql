@@ -1,22 +1,9 @@
 -- One row per combination of scores that has no rule-based segment, or more than one.
-with scores as (
-    select * from (values (1), (2), (3), (4), (5)) as listed(score)
-),
-
-named as (
-    select * from rfm_segment_map
-)
-
-select
-    r.score as recency_score,
-    f.score as frequency_score,
-    m.score as monetary_score,
-    count(named.rfm_segment) as names
-from scores as r
-cross join scores as f
-cross join scores as m
-left join named
-    on r.score = named.recency_score and f.score = named.frequency_score and m.score = named.monetary_score
-group by r.score, f.score, m.score
-having count(named.rfm_segment) <> 1
-order by 1, 2, 3
+select recency_score, frequency_score, monetary_score, count(rfm_segment) as names
+from range(1, 6) as r(recency_score)
+cross join range(1, 6) as f(frequency_score)
+cross join range(1, 6) as m(monetary_score)
+left join rfm_segment_map using (recency_score, frequency_score, monetary_score)
+group by all
+having names <> 1
+order by all

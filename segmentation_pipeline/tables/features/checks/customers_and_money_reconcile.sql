@@ -1,17 +1,15 @@
 -- One row per customer whose features and clean transactions disagree on presence or money within the look-back.
-with moment as (
+with run as (
     select max(as_of) - cast($look_back_days as integer) * interval '1' day as since from rfm_features
 ),
 
 clean as (
     select
-        clean_transactions.customer_id,
-        coalesce(sum(
-            case when coalesce(clean_transactions.transaction_at >= moment.since, true) then clean_transactions.amount end
-        ), 0) as money
-    from clean_transactions
-    cross join moment
-    group by clean_transactions.customer_id
+        lines.customer_id,
+        coalesce(sum(case when coalesce(lines.transaction_at >= run.since, true) then lines.amount end), 0) as money
+    from clean_transactions as lines
+    cross join run
+    group by lines.customer_id
 ),
 
 features as (

@@ -1,27 +1,26 @@
 -- One row per pair of scores in which the higher score holds a value no better than one of the lower score.
 with scored as (
     select
-        rfm_features.recency,
-        rfm_features.frequency,
-        cast(rfm_features.monetary as double) as monetary,
-        rfm_scores.recency_score,
-        rfm_scores.frequency_score,
-        rfm_scores.monetary_score
+        cast(-recency as double) as recency,
+        cast(frequency as double) as frequency,
+        cast(monetary as double) as monetary,
+        recency_score,
+        frequency_score,
+        monetary_score
     from rfm_features
-    inner join rfm_scores on rfm_features.customer_id = rfm_scores.customer_id
-),
-
-long as (
-    select 'recency' as feature, recency_score as score, cast(-recency as double) as goodness from scored
-    union all
-    select 'frequency', frequency_score, cast(frequency as double) from scored
-    union all
-    select 'monetary', monetary_score, monetary from scored
+    inner join rfm_scores using (customer_id)
 ),
 
 spans as (
     select feature, score, min(goodness) as worst, max(goodness) as best
-    from long
+    from scored
+    unpivot (
+        (goodness, score) for feature in (
+            (recency, recency_score) as 'recency',
+            (frequency, frequency_score) as 'frequency',
+            (monetary, monetary_score) as 'monetary'
+        )
+    )
     group by feature, score
 )
 
@@ -33,4 +32,4 @@ select
     abs(high.worst) as value_scored_higher
 from spans as low
 inner join spans as high on low.feature = high.feature and low.score < high.score and low.best >= high.worst
-order by 1, 2, 3
+order by all
