@@ -42,12 +42,12 @@ def purchases(lines: pd.DataFrame) -> pd.DataFrame:
     return lines[bought & paid].drop_duplicates()
 
 
-def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     one, other = (write_sample(tmp_path / name, customers=150, seed=7) for name in ("one", "other"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
 
 
-def test_writing_again_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_writing_again_replaces_the_files(tmp_path: Path) -> None:
     write_sample(tmp_path, customers=20, seed=1)
     paths = write_sample(tmp_path, customers=20, seed=2)
     assert sorted(tmp_path.iterdir()) == paths
@@ -57,7 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
 
 
-def test_files_that_stand_are_left_as_somebody_edited_them(tmp_path: Path) -> None:
+def test_edited_files_are_left_alone(tmp_path: Path) -> None:
     write_once(tmp_path / "made", customers=20, seed=1)
     [edited, dropped, *_] = sorted((tmp_path / "made").glob("*.csv"))
     edited.write_text("mine", "utf-8")
@@ -69,14 +69,14 @@ def test_files_that_stand_are_left_as_somebody_edited_them(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("customers", "seed"), [(30, 1), (20, 2)])
-def test_another_size_or_seed_is_written_anew(tmp_path: Path, customers: int, seed: int) -> None:
+def test_changed_size_or_seed_writes_new_files(tmp_path: Path, customers: int, seed: int) -> None:
     for size, number in ((20, 1), (customers, seed)):
         write_once(tmp_path / "made", customers=size, seed=number)
     write_sample(tmp_path / "wanted", customers=customers, seed=seed)
     assert contents(tmp_path / "made") == contents(tmp_path / "wanted")
 
 
-def test_files_of_which_half_were_written_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_files_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(path: Path, target: Path) -> Path:
         if target.name == "transactions-2024-07.csv":
             raise KeyboardInterrupt
@@ -92,7 +92,7 @@ def test_files_of_which_half_were_written_are_written_anew(tmp_path: Path, monke
     assert len(contents(tmp_path)) == 24
 
 
-def test_files_of_somebody_else_are_never_mixed_with_made_up_ones(tmp_path: Path) -> None:
+def test_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("mine", "utf-8")
     write_once(tmp_path, customers=20, seed=1)
     write_once(tmp_path / "mine.csv", customers=20, seed=1)
@@ -105,26 +105,26 @@ def test_another_seed_writes_other_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("customers", [1, 3])
-def test_a_handful_of_customers_still_fills_24_files_with_a_header(tmp_path: Path, customers: int) -> None:
+def test_few_customers_still_write_24_files_with_headers(tmp_path: Path, customers: int) -> None:
     paths = write_sample(tmp_path, customers=customers)
     assert [path.read_text(encoding="utf-8").split("\n")[0] for path in paths] == [HEADER] * 24
 
 
 @pytest.mark.parametrize("customers", [0, 100_001])
-def test_a_number_of_customers_out_of_range_is_refused(tmp_path: Path, customers: int) -> None:
+def test_number_of_customers_out_of_range_is_an_error(tmp_path: Path, customers: int) -> None:
     with pytest.raises(ValueError, match="customers must be"):
         write_sample(tmp_path / "none", customers=customers)
     assert not (tmp_path / "none").exists()
 
 
-def test_each_month_has_its_file_with_the_known_header(files: list[Path]) -> None:
+def test_each_month_has_a_file_with_the_header(files: list[Path]) -> None:
     months = [f"{year}-{month:02}" for year in (2024, 2025) for month in range(1, 13)]
     assert [path.name for path in files] == [f"transactions-{month}.csv" for month in months]
     known = b"InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
     assert all(path.read_bytes().startswith(known) for path in files)
 
 
-def test_every_field_is_written_in_its_form(exported: pd.DataFrame) -> None:
+def test_every_field_has_its_format(exported: pd.DataFrame) -> None:
     forms = {
         "InvoiceNo": r"[CA]?\d{6}",
         "Quantity": r"-?[1-9]\d*",
@@ -137,7 +137,7 @@ def test_every_field_is_written_in_its_form(exported: pd.DataFrame) -> None:
         assert exported[column].str.fullmatch(form).all(), column
 
 
-def test_the_default_has_some_300_000_lines_of_5_000_customers(exported: pd.DataFrame, purchases: pd.DataFrame) -> None:
+def test_default_has_about_300_000_lines_of_5_000_customers(exported: pd.DataFrame, purchases: pd.DataFrame) -> None:
     assert 250_000 < len(exported) < 350_000
     assert purchases["CustomerID"].nunique() == 5_000
     assert 9 < purchases.groupby("InvoiceNo").size().mean() < 15
@@ -155,14 +155,14 @@ def test_customers_are_skewed_as_in_a_real_shop(purchases: pd.DataFrame) -> None
     assert 0.3 < (quiet > pd.Timedelta(days=180)).mean() < 0.6
 
 
-def test_the_shop_trades_in_its_hours_on_its_days(exported: pd.DataFrame) -> None:
+def test_purchases_are_in_opening_hours(exported: pd.DataFrame) -> None:
     at = exported["at"].dt
     assert at.hour.between(8, 17).all()
     assert not (at.day_of_week == 5).any()
     assert not ((at.month == 12) & (at.day >= 24) | (at.month == 1) & (at.day == 1)).any()
 
 
-def test_invoice_numbers_rise_with_time_and_files_are_in_their_order(exported: pd.DataFrame) -> None:
+def test_lines_are_ordered_by_time_and_invoice_number(exported: pd.DataFrame) -> None:
     number = exported["InvoiceNo"].str[-6:]
     for _, part in exported.assign(number=number).groupby("file"):
         assert part["at"].is_monotonic_increasing
@@ -171,11 +171,11 @@ def test_invoice_numbers_rise_with_time_and_files_are_in_their_order(exported: p
     assert (of_invoice.nunique() == 1).all(axis=None)
 
 
-def test_an_invoice_holds_a_product_once(purchases: pd.DataFrame) -> None:
+def test_invoice_has_a_product_once(purchases: pd.DataFrame) -> None:
     assert not purchases.duplicated(["InvoiceNo", "StockCode"]).any()
 
 
-def test_the_last_trading_day_of_each_month_stands_exactly_so_in_the_next_file(files: list[Path]) -> None:
+def test_each_file_repeats_the_last_day_of_the_previous(files: list[Path]) -> None:
     for path, following in pairwise(files):
         own = path.read_bytes().splitlines(keepends=True)[1:]
         date = re.compile(rb"(\d{4}-\d\d-\d\d) \d\d:\d\d:\d\d,")
@@ -202,9 +202,7 @@ def test_flaws_occur_at_their_rates(lines: pd.DataFrame) -> None:
     assert free.mean() == pytest.approx(0.0046, rel=0.1)
 
 
-def test_cancellations_take_back_an_earlier_line_but_for_the_orphans(
-    lines: pd.DataFrame, purchases: pd.DataFrame
-) -> None:
+def test_cancellations_refer_to_an_earlier_line_except_orphans(lines: pd.DataFrame, purchases: pd.DataFrame) -> None:
     key = ["CustomerID", "StockCode", "UnitPrice"]
     cancelled = lines[lines["InvoiceNo"].str.startswith("C")].reset_index(names="line")
     pairs = cancelled.merge(purchases, on=key, suffixes=("", "_bought"))
@@ -214,14 +212,14 @@ def test_cancellations_take_back_an_earlier_line_but_for_the_orphans(
     assert len(cancelled) - pairs.loc[fits, "line"].nunique() == ORPHANS
 
 
-def test_no_purchase_is_taken_back_twice(lines: pd.DataFrame, purchases: pd.DataFrame) -> None:
+def test_no_purchase_is_cancelled_twice(lines: pd.DataFrame, purchases: pd.DataFrame) -> None:
     key = ["CustomerID", "StockCode", "UnitPrice"]
     back = lines[lines["InvoiceNo"].str.startswith("C") & lines["CustomerID"].isin(purchases["CustomerID"])]
     bought = purchases.groupby(key)["quantity"].sum()
     assert (back.groupby(key)["quantity"].sum() + bought).min() >= 0
 
 
-def test_bad_debts_and_negative_prices_are_booked(lines: pd.DataFrame) -> None:
+def test_bad_debts_and_negative_prices_are_there(lines: pd.DataFrame) -> None:
     debts = lines[lines["InvoiceNo"].str.startswith("A")]
     assert sorted(debts["UnitPrice"]) == ["-11062.06", "-11062.06", "11062.06"]
     assert (debts["CustomerID"] == "").all()

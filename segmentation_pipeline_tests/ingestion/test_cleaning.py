@@ -83,7 +83,7 @@ def only_rule(**rule: Any) -> dict[str, Any]:
 # -- rules
 
 
-def test_the_shipped_rules_refuse_what_they_name(tmp_path: Path) -> None:
+def test_rules_reject_what_they_name(tmp_path: Path) -> None:
     warehouse = run(
         tmp_path,
         [
@@ -122,9 +122,7 @@ def test_the_shipped_rules_refuse_what_they_name(tmp_path: Path) -> None:
         ({"column": "transaction_at", "required": True}, ["85123A", "71053", "POST0", "$&'", None]),
     ],
 )
-def test_a_rule_lets_through_what_passes_its_test(
-    tmp_path: Path, rule: dict[str, Any], passing: list[str | None]
-) -> None:
+def test_rule_keeps_lines_that_pass_its_test(tmp_path: Path, rule: dict[str, Any], passing: list[str | None]) -> None:
     lines = [
         line("1", stock_code="85123A", price="2.50", quantity="2"),
         line("2", stock_code="71053", price="2.51", quantity="2"),
@@ -137,7 +135,7 @@ def test_a_rule_lets_through_what_passes_its_test(
     assert set(refused(warehouse)) <= {"own"}
 
 
-def test_a_rule_may_be_about_the_sources_own_amount(tmp_path: Path) -> None:
+def test_rule_may_test_the_amount_of_the_source(tmp_path: Path) -> None:
     made = retailer_settings(Path("in")) | {"cleaning": only_rule(column="amount", above=5)}
     made["columns"] = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     lines = [("2024-03-01", "1", money) for money in ("5", "5.0001", "-5.01", "6")]
@@ -147,7 +145,7 @@ def test_a_rule_may_be_about_the_sources_own_amount(tmp_path: Path) -> None:
     assert refused(warehouse, "amount") == {"own": [Decimal(5), Decimal("-5.01")]}
 
 
-def test_the_first_rule_that_a_line_fails_names_its_reason(tmp_path: Path) -> None:
+def test_first_failing_rule_rejects_the_line(tmp_path: Path) -> None:
     everything_wrong = line("A1", stock_code="POST", customer="", price="0")
     rules = retailer_settings(tmp_path)["cleaning"]["rules"]
     assert refused(run(tmp_path, [everything_wrong, line()])) == {"invalid_invoice": ["A1"]}
@@ -157,14 +155,14 @@ def test_the_first_rule_that_a_line_fails_names_its_reason(tmp_path: Path) -> No
     assert refused(run(tmp_path, [broken, line()])) == {"unparseable_value": ["A1"]}
 
 
-def test_customers_and_invoices_are_needed_whatever_the_rules_are(tmp_path: Path) -> None:
+def test_customer_and_invoice_are_always_required(tmp_path: Path) -> None:
     lines = [line("1"), line("2", customer=""), line("", customer="7")]
     warehouse = run(tmp_path, lines, shop({"rules": []}))
     assert kept(warehouse) == ["1"]
     assert refused(warehouse, "source_line") == {"missing_customer": [3], "missing_invoice": [4]}
 
 
-def test_a_refund_without_an_invoice_is_refused_also_where_a_rule_is_about_invoices(tmp_path: Path) -> None:
+def test_refund_without_invoice_fails_a_rule_on_invoices(tmp_path: Path) -> None:
     made = retailer_settings(Path("in"))
     made["cleaning"] = only_rule(column="invoice", matches="^[0-9]+$")
     lines = [line("1"), line("", quantity="-1"), line("R2", quantity="-1"), line("R3")]
@@ -173,7 +171,7 @@ def test_a_refund_without_an_invoice_is_refused_also_where_a_rule_is_about_invoi
     assert refused(warehouse) == {"own": [None, "R3"]}
 
 
-def test_a_rule_of_the_retailer_replaces_the_one_for_a_missing_customer(tmp_path: Path) -> None:
+def test_own_rule_replaces_the_rule_for_missing_customers(tmp_path: Path) -> None:
     own = {"name": "missing_customer", "reason": "a guest", "column": "customer_id", "matches": "^[0-9]+$"}
     warehouse = run(tmp_path, [line("1"), line("2", customer=""), line("3", customer="guest")], shop({"rules": [own]}))
     assert refused(warehouse) == {"missing_customer": ["2", "3"]}
@@ -186,7 +184,7 @@ def test_a_rule_of_the_retailer_replaces_the_one_for_a_missing_customer(tmp_path
     ]
 
 
-def test_ids_read_as_numbers_are_one_customer(tmp_path: Path) -> None:
+def test_identifiers_read_as_numbers_are_the_same(tmp_path: Path) -> None:
     lines = [
         line(f"{number}.0", stock_code="71053.0", customer=who) for number, who in enumerate(["7", "7.0", " 7.00 "])
     ]
@@ -201,7 +199,7 @@ def test_ids_read_as_numbers_are_one_customer(tmp_path: Path) -> None:
 REFUNDED = [line("536365", quantity="3"), line("C536366", quantity="-1", price="2.50"), line("C1", quantity="-1")]
 
 
-def test_refunds_are_net_unless_told_otherwise(tmp_path: Path) -> None:
+def test_refunds_are_net_by_default(tmp_path: Path) -> None:
     warehouse = run(tmp_path, REFUNDED)
     assert warehouse.rows("select invoice, amount, is_cancellation from clean_transactions order by source_line") == [
         {"invoice": "536365", "amount": Decimal("7.5"), "is_cancellation": False},
@@ -210,14 +208,14 @@ def test_refunds_are_net_unless_told_otherwise(tmp_path: Path) -> None:
     assert refused(warehouse) == {"invalid_invoice": ["C1"]}
 
 
-def test_refunds_that_are_ignored_are_refused_with_their_own_reason(tmp_path: Path) -> None:
+def test_ignored_refunds_are_rejected_by_their_own_rule(tmp_path: Path) -> None:
     warehouse = run(tmp_path, REFUNDED, shop({"refunds": "ignore"}))
     assert kept(warehouse) == ["536365"]
     assert refused(warehouse) == {"cancellation": ["C536366"], "invalid_invoice": ["C1"]}
 
 
 @pytest.mark.parametrize(("refunds", "refusing"), [("net", {}), ("ignore", {"cancellation": ["2", "3"]})])
-def test_negative_money_is_a_refund_where_no_pattern_tells(
+def test_negative_money_is_a_refund_without_a_pattern(
     tmp_path: Path, refunds: str, refusing: dict[str, list[str]]
 ) -> None:
     made = retailer_settings(Path("in"))
@@ -239,7 +237,7 @@ def features_of(warehouse: Warehouse, retailer: Retailer) -> dict[str, dict[str,
     return {row.pop("customer_id"): row for row in rows}
 
 
-def test_a_refund_lowers_monetary_and_neither_counts_nor_renews(tmp_path: Path) -> None:
+def test_refund_lowers_monetary_but_not_frequency_or_recency(tmp_path: Path) -> None:
     lines = [
         line("500001", at="2024-03-01 10:00:00", quantity="4", price="2.50", customer="1"),
         line("C500002", at="2024-03-08 10:00:00", quantity="-1", price="2.50", customer="1"),
@@ -264,7 +262,7 @@ def test_a_refund_lowers_monetary_and_neither_counts_nor_renews(tmp_path: Path) 
     }
 
 
-def test_negative_money_on_an_ordinary_invoice_is_a_refund_and_no_purchase(tmp_path: Path) -> None:
+def test_negative_money_on_an_invoice_is_no_purchase(tmp_path: Path) -> None:
     lines = [
         line("500001", at="2024-03-01 10:00:00", quantity="60", price="9.00", customer="1"),
         line("500002", at="2024-03-11 10:00:00", quantity="-50", price="9.00", customer="1"),
@@ -292,7 +290,7 @@ def test_negative_money_on_an_ordinary_invoice_is_a_refund_and_no_purchase(tmp_p
     }
 
 
-def test_refunds_that_are_ignored_never_lower_what_was_spent(tmp_path: Path) -> None:
+def test_ignored_refunds_never_lower_monetary(tmp_path: Path) -> None:
     lines = [
         line("500001", quantity="60", price="9.00", customer="1"),
         line("500002", quantity="-50", price="9.00", customer="1"),
@@ -311,9 +309,7 @@ def test_refunds_that_are_ignored_never_lower_what_was_spent(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("refunds", "rule"), [("net", "positive_cancellation"), ("ignore", "cancellation")])
-def test_a_cancellation_of_positive_money_is_told_and_never_raises_what_was_spent(
-    tmp_path: Path, refunds: str, rule: str
-) -> None:
+def test_cancellation_with_positive_money_is_rejected(tmp_path: Path, refunds: str, rule: str) -> None:
     lines = [
         line("500001", quantity="1", price="9.00", customer="1"),
         line("C500002", quantity="3", price="9.00", customer="1"),
@@ -326,7 +322,7 @@ def test_a_cancellation_of_positive_money_is_told_and_never_raises_what_was_spen
     assert (found["frequency"], found["monetary"], found["refunds"]) == (1, Decimal(9), Decimal(0))
 
 
-def test_a_cancellation_without_money_takes_nothing_back(tmp_path: Path) -> None:
+def test_cancellation_without_money_changes_nothing(tmp_path: Path) -> None:
     retailer = shop({"rules": []})
     warehouse = run(tmp_path, [line("500001", customer="1"), line("C500002", price="0", customer="1")], retailer)
     assert refused(warehouse) == {}
@@ -346,39 +342,37 @@ def in_files(base: Path, files: Mapping[str, Sequence[Line]], *, overlap: bool) 
 ONE, OTHER = line("500001"), line("500002")
 
 
-def test_equal_lines_are_kept_where_sources_do_not_overlap(tmp_path: Path) -> None:
+def test_equal_lines_are_kept_without_overlap(tmp_path: Path) -> None:
     warehouse = in_files(tmp_path, {"a.csv": [ONE, ONE], "b.csv": [ONE]}, overlap=False)
     assert kept(warehouse) == ["500001"] * 3
     assert "exact_duplicate" not in [rule.name for rule in cleaning.rejection_rules(shop())]
 
 
-def test_two_equal_lines_of_one_file_are_two_purchases(tmp_path: Path) -> None:
+def test_equal_lines_of_one_file_are_separate_purchases(tmp_path: Path) -> None:
     warehouse = in_files(tmp_path, {"a.csv": [ONE, ONE, OTHER]}, overlap=True)
     assert kept(warehouse) == ["500001", "500001", "500002"]
 
 
-def test_a_line_in_two_files_counts_once(tmp_path: Path) -> None:
+def test_line_in_two_files_counts_once(tmp_path: Path) -> None:
     warehouse = in_files(tmp_path, {"a.csv": [ONE], "b.csv": [OTHER, ONE], "c.csv": [ONE]}, overlap=True)
     assert kept(warehouse, "source_file || ':' || invoice") == ["a.csv:500001", "b.csv:500002"]
     assert refused(warehouse, "source_file") == {"exact_duplicate": ["b.csv", "c.csv"]}
 
 
 @pytest.mark.parametrize(("first", "second", "counted"), [(2, 2, 2), (2, 1, 2), (1, 3, 3), (0, 2, 2)])
-def test_the_nth_of_equal_lines_is_a_copy_of_the_nth_only(
-    tmp_path: Path, first: int, second: int, counted: int
-) -> None:
+def test_nth_equal_line_copies_only_the_nth(tmp_path: Path, first: int, second: int, counted: int) -> None:
     files = {"a.csv": [ONE] * first + [OTHER], "b.csv": [ONE] * second}
     assert kept(in_files(tmp_path, files, overlap=True)).count("500001") == counted
 
 
-def test_a_copy_is_equal_in_every_column(tmp_path: Path) -> None:
+def test_copy_is_equal_in_every_column(tmp_path: Path) -> None:
     others = [line("500001", description="LAMP"), line("500001", quantity="3"), line("500001", customer="8")]
     others += [line("500001", at="2024-03-01 10:00:01"), line("500001", country="EIRE"), line("500001", price="2.51")]
     warehouse = in_files(tmp_path, {"a.csv": [ONE], "b.csv": others}, overlap=True)
     assert len(kept(warehouse)) == 7
 
 
-def test_an_equal_line_that_a_rule_refuses_is_refused_by_that_rule_each_time(tmp_path: Path) -> None:
+def test_rejected_copies_keep_their_first_rule(tmp_path: Path) -> None:
     fee, broken = line("500001", stock_code="POST"), line("500001", at="soon")
     warehouse = in_files(tmp_path, {"a.csv": [ONE, fee, broken], "b.csv": [fee, broken]}, overlap=True)
     assert refused(warehouse, "source_file") == {
@@ -400,7 +394,7 @@ def test_an_equal_line_that_a_rule_refuses_is_refused_by_that_rule_each_time(tmp
         ("2024-03-01 23:59:58", ["1"]),
     ],
 )
-def test_lines_after_the_as_of_date_do_not_count(tmp_path: Path, as_of: str, counted: list[str]) -> None:
+def test_lines_after_as_of_do_not_count(tmp_path: Path, as_of: str, counted: list[str]) -> None:
     moments = ["2024-03-01 10:00:00", "2024-03-01 23:59:59", "2024-03-02 00:00:00", "2024-03-02 00:00:00.000001"]
     lines = [line(str(number), at=at) for number, at in enumerate(moments, 1)]
     warehouse = run(tmp_path, lines, shop({"rules": []}, rfm={"as_of": as_of}))
@@ -411,7 +405,7 @@ def test_lines_after_the_as_of_date_do_not_count(tmp_path: Path, as_of: str, cou
 # -- columns that a source lacks
 
 
-def test_without_invoices_a_purchase_is_a_customers_day(tmp_path: Path) -> None:
+def test_without_invoices_a_purchase_is_one_day(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     made = retailer_settings(Path("in")) | {"columns": columns, "cleaning": {}}
     retailer = Retailer.model_validate(made)
@@ -437,7 +431,7 @@ def test_without_invoices_a_purchase_is_a_customers_day(tmp_path: Path) -> None:
 # -- the report
 
 
-def test_the_report_is_the_funnel_in_the_order_of_the_rules(tmp_path: Path) -> None:
+def test_report_shows_each_step_of_the_funnel(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "in" / "a.csv",
         [
@@ -472,7 +466,7 @@ def test_the_report_is_the_funnel_in_the_order_of_the_rules(tmp_path: Path) -> N
     assert rows[3]["reason"] == "a fee"
 
 
-def test_the_report_names_every_rule_that_holds_also_where_nothing_is_refused(tmp_path: Path) -> None:
+def test_report_lists_rules_that_reject_nothing(tmp_path: Path) -> None:
     retailer = shop({"refunds": "ignore", "sources_overlap": True}, rfm={"as_of": "2024-12-31"})
     rows = run(tmp_path, [line()], retailer).rows("select rule, lines from cleaning_report order by step")
     assert [row["rule"] for row in rows] == [
@@ -557,7 +551,7 @@ def expected_rules(files: Sequence[Sequence[Line]], *, ignore: bool, overlap: bo
 
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(files=FILES, ignore=st.booleans(), overlap=st.booleans(), shuffle=st.randoms(use_true_random=False))
-def test_whatever_comes_in_reconciles_to_the_penny_in_any_order(
+def test_any_lines_reconcile_to_the_penny_in_any_order(
     files: list[list[Line]], ignore: bool, overlap: bool, shuffle: Any
 ) -> None:
     files = [[line("500001")], *files]

@@ -11,7 +11,7 @@ from segmentation_pipeline_tests.programs import fuzz
 from segmentation_pipeline_tests.programs.fuzz_inputs import input_of
 
 
-def test_no_damaged_file_ends_in_a_traceback_or_in_a_lost_line() -> None:
+def test_damaged_files_cause_no_traceback_and_lose_no_line() -> None:
     figures = fuzz.run(seconds=60, most=42)
     assert figures.faults == {}
     # Of three inputs two are of eight files each.
@@ -22,9 +22,7 @@ def test_no_damaged_file_ends_in_a_traceback_or_in_a_lost_line() -> None:
     ("end", "told"),
     [("os.kill(os.getpid(), 11)", "its process ended with -11"), ("time.sleep(60)", "no end after 1 s")],
 )
-def test_an_input_that_kills_its_process_or_never_ends_is_a_fault(
-    monkeypatch: pytest.MonkeyPatch, end: str, told: str
-) -> None:
+def test_crash_and_hang_of_an_input_are_reported(monkeypatch: pytest.MonkeyPatch, end: str, told: str) -> None:
     monkeypatch.setattr(fuzz, "HANG_SECONDS", 1.0)
     figures = fuzz.Figures()
     program = f"import json, os, time; print(json.dumps({{'at': 7}}), flush=True); {end}"
@@ -34,7 +32,7 @@ def test_an_input_that_kills_its_process_or_never_ends_is_a_fault(
     assert [*figures.faults] == [7]
 
 
-def test_an_input_is_told_by_its_number_alone() -> None:
+def test_input_depends_on_its_number_only() -> None:
     digest = (
         "import hashlib; from segmentation_pipeline_tests.programs.fuzz_inputs import input_of; print(hashlib.sha256("
     )

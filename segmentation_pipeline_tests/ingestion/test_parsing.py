@@ -144,7 +144,7 @@ def expected() -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])
-def test_a_csv_gives_the_same_lines_in_every_encoding(
+def test_csv_gives_the_same_lines_in_every_encoding(
     tmp_path: Path, expected: list[tuple[Any, ...]], encoding: str, end: str
 ) -> None:
     header, lines = SHOP
@@ -223,22 +223,20 @@ def cells(given: Line) -> list[Any]:
     ]
 
 
-def test_a_workbook_of_mixed_cells_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+def test_workbook_of_mixed_cells_gives_the_same_lines(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     header, lines = SHOP
     workbook(tmp_path / "a.xlsx", {"All": [header, *map(cells, lines)]})
     assert lines_of(retailer("a.xlsx"), tmp_path) == expected
 
 
-def test_a_workbook_gives_the_text_that_a_csv_of_another_notation_has(
-    tmp_path: Path, expected: list[tuple[Any, ...]]
-) -> None:
+def test_workbook_gives_text_in_the_notation_of_the_settings(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     header, lines = SHOP
     workbook(tmp_path / "a.xlsx", {"All": [header, *map(cells, lines)]})
     settings = retailer("a.xlsx", decimal=",", date_format="%d.%m.%Y %H:%M:%S")
     assert lines_of(settings, tmp_path) == expected
 
 
-def test_typed_columns_mean_the_same_under_another_notation(tmp_path: Path) -> None:
+def test_typed_columns_ignore_the_notation_of_the_settings(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     select = "select timestamp '2024-03-21 10:00:00' as at, 17850.0::double as who, {} as money"
     for name, money in (("double", "1234.5::double"), ("decimal", "1234.50::decimal(9, 2)"), ("text", "'1.234,50'")):
@@ -254,7 +252,7 @@ def test_typed_columns_mean_the_same_under_another_notation(tmp_path: Path) -> N
     assert [tuple(row.values()) for row in rows] == [(at(2024, 3, 21, 10), "17850", Decimal("1234.5"), None)]
 
 
-def test_a_moment_with_an_offset_is_told_in_the_retailers_time(tmp_path: Path) -> None:
+def test_timestamp_with_offset_is_converted_to_local_time(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     moments = [
         "2024-07-01T10:00:00Z",
@@ -293,9 +291,7 @@ def test_a_moment_with_an_offset_is_told_in_the_retailers_time(tmp_path: Path) -
         (",", "1,234.50", None),
     ],
 )
-def test_a_number_is_read_as_written_or_refused_never_misread(
-    tmp_path: Path, decimal: str, text: str, money: str | None
-) -> None:
+def test_number_is_read_as_written_or_not_at_all(tmp_path: Path, decimal: str, text: str, money: str | None) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     write_csv(tmp_path / "a.csv", [("2024-03-01", "1", text)], ("at", "who", "money"))
     row = read(retailer("a.csv", columns, decimal=decimal), tmp_path).row(
@@ -337,9 +333,7 @@ def test_a_number_is_read_as_written_or_refused_never_misread(
         ("quantity", "6.9999999", None),
     ],
 )
-def test_a_number_that_does_not_fit_its_type_is_kept_as_text_and_never_rounded(
-    tmp_path: Path, column: str, text: str, value: str | None
-) -> None:
+def test_number_that_does_not_fit_is_kept_as_text(tmp_path: Path, column: str, text: str, value: str | None) -> None:
     given = line(quantity="1", price=text) if column == "price" else line(quantity=text, price="1")
     write_csv(tmp_path / "a.csv", [given])
     row = read(retailer("a.csv"), tmp_path).row(f"select {column} as value, amount, unparsed from raw_transactions")
@@ -348,7 +342,7 @@ def test_a_number_that_does_not_fit_its_type_is_kept_as_text_and_never_rounded(
     assert (row["unparsed"] and json.loads(row["unparsed"])[column]) == (text if value is None else None)
 
 
-def test_a_double_is_the_short_number_that_it_stands_for_in_every_format(tmp_path: Path) -> None:
+def test_double_is_read_as_its_short_number_in_every_format(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
     # The nearest doubles of 14.5 and 0.3, one unit in the last place off, as sums and spreadsheets leave them.
     off = [14.500000000000002, 0.1 + 0.2]
@@ -364,7 +358,7 @@ def test_a_double_is_the_short_number_that_it_stands_for_in_every_format(tmp_pat
     assert [tuple(row.values()) for row in lines] == [(Decimal("0.3"), 3, 0), (Decimal("14.5"), 3, 0)]
 
 
-def test_money_beyond_its_type_costs_its_line_and_is_kept_as_text(tmp_path: Path) -> None:
+def test_money_that_does_not_fit_is_kept_as_text(tmp_path: Path) -> None:
     lines = [
         line("1"),
         line("2", quantity="1000000000", price="100000"),
@@ -390,7 +384,7 @@ def test_money_beyond_its_type_costs_its_line_and_is_kept_as_text(tmp_path: Path
     ]
 
 
-def test_dates_are_day_first_where_the_file_says_so(tmp_path: Path) -> None:
+def test_dates_follow_the_configured_format(tmp_path: Path) -> None:
     lines = [line("1", at="01/02/2024 10:00"), line("2", at="31/12/2024 23:59"), line("3", at="12/31/2024 10:00")]
     write_csv(tmp_path / "a.csv", lines)
     rows = read(retailer("a.csv", date_format="%d/%m/%Y %H:%M"), tmp_path).rows(
@@ -400,9 +394,7 @@ def test_dates_are_day_first_where_the_file_says_so(tmp_path: Path) -> None:
     assert [row["told"] for row in rows] == [None, None, "12/31/2024 10:00"]
 
 
-def test_columns_are_found_by_name_whatever_their_order_case_and_blanks(
-    tmp_path: Path, expected: list[tuple[Any, ...]]
-) -> None:
+def test_columns_are_found_by_name_in_any_order(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     header = ["Extra", " unit price", "COUNTRY", "Customer ID", "", "invoicedate", "", "Quantity ", "Description"]
     header += ["stockCode", "Invoice No", "Extra"]
     lines = [
@@ -413,7 +405,7 @@ def test_columns_are_found_by_name_whatever_their_order_case_and_blanks(
     assert lines_of(retailer("a.csv"), tmp_path) == expected
 
 
-def test_files_of_one_folder_may_differ_in_their_columns(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
+def test_files_of_a_folder_may_have_different_columns(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     header, lines = SHOP
     write_csv(tmp_path / "in" / "1.csv", lines[:1])
     write_csv(tmp_path / "in" / "2.csv", [given[::-1] for given in lines[1:2]], header[::-1])
@@ -423,7 +415,7 @@ def test_files_of_one_folder_may_differ_in_their_columns(tmp_path: Path, expecte
 
 
 @pytest.mark.parametrize("lacking", ["stock_code", "description", "country", "invoice"])
-def test_a_column_that_the_source_lacks_is_null(tmp_path: Path, lacking: str) -> None:
+def test_column_that_the_source_lacks_is_null(tmp_path: Path, lacking: str) -> None:
     columns = {name: theirs for name, theirs in retailer_settings(tmp_path)["columns"].items() if name != lacking}
     write_csv(tmp_path / "a.csv", SHOP[1])
     row = read(retailer("a.csv", columns), tmp_path).row(
@@ -432,7 +424,7 @@ def test_a_column_that_the_source_lacks_is_null(tmp_path: Path, lacking: str) ->
     assert row == {"lines": 4, "values": 0, "unparsed": 0}
 
 
-def test_an_amount_column_stands_for_price_and_quantity(tmp_path: Path) -> None:
+def test_amount_column_replaces_price_and_quantity(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money", "quantity": "pieces"}
     lines = [("2024-03-01", "1", "9.99", "3"), ("2024-03-01", "2", "5", ""), ("2024-03-01", "3", "5", "many")]
     lines += [("2024-03-01", "4", "", "1")]
@@ -449,7 +441,7 @@ def test_an_amount_column_stands_for_price_and_quantity(tmp_path: Path) -> None:
     assert [row["unparsed"] is None for row in rows] == [True, True, False, False]
 
 
-def test_values_that_cannot_be_typed_are_kept_as_text(tmp_path: Path) -> None:
+def test_unparsed_values_are_kept_as_text(tmp_path: Path) -> None:
     given = line(quantity="two", at="1st of March", price="")
     write_csv(tmp_path / "a.csv", [given])
     row = read(retailer("a.csv"), tmp_path).row("select * from raw_transactions")
@@ -461,7 +453,7 @@ def test_values_that_cannot_be_typed_are_kept_as_text(tmp_path: Path) -> None:
     }
 
 
-def test_the_csv_of_online_retail_that_goes_round_needs_the_two_lines_that_the_shipped_file_names(
+def test_popular_online_retail_csv_needs_the_two_documented_settings(
     tmp_path: Path,
 ) -> None:
     lines = [line(at="12/1/2010 8:26"), line(description="£1", at="1/31/2011 16:05")]
@@ -500,7 +492,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 @pytest.mark.parametrize("place", ["first", "middle", "last", "alone"])
-def test_a_broken_line_is_kept_as_text_under_its_number(tmp_path: Path, fault: str, place: str) -> None:
+def test_malformed_record_is_kept_as_text_with_its_number(tmp_path: Path, fault: str, place: str) -> None:
     around = {"first": (0, 3), "middle": (2, 2), "last": (3, 0), "alone": (0, 0)}
     before, after = around[place]
     lines = [*(str(number) for number in range(100, 100 + before)), BROKEN[fault].rstrip("\n")]
@@ -510,7 +502,7 @@ def test_a_broken_line_is_kept_as_text_under_its_number(tmp_path: Path, fault: s
     assert numbers_of(retailer("a.csv"), tmp_path) == {("a.csv", "", 2 + at): one for at, one in enumerate(lines)}
 
 
-def test_every_fault_at_once_leaves_every_other_line_as_it_was(tmp_path: Path) -> None:
+def test_all_kinds_of_malformed_records_spoil_no_other_line(tmp_path: Path) -> None:
     text, wanted = HEAD, dict[int, str]()
     for at, fault in enumerate(BROKEN.values()):
         text += good(100 + at) + fault
@@ -520,7 +512,7 @@ def test_every_fault_at_once_leaves_every_other_line_as_it_was(tmp_path: Path) -
     assert {number: told for (_, _, number), told in found.items()} == wanted | {14: "999"}
 
 
-def test_an_unclosed_quote_costs_its_line_even_if_the_file_goes_on_for_megabytes(tmp_path: Path) -> None:
+def test_unclosed_quote_spoils_one_line_of_a_large_file(tmp_path: Path) -> None:
     lines = 40_000
     rest = "".join(good(number).replace("LANTERN", '"LANTERN, ""BIG"""') for number in range(lines))
     (tmp_path / "a.csv").write_text(HEAD + good(1) + BROKEN["unclosed quote"] + rest)
@@ -536,9 +528,7 @@ def test_an_unclosed_quote_costs_its_line_even_if_the_file_goes_on_for_megabytes
     "cut", ['536365,"LANT', '536365,8"x,"LANT', '"536365,"8x","LANT'], ids=["open", "inch", "junk"]
 )
 @pytest.mark.parametrize("files", [1, 12])
-def test_a_last_line_that_was_cut_off_inside_a_quote_is_a_broken_one_of_however_many_files(
-    tmp_path: Path, files: int, cut: str
-) -> None:
+def test_last_line_cut_off_inside_a_quote_is_malformed(tmp_path: Path, files: int, cut: str) -> None:
     """Of more than twice as many files as it has threads, DuckDB leaves it out without noting that it did."""
     (tmp_path / "in").mkdir()
     for number in range(files):
@@ -547,7 +537,7 @@ def test_a_last_line_that_was_cut_off_inside_a_quote_is_a_broken_one_of_however_
     assert numbers_of(retailer("in"), tmp_path) == wanted
 
 
-def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
+def test_undecodable_bytes_spoil_one_line(tmp_path: Path) -> None:
     bad = good(2).encode().replace(b"LAN", b"L\xc4N")
     (tmp_path / "a.csv").write_bytes(HEAD.encode() + good(1).encode() + bad + good(3).encode())
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
@@ -562,7 +552,7 @@ def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
     assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: shown.replace("xc4", "x81"), 4: "3"}
 
 
-def test_a_field_over_several_lines_is_one_record_also_beside_broken_ones(tmp_path: Path) -> None:
+def test_field_of_several_lines_is_one_record(tmp_path: Path) -> None:
     for end in ("\n", "\r\n"):
         for inside in ("\n", "\r\n", "\r"):
             text = HEAD + good(1).replace("LANTERN", '"LAN~TERN"') + good(2) + "broken\n" + good(3)
@@ -576,7 +566,7 @@ def test_a_field_over_several_lines_is_one_record_also_beside_broken_ones(tmp_pa
             ]
 
 
-def test_line_ends_of_several_kinds_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
+def test_mixed_line_ends_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
     text = (
         "\n"
         + HEAD
@@ -591,7 +581,7 @@ def test_line_ends_of_several_kinds_and_blank_lines_lose_nothing(tmp_path: Path)
     assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: "2", 4: "3", 5: "4"}
 
 
-def test_numbers_are_those_of_each_file_also_where_some_have_broken_lines(tmp_path: Path) -> None:
+def test_lines_are_numbered_per_file(tmp_path: Path) -> None:
     wanted: dict[tuple[str, str, int], str | None] = {}
     for at, name in enumerate(["a.csv", "b.csv", "deep/c.csv", "z.csv"]):
         lines = [str(1000 * at + number) for number in range(3 + at)]
@@ -604,7 +594,7 @@ def test_numbers_are_those_of_each_file_also_where_some_have_broken_lines(tmp_pa
     assert numbers_of(retailer("in"), tmp_path) == wanted
 
 
-def test_a_header_repeated_in_the_middle_is_a_line_that_cannot_be_typed(tmp_path: Path) -> None:
+def test_repeated_header_is_an_unparsed_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEAD + good(1) + HEAD + good(2))
     rows = read(retailer("a.csv"), tmp_path).rows(
         "select source_line, invoice, unparsed from raw_transactions order by 1"
@@ -613,12 +603,12 @@ def test_a_header_repeated_in_the_middle_is_a_line_that_cannot_be_typed(tmp_path
     assert [row["unparsed"] is None for row in rows] == [True, False, True]
 
 
-def test_a_header_over_several_lines_is_one_record(tmp_path: Path) -> None:
+def test_header_of_several_lines_is_one_record(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEAD.replace("InvoiceNo", '"Invoice\nNo"') + good(1))
     assert numbers_of(retailer("a.csv"), tmp_path) == {("a.csv", "", 2): "1"}
 
 
-def test_broken_json_lines_are_kept_as_text_under_their_number(tmp_path: Path) -> None:
+def test_malformed_json_lines_are_kept_as_text_with_their_number(tmp_path: Path) -> None:
     def item(number: int) -> str:
         return json.dumps(dict(zip(HEADER, line(invoice=str(number)), strict=True)))
 
@@ -637,7 +627,7 @@ def names(settings: Retailer, base: Path) -> list[str]:
     return list(source_files(settings.source, base))
 
 
-def test_a_folder_is_read_with_all_below_it_and_nothing_else(tmp_path: Path) -> None:
+def test_folder_is_read_with_its_subfolders(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     for name in ("b.csv", "a.csv", "2024/03/c.csv.gz", "2024/d.xlsx", "e.PARQUET", "f.jsonl.zst", "g.tsv"):
         write_csv(folder / name, [])
@@ -654,14 +644,14 @@ def test_a_folder_is_read_with_all_below_it_and_nothing_else(tmp_path: Path) -> 
     ]
 
 
-def test_a_pattern_is_read_from_where_it_is_fixed(tmp_path: Path) -> None:
+def test_files_of_a_pattern_are_named_from_its_folder(tmp_path: Path) -> None:
     for name in ("in/2024-01/a.csv", "in/2024-02/a.csv", "in/2023-12/a.csv", "in/2024-02/b.xlsx"):
         write_csv(tmp_path / name, [])
     assert names(retailer("in/2024-*/*.csv"), tmp_path) == ["2024-01/a.csv", "2024-02/a.csv"]
     assert names(retailer(f"{tmp_path}/in/**/a.csv"), Path("/")) == ["2023-12/a.csv", "2024-01/a.csv", "2024-02/a.csv"]
 
 
-def test_files_of_a_list_keep_apart_what_is_called_the_same(tmp_path: Path) -> None:
+def test_files_of_a_list_have_distinct_names(tmp_path: Path) -> None:
     for at, name in enumerate(("shop/a.csv", "web/a.csv", "web/b.csv")):
         write_csv(tmp_path / name, [line(invoice=str(at))])
     settings = retailer(["shop/a.csv", "web"])
@@ -669,14 +659,14 @@ def test_files_of_a_list_keep_apart_what_is_called_the_same(tmp_path: Path) -> N
     assert [*numbers_of(settings, tmp_path).values()] == ["0", "1", "2"]
 
 
-def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+def test_file_named_twice_is_read_once(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "deep" / "a.csv", [line()])
     (tmp_path / "in" / "latest.csv").symlink_to(tmp_path / "in" / "deep" / "a.csv")
     assert names(retailer(["in", "in/deep/a.csv", "in/*.csv"]), tmp_path) == ["deep/a.csv"]
 
 
 @pytest.mark.parametrize("name", ["a [1] 'x' *.csv", "[ab].csv", "what?.csv", "über uns.csv"])
-def test_a_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+def test_wildcards_in_file_names_are_literal(tmp_path: Path, name: str) -> None:
     (tmp_path / "a [1]").mkdir()
     (tmp_path / "a [1]" / name).write_text(HEAD + good(1) + "broken\n")
     write_csv(tmp_path / "a [1]" / "a.csv", [line(invoice="2")])
@@ -686,7 +676,7 @@ def test_a_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
     assert names(retailer("*.csv"), tmp_path / "a [1]") == sorted([name, "a.csv"])
 
 
-def test_a_format_is_named_where_the_ending_does_not_tell(tmp_path: Path) -> None:
+def test_unknown_ending_needs_a_format(tmp_path: Path) -> None:
     write_csv(tmp_path / "export.dat", [line(invoice="1")])
     assert numbers_of(retailer("export.dat", format="csv"), tmp_path) == {("export.dat", "", 2): "1"}
     with pytest.raises(SourceError, match=r"export.dat: unknown ending. Set source.format"):
@@ -694,7 +684,7 @@ def test_a_format_is_named_where_the_ending_does_not_tell(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere.csv", "empty", "*.csv"])
-def test_a_path_that_leads_nowhere_says_where_it_looked(tmp_path: Path, path: str) -> None:
+def test_path_without_files_is_named_in_the_message(tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("x")
     with pytest.raises(SourceError) as told:
@@ -714,7 +704,7 @@ def sentence(settings: Retailer, base: Path) -> str:
     return str(told.value)
 
 
-def test_empty_files_are_passed_over_where_another_has_lines(tmp_path: Path) -> None:
+def test_empty_files_are_skipped(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "a.csv", [line(invoice="1")])
     for name in ("b.csv", "c.jsonl", "d.parquet", "e.xlsx", "f.csv.gz"):
         (tmp_path / "in" / name).write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
@@ -724,7 +714,7 @@ def test_empty_files_are_passed_over_where_another_has_lines(tmp_path: Path) -> 
     assert numbers_of(retailer("in"), tmp_path) == {("a.csv", "", 2): "1"}
 
 
-def test_a_source_without_a_line_is_no_success(tmp_path: Path) -> None:
+def test_source_without_lines_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.csv").write_text("")
@@ -736,7 +726,7 @@ def test_a_source_without_a_line_is_no_success(tmp_path: Path) -> None:
     )
 
 
-def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_missing_column_is_reported_with_those_found(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "good.csv", [line()])
     header = ("Invoice", *HEADER[1:4], "InvoiceDate", "UnitPrice", "Customer", "Country")
     write_csv(tmp_path / "in" / "other.csv", [line()], header)
@@ -747,12 +737,12 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
     )
 
 
-def test_a_column_that_is_there_twice_is_told(tmp_path: Path) -> None:
+def test_repeated_column_is_reported(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [(*line(), "3")], (*HEADER, "unit price"))
     assert "a.csv: more than one column for price = 'UnitPrice'; it has " in sentence(retailer("a.csv"), tmp_path)
 
 
-def test_a_wrong_delimiter_or_encoding_shows_what_was_found(tmp_path: Path) -> None:
+def test_wrong_delimiter_or_encoding_shows_the_columns_found(tmp_path: Path) -> None:
     header, lines = SHOP
     (tmp_path / "a.csv").write_text(text_of([header, *lines], ";"))
     assert "it has InvoiceNo;StockCode;" in sentence(retailer("a.csv"), tmp_path)
@@ -765,7 +755,7 @@ def test_a_wrong_delimiter_or_encoding_shows_what_was_found(tmp_path: Path) -> N
     assert sentence(retailer("c.csv", encoding="utf-16"), tmp_path).startswith("c.csv: cannot be read as csv: ")
 
 
-def test_a_header_over_lines_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_message_shows_a_header_of_several_lines_in_one(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"Who\n\x1bis it",Money\n1,2\n')
     told = sentence(retailer("a.csv"), tmp_path)
     assert "it has Whois it, Money. Correct" in told
@@ -773,7 +763,7 @@ def test_a_header_over_lines_is_told_in_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.xlsx", "a.csv.gz", "a.jsonl.gz", "a.csv.zst", "a.jsonl"])
-def test_a_file_that_is_something_else_says_so(tmp_path: Path, name: str) -> None:
+def test_file_with_wrong_content_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("This is not what its name says.\n")
     told = sentence(retailer(name), tmp_path)
     assert told.startswith((f"{name}: cannot be read as ", f"{name}: no line of it is a JSON object"))
@@ -790,7 +780,7 @@ def test_truncated_compressed_file_is_an_error(tmp_path: Path, name: str, compre
 # -- workbooks
 
 
-def test_all_sheets_are_read_or_those_that_are_named(tmp_path: Path) -> None:
+def test_all_sheets_or_named_ones_are_read(tmp_path: Path) -> None:
     header, (first, second, *_) = SHOP
     workbook(tmp_path / "a.xlsx", {"2009": [header, cells(first)], "2010": [header, cells(second)], "Empty": []})
     both = {("a.xlsx", "2009", 2): "536365", ("a.xlsx", "2010", 2): "C536366"}
@@ -798,7 +788,7 @@ def test_all_sheets_are_read_or_those_that_are_named(tmp_path: Path) -> None:
     assert numbers_of(retailer("a.xlsx", sheets=["2010"]), tmp_path) == {("a.xlsx", "2010", 2): "C536366"}
 
 
-def test_a_sheet_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_missing_sheet_is_reported_with_those_found(tmp_path: Path) -> None:
     workbook(tmp_path / "a.xlsx", {"Lines": SHOP[1], "Notes": []})
     assert (
         sentence(retailer("a.xlsx", sheets=["Line"]), tmp_path)
@@ -806,14 +796,14 @@ def test_a_sheet_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
     )
 
 
-def test_a_sheet_of_something_else_is_told_with_its_name(tmp_path: Path) -> None:
+def test_sheet_without_the_columns_is_named(tmp_path: Path) -> None:
     workbook(tmp_path / "a.xlsx", {"Lines": [HEADER, cells(line())], "Notes": [["Made by"], ["us"]]})
     told = sentence(retailer("a.xlsx"), tmp_path)
     assert told.startswith("a.xlsx [Notes]: no column for transaction_at = 'InvoiceDate', ")
     assert told.endswith("or name the sheets that have them in source.sheets.")
 
 
-def test_an_error_cell_of_a_workbook_is_read_as_an_empty_one(tmp_path: Path) -> None:
+def test_error_cell_is_read_as_empty(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", {"Lines": [HEADER, cells(line("1")), cells(line("2"))]})
     book = openpyxl.load_workbook(path)
     cell = book["Lines"]["G2"]
@@ -825,7 +815,7 @@ def test_an_error_cell_of_a_workbook_is_read_as_an_empty_one(tmp_path: Path) -> 
     assert [tuple(row.values()) for row in rows] == [(None, None), ("17850", None)]
 
 
-def test_a_cell_far_beyond_the_others_is_told_and_takes_no_memory(tmp_path: Path) -> None:
+def test_file_with_too_many_columns_is_an_error(tmp_path: Path) -> None:
     """Columns between the others and it would be millions, of which DuckDB runs out of memory."""
     book = write_workbook(tmp_path / "book.xlsx", {"Lines": [HEADER, line()]})
     with zipfile.ZipFile(book) as whole, zipfile.ZipFile(tmp_path / "a.xlsx", "w") as damaged:
@@ -837,7 +827,7 @@ def test_a_cell_far_beyond_the_others_is_told_and_takes_no_memory(tmp_path: Path
     assert sentence(retailer("b.csv"), tmp_path) == f"b.csv: 20,008 {said}"
 
 
-def test_blank_rows_of_a_workbook_are_no_lines(tmp_path: Path) -> None:
+def test_blank_rows_of_a_workbook_are_skipped(tmp_path: Path) -> None:
     rows = [[None], [None], HEADER, cells(line("1")), [None] * 8, cells(line("2"))]
     workbook(tmp_path / "a.xlsx", {"Lines": rows})
     assert numbers_of(retailer("a.xlsx"), tmp_path) == {("a.xlsx", "Lines", 2): "1", ("a.xlsx", "Lines", 3): "2"}

@@ -265,7 +265,7 @@ def numbered(some: Sequence[File]) -> dict[str, File]:
 
 @settings(max_examples=40, **SAME)
 @given(some=SOURCES, delimiter=st.sampled_from(",;\t|"))
-def test_every_line_and_every_penny_of_whatever_files_is_clean_or_rejected(some: list[File], delimiter: str) -> None:
+def test_every_line_and_penny_is_clean_or_rejected(some: list[File], delimiter: str) -> None:
     """Counted here from what was written: each file's lines, those that break, and which lines the rules let pass."""
     with TemporaryDirectory() as folder:
         shop = Shop(Path(folder), delimiter)
@@ -317,9 +317,7 @@ def derived(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
 
 @settings(max_examples=3, **SAME)
 @given(some=st.lists(files(), min_size=2, max_size=4), seed=st.integers(0, 2**32), overlap=st.booleans())
-def test_the_order_of_files_and_of_lines_and_repeats_change_nothing_that_is_derived(
-    some: list[File], seed: int, overlap: bool
-) -> None:
+def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, overlap: bool) -> None:
     """All at once; one a night in any order, some written again meanwhile; and with the lines of each file shuffled."""
     random = Random(seed)  # noqa: S311 - nothing secret
     brought = with_customers(some, random)
@@ -344,7 +342,7 @@ def test_the_order_of_files_and_of_lines_and_repeats_change_nothing_that_is_deri
 
 @settings(max_examples=3, **SAME)
 @given(some=st.lists(files(), min_size=1, max_size=4), seed=st.integers(0, 2**32))
-def test_a_second_run_leaves_every_table_as_it_was_to_the_byte(some: list[File], seed: int) -> None:
+def test_second_run_changes_no_table(some: list[File], seed: int) -> None:
     with TemporaryDirectory() as folder:
         shop = Shop(Path(folder))
         shop.bring(with_customers(some, Random(seed)))  # noqa: S311 - nothing secret
