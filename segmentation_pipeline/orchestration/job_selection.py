@@ -13,7 +13,9 @@ from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.segments.membership import last_change_at
 from segmentation_pipeline.segments.promotion import fit_is_due
 from segmentation_pipeline.segments.registry import Registry
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.connection import reading_database
+from segmentation_pipeline.warehouse.database import Warehouse
 
 NIGHTLY_JOB, REFIT_JOB = "nightly_segmentation", "refit_segmentation"
 MODEL_GROUP = "model"
@@ -42,15 +44,27 @@ def why_model_is_due(settings: Retailer, folders: RetailerFolders) -> str:
         return _NO_MODEL
     try:
         with reading_database(folders.working_database) as database:
-            as_of, last = _fixed_as_of(settings), last_change_at(database)
-            if as_of is not None and last is not None and as_of < last:
-                return ""
-            return why_fit_is_due(Registry.of(database), settings)
+            return _why_fit_is_due_now(database, settings) or _why_tables_are_missing(database)
     except duckdb.CatalogException:
         # The first run was killed between creating the file and its tables.
         return _NO_MODEL
     except (duckdb.Error, PipelineError, OSError):
         return ""
+
+
+def _why_fit_is_due_now(database: Warehouse, settings: Retailer) -> str:
+    registry, as_of, last = Registry.of(database), _fixed_as_of(settings), last_change_at(database)
+    if as_of is not None and last is not None and as_of < last:
+        return ""
+    return why_fit_is_due(registry, settings)
+
+
+def _why_tables_are_missing(database: Warehouse) -> str:
+    """Return why the tables of the group must be derived from the active model again, where some are missing."""
+    missing = database.missing_or_outdated(
+        table for table, contract in contracts().items() if contract.stage == MODEL_GROUP
+    )
+    return f"the working database has no table {', '.join(missing)}, as after a restore" if missing else ""
 
 
 def why_fit_is_due(registry: Registry, settings: Retailer) -> str:

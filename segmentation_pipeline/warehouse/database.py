@@ -4,7 +4,7 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 `releases`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,9 @@ from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.catalog import WITHOUT_SOURCE, contracts, macros
 from segmentation_pipeline.tables.contract import Contract, Violation, quoted
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
+
+# The table of erased customers before contract 3. Without it, they would come back.
+_ERASED_IN_VERSION_2 = "forgotten_customers"
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ class Warehouse:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool = False) -> None:
         self.connection = connection
+        outdated = self._outdated_tables()
         connection.execute(macros())
         if read_only:
             return
-        self._drop_tables_of_other_versions()
+        for table in outdated:
+            # The next run derives it again.
+            connection.execute(f"drop table {quoted(table)}")
         for contract in contracts().values():
             if contract.state and not self.has(contract.table):
                 self.connection.execute(contract.ddl(constraints=False))
@@ -127,6 +133,11 @@ class Warehouse:
         select = "select 1 as one from duckdb_tables() where table_name = $table and not temporary"
         return bool(self.rows(select, table=table))
 
+    def missing_or_outdated(self, tables: Iterable[str]) -> list[str]:
+        """Return the tables that do not exist with the columns and types of their contracts."""
+        found = self._columns()
+        return [table for table in tables if found.get(table) != _contract_columns(table)]
+
     @contextmanager
     def _transaction(self) -> Iterator["_Transaction"]:
         transaction = _Transaction()
@@ -139,22 +150,44 @@ class Warehouse:
             else:
                 self.connection.rollback()
 
-    def _drop_tables_of_other_versions(self) -> None:
-        """Drop derived tables that another version of this package wrote; the next run derives them again."""
-        for table, contract in contracts().items():
-            if self.has(table):
-                described = self.rows(f"select column_name, column_type from (describe {quoted(table)})")
-                found = [(row["column_name"], row["column_type"]) for row in described]
-                if found != [(column.name, column.type) for column in contract.columns]:
-                    if contract.state or (table == "raw_transactions" and self._holds_lines_without_source()):
-                        raise WarehouseError(
-                            f"{table} in the working database has the columns of another version of this package, and"
-                            " rows that no source has: go back to that version, or delete the file to start anew."
-                        )
-                    self.connection.execute(f"drop table {quoted(table)}")
+    def _outdated_tables(self) -> list[str]:
+        """Return the derived tables that another version of this package wrote.
+
+        Raises:
+            WarehouseError: An outdated table holds what cannot be derived again.
+        """
+        found = self._columns()
+        outdated = [name for name in contracts() if found.get(name, _contract_columns(name)) != _contract_columns(name)]
+        kept = [name for name in outdated if self._cannot_be_derived(name)]
+        if kept or _ERASED_IN_VERSION_2 in found:
+            raise WarehouseError(
+                f"{self._file()}: another version of this package wrote the working database"
+                f" ({', '.join(kept) or _ERASED_IN_VERSION_2}). Convert the last release of that version with `segments"
+                " restore RELEASE --replace`, which keeps the models, the membership history and the list of erased"
+                " customers; or move the file away, and the next run starts without them; or use that version again."
+            )
+        return outdated
+
+    def _columns(self) -> dict[str, list[tuple[str, str]]]:
+        """Return the columns of every table, each with its type, in order."""
+        rows = self.connection.execute(
+            "select table_name, list(column_name order by column_index), list(data_type order by column_index)"
+            " from duckdb_columns() where not internal and database_name = current_database() group by table_name"
+        ).fetchall()
+        return {table: list(zip(names, types, strict=True)) for table, names, types in rows}
+
+    def _cannot_be_derived(self, table: str) -> bool:
+        return contracts()[table].state or (table == "raw_transactions" and self._holds_lines_without_source())
+
+    def _file(self) -> str:
+        return str(self.row("select path from duckdb_databases() where database_name = current_database()")["path"])
 
     def _holds_lines_without_source(self) -> bool:
         return self.has("ingested_files") and bool(self.rows(f"{WITHOUT_SOURCE} limit 1"))
+
+
+def _contract_columns(table: str) -> list[tuple[str, str]]:
+    return [(column.name, column.type) for column in contracts()[table].columns]
 
 
 @dataclass

@@ -11,6 +11,8 @@ import pytest
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for, why_model_is_due
+from segmentation_pipeline.segments import backtest
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
 
@@ -23,6 +25,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retailer]:
     path = tmp_path_factory.mktemp("fitted") / "work.duckdb"
     nights = Nights(four_behaviours(120), database=path)
     nights.run(AS_OF)
+    for table in backtest.TABLES:
+        nights.connection.execute(contracts()[table].ddl(constraints=False))
     nights.connection.close()
     return path, nights.settings
 
@@ -71,6 +75,15 @@ def test_later_run_with_the_same_settings_fits_nothing(settings: Retailer, folde
 
 def test_changed_settings_make_a_fit_due(settings: Retailer, folders: RetailerFolders) -> None:
     assert why_model_is_due(with_rfm(settings, look_back_days=90), folders) == "the settings changed since the last fit"
+
+
+def test_run_after_a_restore_derives_the_model_tables(
+    settings: Retailer, folders: RetailerFolders, database: Warehouse
+) -> None:
+    database.connection.execute("drop table kmeans_scaler")
+    database.connection.close()
+    expected = "the working database has no table kmeans_scaler, as after a restore"
+    assert why_model_is_due(settings, folders) == expected
 
 
 def test_run_for_an_earlier_date_fits_nothing(settings: Retailer, folders: RetailerFolders) -> None:
