@@ -1,7 +1,7 @@
 """No published column changes without a new version of the contract and a line in the changelog.
 
-What each version promised stands in `contracts/<version>.txt`, a column a line. A version that was once released is
-never written again; the file of a new one is made by `python -m segmentation_pipeline_tests.tables.test_contract_version`.
+`published/<version>.txt` lists the columns of each version, one per line. The file of a released version never changes.
+`python -m segmentation_pipeline_tests.tables.test_contract_version` writes the file of a new version.
 """
 
 import re
@@ -19,14 +19,14 @@ Version = tuple[int, int, int]
 Columns = dict[str, str]
 
 
-def promised() -> Iterator[str]:
-    """Each published column as a consumer depends on it: type, unit, whether it is null, whether it is in the key."""
+def published_columns() -> Iterator[str]:
+    """Yield each published column with what consumers depend on: type, key, null, unit."""
     for contract in published():
         for column in contract.columns:
             null = "may be null" if column.nullable else ""
             key = "key" if column.name in contract.key else ""
-            told = filter(None, (column.type, key, null, column.unit and f"[{column.unit}]"))
-            yield f"{contract.table}.{column.name}: {', '.join(told)}"
+            facts = filter(None, (column.type, key, null, column.unit and f"[{column.unit}]"))
+            yield f"{contract.table}.{column.name}: {', '.join(facts)}"
 
 
 def frozen(version: Version) -> Path:
@@ -43,27 +43,27 @@ def number(text: str) -> Version:
 
 
 def differing(old: Columns, new: Columns) -> tuple[set[str], set[str]]:
-    """The columns that went or changed, and those that came."""
-    broken = {name for name, told in old.items() if new.get(name) != told}
+    """Return the columns that were removed or changed, and those that were added."""
+    broken = {name for name, facts in old.items() if new.get(name) != facts}
     return broken, new.keys() - old.keys()
 
 
-def is_bumped(old: Version, new: Version, broken: set[str], came: set[str]) -> bool:
-    """Whether the number went up by as much as the difference asks."""
+def is_raised_enough(old: Version, new: Version, broken: set[str], added: set[str]) -> bool:
+    """Return whether the version was raised by as much as the difference requires."""
     if broken:
         return new[0] > old[0]
-    return new[:2] > old[:2] if came else new > old
+    return new[:2] > old[:2] if added else new > old
 
 
-def unmentioned(section: str, old: Columns, broken: set[str], came: set[str]) -> list[str]:
-    """What differs and is not named in the changelog: a table that is new as a whole, else the column."""
+def unmentioned(section: str, old: Columns, broken: set[str], added: set[str]) -> list[str]:
+    """Return the differences that the changelog does not name: new tables, and other columns."""
     tables_before = {name.split(".")[0] for name in old}
-    wanted = {name.split(".")[0] if name.split(".")[0] not in tables_before else name for name in broken | came}
+    wanted = {name.split(".")[0] if name.split(".")[0] not in tables_before else name for name in broken | added}
     return sorted(name for name in wanted if f"`{name.split('.')[-1]}`" not in section and f"`{name}`" not in section)
 
 
 def section_of(version: Version) -> str:
-    """All that the changelog says under the headings of one version of the contract."""
+    """Return the text of the changelog under the headings of a contract version."""
     parts = re.split(r"^(?=## )", CHANGELOG.read_text("utf-8"), flags=re.MULTILINE)
     heading = re.compile(rf"## .* - contract {re.escape('.'.join(map(str, version)))}\n")
     return "".join(part for part in parts if heading.match(part))
@@ -72,22 +72,24 @@ def section_of(version: Version) -> str:
 VERSIONS = sorted(number(path.stem) for path in CONTRACTS.glob("*.txt"))
 
 
-def test_the_published_columns_are_those_of_the_version_that_they_are_published_as() -> None:
+def test_published_columns_are_those_of_their_contract_version() -> None:
     file = frozen(number(CONTRACT_VERSION))
-    assert VERSIONS[-1] == number(CONTRACT_VERSION), f"{file.name} is not there: see this module's first lines"
-    assert list(promised()) == file.read_text("utf-8").splitlines(), (
-        f"published columns differ from contract {CONTRACT_VERSION}: raise CONTRACT_VERSION in tables.py, tell it in"
-        " CHANGELOG.md, and make the file of the new version (see this module's first lines)"
+    assert VERSIONS[-1] == number(CONTRACT_VERSION), (
+        f"{file.name} is missing; this module's docstring says how to write it"
+    )
+    assert list(published_columns()) == file.read_text("utf-8").splitlines(), (
+        f"published columns differ from contract {CONTRACT_VERSION}: raise CONTRACT_VERSION in tables/catalog.py,"
+        " describe the change in CHANGELOG.md, and write the file of the new version (see this module's docstring)"
     )
 
 
 @pytest.mark.parametrize(("old", "new"), [*pairwise(VERSIONS)])
-def test_each_version_is_raised_by_as_much_as_it_changes_and_the_changelog_names_it(old: Version, new: Version) -> None:
+def test_each_version_is_raised_enough_and_described_in_the_changelog(old: Version, new: Version) -> None:
     before, after = (columns(frozen(version).read_text("utf-8").splitlines()) for version in (old, new))
-    broken, came = differing(before, after)
-    assert is_bumped(old, new, broken, came), f"{sorted(broken)} went or changed, {sorted(came)} came"
+    broken, added = differing(before, after)
+    assert is_raised_enough(old, new, broken, added), f"{sorted(broken)} removed or changed, {sorted(added)} added"
     assert section_of(new), f"CHANGELOG.md has no heading that ends in `- contract {'.'.join(map(str, new))}`"
-    assert unmentioned(section_of(new), before, broken, came) == []
+    assert unmentioned(section_of(new), before, broken, added) == []
 
 
 BEFORE = {"shelf.product": "VARCHAR, key", "shelf.units": "INTEGER"}
@@ -103,17 +105,17 @@ BEFORE = {"shelf.product": "VARCHAR, key", "shelf.units": "INTEGER"}
         ({**BEFORE, "till.coins": "INTEGER"}, (2, 0, 0), (1, 2, 3)),
     ],
 )
-def test_a_change_that_is_not_told_is_seen(after: Columns, raised: Version, not_enough: Version) -> None:
-    broken, came = differing(BEFORE, after)
-    assert is_bumped((1, 2, 3), raised, broken, came)
-    assert not is_bumped((1, 2, 3), not_enough, broken, came)
-    assert unmentioned("- Nothing of note about units.", BEFORE, broken, came) != []
-    assert unmentioned("- `shelf.units`, `colour` and `till` are others.", BEFORE, broken, came) == []
+def test_an_undescribed_change_is_detected(after: Columns, raised: Version, not_enough: Version) -> None:
+    broken, added = differing(BEFORE, after)
+    assert is_raised_enough((1, 2, 3), raised, broken, added)
+    assert not is_raised_enough((1, 2, 3), not_enough, broken, added)
+    assert unmentioned("- Nothing of note about units.", BEFORE, broken, added) != []
+    assert unmentioned("- `shelf.units`, `colour` and `till` are others.", BEFORE, broken, added) == []
 
 
 if __name__ == "__main__":
     made = frozen(number(CONTRACT_VERSION))
     if made.exists():
-        raise SystemExit(f"{made} stands: raise CONTRACT_VERSION, or delete the file if no release was ever published")
+        raise SystemExit(f"{made} exists: raise CONTRACT_VERSION, or delete the file if no release was ever published")
     made.parent.mkdir(exist_ok=True)
-    made.write_text("\n".join(promised()) + "\n", "utf-8")
+    made.write_text("\n".join(published_columns()) + "\n", "utf-8")

@@ -51,7 +51,7 @@ def files_of_the_page() -> dict[str, str]:
     """Return the files that the section shows, by the path in the first comment of each code block."""
     section = PAGE.read_text("utf-8").split("\n## Add a table\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:sql|yaml)\n(?:--|#) (\S+)\n(.*?)```", section, flags=re.DOTALL)
-    return {path: text for path, text in blocks}
+    return dict(blocks)
 
 
 def materialised(folder: Path, table: str) -> dict[str, Any]:

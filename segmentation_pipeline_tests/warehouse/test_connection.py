@@ -1,4 +1,4 @@
-"""What a retailer file or its files say is never run, and nothing is read or written outside the retailer's places."""
+"""Text from retailer files and source files is never executed, and SQL cannot leave the retailer's folders."""
 
 import re
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ ESCAPES = (
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A folder that is none of the retailer's, with files in it."""
+    """A folder outside the retailer's, with files in it."""
     folder = tmp_path / "out"
     folder.mkdir()
     duckdb.connect(str(folder / "their.duckdb")).close()
@@ -71,7 +71,7 @@ def all_below(folder: Path) -> set[Path]:
 
 
 def escaped(connection: duckdb.DuckDBPyConnection, out: Path, home: Path) -> list[str]:
-    """The statements that DuckDB does not refuse."""
+    """Return the statements that DuckDB does not reject."""
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     (home / "tmp" / "link").symlink_to(out, target_is_directory=True)
     ran = []
@@ -84,28 +84,30 @@ def escaped(connection: duckdb.DuckDBPyConnection, out: Path, home: Path) -> lis
     return ran
 
 
-def test_the_connection_of_a_run_reaches_no_other_file_and_no_extension_and_stays_so(
+def test_a_run_cannot_access_other_files_extensions_or_settings(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "source" / "a.csv", regular_customers())
     monkeypatch.setenv("SEGMENTATION_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(settings_file(tmp_path, tmp_path / "source")))
     home, ran = tmp_path / "data" / "corner_shop", list[str]()
+    (home / "releases").mkdir(parents=True)
 
-    @dg.asset(deps=["release"])
+    @dg.asset
     def intruder(warehouse: WarehouseResource) -> None:
         ran.extend(escaped(warehouse.open().connection, out, home))
 
     loaded = dg.Definitions.merge(defs(), dg.Definitions(assets=[intruder]))
     with dg.DagsterInstance.ephemeral() as instance:
-        result = loaded.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+        job = loaded.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("intruder")])
     assert result.success
     assert ran == []
     assert {file.name for file in all_below(out)} == {"their.duckdb", "their.csv"}
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_the_connection_that_reads_files_reaches_these_and_its_own_folder_alone(tmp_path: Path, out: Path) -> None:
+def test_reading_can_access_only_its_files_and_its_folder(tmp_path: Path, out: Path) -> None:
     home, staging = tmp_path / "home", tmp_path / "home" / "tmp" / "read-1" / "staging.duckdb"
     staging.parent.mkdir(parents=True)
     mine = out / "a[1]*'; --.csv"
@@ -120,7 +122,7 @@ def test_the_connection_that_reads_files_reaches_these_and_its_own_folder_alone(
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_a_connection_may_write_into_its_places_also_where_they_come_later_or_are_links(tmp_path: Path) -> None:
+def test_a_run_can_write_into_links_and_folders_created_later(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (tmp_path / "disk").mkdir()
     home.symlink_to(tmp_path / "disk", target_is_directory=True)
@@ -137,7 +139,7 @@ def settings_file(folder: Path, source: Path, /, **sections: Any) -> Path:
     return file
 
 
-# Whoever gets out of a quoted text by any of these ends in a statement, or in an error that fails the run.
+# If one of these characters ended a quoted text, a statement would run or the run would fail.
 HOSTILE = (
     """'; attach 'evil.duckdb' as evil; --"; copy (select 1) to 'evil.csv'; -- $name $keys $paths {place} %s\\'; --"""
 )
@@ -154,7 +156,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def cleaned() -> dg.ExecuteInProcessResult:
-    """The result of a run up to the cleaning."""
+    """Run the assets up to the cleaning."""
     wanted = [dg.AssetKey(table) for table in CLEANED]
     with dg.DagsterInstance.ephemeral() as instance:
         return JOB.execute_in_process(instance=instance, asset_selection=wanted, raise_on_error=False)
@@ -165,7 +167,7 @@ def work_of(shop: Path) -> duckdb.DuckDBPyConnection:
 
 
 @pytest.mark.parametrize("kind", ["csv", "xlsx", "parquet", "jsonl"])
-def test_names_rules_and_cells_with_quotes_and_statements_in_them_are_but_text(shop: Path, kind: str) -> None:
+def test_quotes_and_statements_in_names_rules_and_cells_are_text(shop: Path, kind: str) -> None:
     columns = retailer_settings(Path())["columns"] | {"country": f"{HOSTILE} country", "customer_id": HOSTILE}
     header = [{"Country": columns["country"], "CustomerID": HOSTILE}.get(name, name) for name in HEADER]
     lines = [(*line[:2], HOSTILE, *line[3:-1], HOSTILE) for line in regular_customers()]
@@ -209,7 +211,7 @@ def test_names_rules_and_cells_with_quotes_and_statements_in_them_are_but_text(s
         assert work.execute(reasons).fetchall() == [(HOSTILE,)]
 
 
-def test_a_date_format_with_quotes_and_statements_in_it_is_but_a_format(shop: Path) -> None:
+def test_quotes_and_statements_in_a_date_format_are_text(shop: Path) -> None:
     lines = [(*line[:4], f"{HOSTILE} {line[4]}", *line[5:]) for line in regular_customers()]
     write_csv(shop / "source" / "a.csv", lines)
     written = f"{HOSTILE.replace('%', '%%')} %Y-%m-%d %H:%M:%S"
@@ -223,10 +225,10 @@ def test_a_date_format_with_quotes_and_statements_in_it_is_but_a_format(shop: Pa
     ("section", "setting"),
     [("source", "encoding"), ("source", "delimiter"), ("source", "decimal"), ("", "name"), ("", "time_zone")],
 )
-def test_a_statement_where_no_text_is_free_is_refused_by_the_settings(shop: Path, section: str, setting: str) -> None:
+def test_settings_with_a_fixed_format_reject_statements(shop: Path, section: str, setting: str) -> None:
     write_csv(shop / "source" / "a.csv", regular_customers())
-    told: dict[str, Any] = {section: {"path": "source", setting: HOSTILE}} if section else {setting: HOSTILE}
-    settings_file(shop, shop / "source", **told)
+    sections: dict[str, Any] = {section: {"path": "source", setting: HOSTILE}} if section else {setting: HOSTILE}
+    settings_file(shop, shop / "source", **sections)
     result = cleaned()
     assert not result.success
     assert f"{section}.{setting}".strip(".") in failure_message(result, "raw_transactions")
