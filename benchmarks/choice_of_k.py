@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from multiprocessing import get_context
@@ -26,9 +26,11 @@ from replay import ROOT, WINDOWS, prepared
 
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.model.k_search import Candidate, bootstrap_ari, choose
-from segmentation_pipeline.model.kmeans import Array, fit
+from segmentation_pipeline.model.arrays import Array
+from segmentation_pipeline.model.k_search import KCandidate, bootstrap_ari, search_k
+from segmentation_pipeline.model.kmeans import fit
 from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
+from segmentation_pipeline.model.thresholds import FIT, SEARCH, FitRules, SearchRules
 from segmentation_pipeline.segments import training
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.tables.contract import literal
@@ -46,17 +48,30 @@ class Shop:
 
     database: Path
     settings: Retailer
+    method: FitRules = FIT
+    rules: SearchRules = SEARCH
 
-    def with_model(self, **model: Any) -> "Shop":
-        """Return the shop with other settings of the model."""
-        changed = self.settings.model.model_copy(update=model)
-        return replace(self, settings=self.settings.model_copy(update={"model": changed}))
+    def with_seed(self, seed: int) -> "Shop":
+        """Return the shop with another seed."""
+        return replace(self, method=replace(self.method, random_state=seed))
 
-    @property
-    def method(self) -> dict[str, Any]:
-        """The arguments of every fit."""
-        model = self.settings.model
-        return {"transform": model.transform, "random_state": model.random_state, "n_init": model.n_init}
+    def with_clusters(self, n_clusters: int) -> "Shop":
+        """Return the shop with a fixed number of clusters."""
+        model = self.settings.model.model_copy(update={"n_clusters": n_clusters})
+        return replace(self, settings=self.settings.model_copy(update={"model": model}))
+
+    def fit(self, features: Array, as_of: datetime, *, search: bool = False) -> training.CandidateModel:
+        """Fit a first model on features of shape (n, 3)."""
+        return training.fit_candidate(
+            features,
+            self.settings,
+            as_of,
+            active=None,
+            number=1,
+            search=search,
+            rules=self.rules,
+            method=self.method,
+        )
 
     def features(self, as_of: datetime | None = None, order: int = 0) -> Array:
         """Return the features of the lines before as_of (None: all), in some order, by the pipeline's own SELECTs."""
@@ -71,46 +86,44 @@ class Shop:
             )
             for table in ("inter_purchase_times", "rfm_features"):
                 warehouse.write([TableWrite(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
-            return training.features_of(warehouse)
+            return training.read_features(warehouse)
 
-    def published(self) -> list[Candidate]:
+    def published(self) -> list[KCandidate]:
         """Return what the run found, from the published table."""
         with duckdb.connect(str(self.database), read_only=True) as connection:
             found = connection.execute("select * from kmeans_candidates order by n_clusters").fetchall()
-        return [Candidate(*row) for row in found]
+        return [KCandidate(*row) for row in found]
 
 
-def searched(shop: Shop, as_of: datetime | None = None) -> list[Candidate]:
+def searched(shop: Shop, as_of: datetime | None = None) -> list[KCandidate]:
     """Search the number of clusters on the lines before as_of."""
-    found = training.fit(shop.features(as_of), shop.settings, as_of or LAST, standing=None, number=1, search=True)
-    assert found.choice is not None
-    return found.choice.candidates
+    found = shop.fit(shop.features(as_of), as_of or LAST, search=True)
+    assert found.search is not None
+    return found.search.candidates
 
 
 def keys(shop: Shop, order: int, seeds: int, n_clusters: int) -> list[NDArray[np.str_]]:
     """Return each customer's segment under each seed, with the rows in one order."""
     features = shop.features(order=order)
-    shops = [shop.with_model(random_state=seed, n_clusters=n_clusters).settings for seed in range(seeds)]
-    fits = [training.fit(features, settings, LAST, standing=None, number=1) for settings in shops]
+    fits = [shop.with_clusters(n_clusters).with_seed(seed).fit(features, LAST) for seed in range(seeds)]
     return [one.model.assign(features) for one in fits]
 
 
 def disagreeing(shop: Shop, n_clusters: int) -> int:
     """Count the resamples of so many clusters whose agreement is below the bound of the search."""
-    features, options, method = shop.features(), shop.settings.model, shop.method
+    features, method = shop.features(), asdict(shop.method)
     fences = tukey_fences(features, list(shop.settings.outliers.features), shop.settings.outliers.factor)
     normal = features[is_normal(fences, features)]
-    model = fit(normal, n_clusters=n_clusters, **method)
-    del method["transform"]
-    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=options.resamples, **method)
-    return int((aris < options.min_stability).sum())
+    model = fit(normal, transform=shop.settings.model.transform, n_clusters=n_clusters, **method)
+    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=shop.rules.resamples, **method)
+    return int((aris < shop.rules.min_stability).sum())
 
 
-def robust(shop: Shop) -> tuple[list[Candidate], int]:
+def robust(shop: Shop) -> tuple[list[KCandidate], int]:
     """Search on all customers, scaled as by RobustScaler; return the candidates and the number of customers."""
-    features, model = shop.features(), shop.settings.model
-    guards = model.model_dump(include={"tolerance", "min_share", "min_stability", "resamples"})
-    found = choose(features, k_range=WIDE, **guards, **shop.method | {"transform": "robust"})
+    features, (low, high) = shop.features(), WIDE
+    rules = replace(shop.rules, k_min=low, k_max=high)
+    found = search_k(features, transform="robust", rules=rules, method=shop.method)
     return found.candidates, len(features)
 
 
@@ -118,13 +131,13 @@ def robust(shop: Shop) -> tuple[list[Candidate], int]:
 class Findings:
     """The results for one treatment of refunds; searches are listed by seed and by night."""
 
-    published: list[Candidate]
-    by_seed: list[list[Candidate]]
-    by_seed_of_few: list[list[Candidate]]
+    published: list[KCandidate]
+    by_seed: list[list[KCandidate]]
+    by_seed_of_few: list[list[KCandidate]]
     disagreeing: list[int]
     fits: list[NDArray[np.str_]]
-    by_night: dict[datetime, list[Candidate]]
-    robust: list[Candidate]
+    by_night: dict[datetime, list[KCandidate]]
+    robust: list[KCandidate]
     customers: int
 
     @cached_property
@@ -133,7 +146,7 @@ class Findings:
         return chosen_number(self.published)
 
 
-def chosen_number(candidates: Sequence[Candidate]) -> int:
+def chosen_number(candidates: Sequence[KCandidate]) -> int:
     """Return the number of clusters that a search chose."""
     return next(one.n_clusters for one in candidates if one.is_chosen)
 
@@ -142,7 +155,7 @@ def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nig
     """Measure one shop on the cores of the pool."""
     published = shop.published()
     k = chosen_number(published)
-    shops = [shop.with_model(random_state=seed) for seed in range(seeds)]
+    shops = [shop.with_seed(seed) for seed in range(seeds)]
     dates = [LAST - timedelta(days=back) for back in reversed(range(nights))]
 
     def each(jobs: list[Future[Any]]) -> list[Any]:
@@ -150,7 +163,7 @@ def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nig
 
     by_night = [pool.submit(searched, shop, date) for date in dates]
     by_seed = [pool.submit(searched, one) for one in shops]
-    of_few = [pool.submit(searched, one.with_model(resamples=FEW)) for one in shops]
+    of_few = [pool.submit(searched, replace(one, rules=replace(one.rules, resamples=FEW))) for one in shops]
     finer = [pool.submit(disagreeing, one, k + 1) for one in shops]
     fits = [pool.submit(keys, shop, order, seeds, k) for order in range(orders)]
     by_silhouette = pool.submit(robust, shop)
@@ -182,22 +195,21 @@ PAGE = """# The choice of the number of clusters
 
 Written by `benchmarks/choice_of_k.py`, a part of `make bench`: what the search of `model.n_clusters = "auto"` finds on
 Online Retail with the shipped settings, with refunds netted (as shipped) and ignored. The search chooses the largest
-number of clusters from {low} to {high} that meets three conditions: a silhouette within {tolerance:.0%} of the best, a
-smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at least
-{min_stability} with the worst of {resamples} resamples. [ADR 9](adr/0009-a-hundred-resamples.md) explains their number.
+number of clusters from {k_min} to {k_max} that meets three conditions: a silhouette within {tolerance:.0%} of the
+best, a smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at
+least {min_stability} with the worst of {resamples} resamples. [ADR 9](adr/0009-a-hundred-resamples.md) explains their
+number.
 """
 
 
-def page(found: dict[str, Findings], settings: Retailer) -> str:
+def page(found: dict[str, Findings]) -> str:
     """Return the page."""
-    model = settings.model
-    low, high = model.k_range
-    lines = [PAGE.format(low=low, high=high, **model.model_dump()), "## At the last date", ""]
+    lines = [PAGE.format(**asdict(SEARCH)), "## At the last date", ""]
     lines.append("`kmeans_candidates` of a run over all lines. Resamples are fitted only where they can decide.")
     for kind, of in found.items():
         lines += ["", f"### {KINDS[kind].capitalize()}", "", *_candidates(of.published)]
     lines += ["", "## Other seeds, other orders of the rows", ""]
-    lines += _seeds(found, settings)
+    lines += _seeds(found)
     lines += ["", "## Night by night", "", *_nights(found)]
     lines += ["", "## What silhouette alone would choose", ""]
     lines.append(f"All customers including outliers, scaled by `RobustScaler`, {WIDE[0]} to {WIDE[1]} clusters.")
@@ -219,7 +231,7 @@ def page(found: dict[str, Findings], settings: Retailer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
+def _candidates(candidates: Sequence[KCandidate]) -> Iterator[str]:
     yield "| clusters | silhouette | smallest cluster | worst resample (ARI) | verdict |"
     yield "|--:|--:|--:|--:|---|"
     for one in candidates:
@@ -228,27 +240,27 @@ def _candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"| {number} | {one.silhouette:.3f} | {one.smallest_share:.2%} | {worst} | {one.verdict} |"
 
 
-def _chosen(searches: Sequence[Sequence[Candidate]], of: str) -> str:
+def _chosen(searches: Sequence[Sequence[KCandidate]], of: str) -> str:
     counted = sorted(Counter(map(chosen_number, searches)).items())
     return "; ".join(f"{k} clusters {of} {times}" for k, times in counted)
 
 
-def _seeds(found: dict[str, Findings], settings: Retailer) -> Iterator[str]:
-    model, everything = settings.model, list(found.values())
+def _seeds(found: dict[str, Findings]) -> Iterator[str]:
+    everything = list(found.values())
     yield f"| | {' | '.join(KINDS[kind] for kind in found)} |"
     yield f"|---|{'---|' * len(found)}"
     for resamples, searches in (
-        (model.resamples, [of.by_seed for of in everything]),
+        (SEARCH.resamples, [of.by_seed for of in everything]),
         (FEW, [of.by_seed_of_few for of in everything]),
     ):
-        which = f"{resamples} resamples" if resamples == model.resamples else f"the first {resamples} of them"
+        which = f"{resamples} resamples" if resamples == SEARCH.resamples else f"the first {resamples} of them"
         cells = [_chosen(one, "under") + f" of {len(one)} seeds" for one in searches]
         yield f"| the search with {which} | {' | '.join(cells)} |"
     cells = [
-        f"of {of.k + 1} clusters: {min(of.disagreeing)} to {max(of.disagreeing)} of {model.resamples}"
+        f"of {of.k + 1} clusters: {min(of.disagreeing)} to {max(of.disagreeing)} of {SEARCH.resamples}"
         for of in everything
     ]
-    yield f"| resamples with an agreement below {model.min_stability}, by seed | {' | '.join(cells)} |"
+    yield f"| resamples with an agreement below {SEARCH.min_stability}, by seed | {' | '.join(cells)} |"
     counts = [Counter(one.tobytes() for one in of.fits) for of in everything]
     cells = [f"{count.most_common(1)[0][1]} of {count.total()}" for count in counts]
     yield f"| fits (each seed with each order) that assign every customer to the same segment | {' | '.join(cells)} |"
@@ -298,7 +310,7 @@ def main() -> None:
         found = {
             kind: findings(shop, pool, options.seeds, options.orders, options.nights) for kind, shop in shops.items()
         }
-    text = page(found, shops["net"].settings)
+    text = page(found)
     print(text)
     (ROOT / "docs" / "choice_of_k.md").write_text(text, "utf-8")
 

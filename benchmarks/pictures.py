@@ -8,6 +8,7 @@ The pictures, small SVG files that are equal on each run, are written to `docs/p
 
 import argparse
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from replay import ROOT, WINDOWS, prepared, window
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.k_search import bootstrap_ari
 from segmentation_pipeline.model.kmeans import fit
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
@@ -48,27 +50,26 @@ def save(figure: Figure, name: str) -> None:
 
 def choice_of_k(connection: duckdb.DuckDBPyConnection, settings: Retailer) -> Figure:
     """Draw silhouette and worst resample of each number of clusters, including those the search did not need."""
-    model_settings = settings.model
-    method: dict[str, Any] = {"random_state": model_settings.random_state, "n_init": model_settings.n_init}
+    rules = thresholds.SEARCH
+    method: dict[str, Any] = asdict(thresholds.FIT)
     found = connection.execute(
         "select monetary::double as m, frequency::double as f, recency::double as r"
         " from normal_customers order by customer_id"
     ).fetchnumpy()
     features = np.column_stack([found["m"], found["f"], found["r"]])
-    numbers = range(model_settings.k_range[0], model_settings.k_range[1] + 1)
-    models = [fit(features, transform=model_settings.transform, n_clusters=k, **method) for k in numbers]
+    numbers = range(rules.k_min, rules.k_max + 1)
+    models = [fit(features, transform=settings.model.transform, n_clusters=k, **method) for k in numbers]
     silhouettes = [model.silhouette_ for model in models]
     worst = [
-        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=model_settings.resamples, **method).min()
-        for m in models
+        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=rules.resamples, **method).min() for m in models
     ]
     [(chosen,)] = connection.execute("select n_clusters from kmeans_candidates where is_chosen").fetchall()
     figure = Figure(figsize=(7.5, 2.8), layout="constrained")
     for axes, title, values, floor in zip(
         figure.subplots(1, 2),
-        ("Silhouette", f"Worst agreement of {model_settings.resamples} resamples (ARI)"),
+        ("Silhouette", f"Worst agreement of {rules.resamples} resamples (ARI)"),
         (silhouettes, worst),
-        ((1 - model_settings.tolerance) * max(silhouettes), model_settings.min_stability),
+        ((1 - rules.tolerance) * max(silhouettes), rules.min_stability),
         strict=True,
     ):
         axes.plot(numbers, values, color=GREY, zorder=1)
@@ -150,7 +151,7 @@ def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
             )
         ):
             rows = connection.execute(
-                "select month_end, value, low, high from backtest_metrics where figure = 'gini'"
+                "select month_end, value, low, high from backtest_metrics where metric = 'gini'"
                 " and population = $population and segmentation = $name order by month_end",
                 {"population": population, "name": name},
             ).fetchall()
@@ -234,7 +235,7 @@ def page(connection: Connection, settings: Retailer) -> Iterator[str]:
         "select feature, q1, q3, lower_fence, upper_fence from outlier_fences order by feature desc",
         {"fences of": "", "first quartile": ",g", "third quartile": ",g", "lower": ",g", "upper": ",g"},
     )
-    yield from ("", "## The back-test", "", BACKTEST.format(days=settings.backtest.horizon_days))
+    yield from ("", "## The back-test", "", BACKTEST.format(days=thresholds.BACKTEST.horizon_days))
     yield from verdicts(connection)
     for population, who in POPULATIONS.items():
         for metric, name in METRICS.items():
@@ -260,7 +261,7 @@ def verdicts(connection: Connection) -> Iterator[str]:
             for rival in RIVALS:
                 [found] = connection.execute(
                     "select count(*), count_if(segments_lead_low > 0), count_if(segments_lead_high < 0)"
-                    " from backtest_metrics where population = ? and figure = ? and segmentation = ?",
+                    " from backtest_metrics where population = ? and metric = ? and segmentation = ?",
                     [population, metric, rival],
                 ).fetchall()
                 counts += found[1:] if counts else found
@@ -273,7 +274,7 @@ def month_by_month(connection: Connection, population: str, metric: str) -> Iter
     yield f"|---|--:|{'--:|--:|' * len(RIVALS)}"
     found = connection.execute(
         "select month_end, segmentation, value, segments_lead_low, segments_lead_high from backtest_metrics"
-        " where population = ? and figure = ?",
+        " where population = ? and metric = ?",
         [population, metric],
     ).fetchall()
     values = {(month, name): rest for month, name, *rest in found}

@@ -29,8 +29,10 @@ from scipy.optimize import linear_sum_assignment
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.model.kmeans import Array, fit_scaler
-from segmentation_pipeline.model.lift import usefulness
+from segmentation_pipeline.model import thresholds
+from segmentation_pipeline.model.arrays import Array
+from segmentation_pipeline.model.kmeans import fit_scaler
+from segmentation_pipeline.model.lift import lift
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 from segmentation_pipeline.segments import training
@@ -157,27 +159,27 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
         if number % REFIT_EVERY == 0:
             registry, _ = next_registry(warehouse, settings)
             warehouse.write(registry.writes(), values)
-            newest = registry.entries[-1].facts
-            promoted, fence_step = number > 0 and newest["status"] == "standing", newest["fence_step"]
-            pending_because = newest["reasons"]
+            newest = registry.models[-1]
+            promoted, fence_step = number > 0 and newest.status == "active", newest.fence_step
+            pending_because = newest.reasons
         for table in AFTER_MODEL:
             warehouse.write([TableWrite(table, select_of(table))], values)
         warehouse.write([TableWrite("segment_membership", select_of("segment_membership"))], values, history_inputs)
         rows = connection.execute(
             "select customer_id, segment_key, nearest_key from assigned_segments order by customer_id"
         ).fetchall()
-        assert registry.standing is not None
+        assert registry.active is not None
         yield Night(
             as_of,
             [row[0] for row in rows],
             {row[0]: row[1] for row in rows},
             {row[0]: row[2] for row in rows},
-            training.features_of(warehouse),
+            training.read_features(warehouse),
             promoted,
             fence_step,
             pending_because,
-            len(registry.held_since_promotion),
-            len(registry.standing.keys),
+            len(registry.pending_since_promotion),
+            len(registry.active.keys),
         )
 
 
@@ -198,7 +200,7 @@ def refitted(seen: Sequence[Night], settings: Retailer, *, matched: bool) -> Ite
         fences = tukey_fences(night.features, list(settings.outliers.features), settings.outliers.factor)
         normal = night.features[is_normal(fences, night.features)]
         scaler = fit_scaler(normal, settings.model.transform)
-        seed, starts = night.as_of.toordinal(), settings.model.n_init
+        seed, starts = night.as_of.toordinal(), thresholds.FIT.n_init
         fitted = KMeans(len(names), random_state=seed, n_init=starts).fit(scaler.apply(normal))
         model = SegmentationModel(fences, scaler, fitted.cluster_centers_, tuple(names))
         now = dict(zip(night.customers, model.assign(night.features).tolist(), strict=True))
@@ -255,7 +257,7 @@ def ginis(seen: Sequence[Night], of: Sequence[Segments], spends: Sequence[Array]
     found = []
     for night, segments, spend in zip(seen, of, spends, strict=False):
         groups = np.unique([segments[customer] for customer in night.customers], return_inverse=True)[1]
-        found.append(usefulness(groups, night.features[:, 0], spend).gini or 0.0)
+        found.append(lift(groups, night.features[:, 0], spend).gini or 0.0)
     return found
 
 
@@ -278,8 +280,17 @@ def later_spend(database: Path, seen: Sequence[Night]) -> list[Array]:
     return found
 
 
-def window(database: Path, last: str, count: int, settings: Retailer, *, rivals: bool = True) -> Window:
-    """Return the metrics of a window."""
+def window(
+    database: Path,
+    last: str,
+    count: int,
+    settings: Retailer,
+    *,
+    rivals: bool = True,
+    hysteresis: thresholds.HysteresisRules | None = None,
+) -> Window:
+    """Return the metrics of a window, with other margins if they are given; a process measures one at a time."""
+    thresholds.HYSTERESIS = hysteresis or thresholds.HysteresisRules()
     seen = list(replay(database, datetime.fromisoformat(last), count, settings))
     stateless = [night.nearest for night in seen]
     strategies: dict[str, list[Segments]] = {"ours": [night.segments for night in seen], "stateless": stateless}
@@ -309,12 +320,22 @@ def window(database: Path, last: str, count: int, settings: Retailer, *, rivals:
     )
 
 
-def windows(database: Path, count: int, tried: Sequence[Retailer], *, rivals: bool = True) -> list[list[Window]]:
-    """Return every window under each of the settings, computed on all cores."""
+def windows(
+    database: Path,
+    count: int,
+    settings: Retailer,
+    tried: Sequence[thresholds.HysteresisRules] = (thresholds.HYSTERESIS,),
+    *,
+    rivals: bool = True,
+) -> list[list[Window]]:
+    """Return every window under each of the margins, computed on all cores."""
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         running = [
-            [pool.submit(window, database, last, count, settings, rivals=rivals) for last in WINDOWS]
-            for settings in tried
+            [
+                pool.submit(window, database, last, count, settings, rivals=rivals, hysteresis=hysteresis)
+                for last in WINDOWS
+            ]
+            for hysteresis in tried
         ]
         return [[future.result() for future in row] for row in running]
 
@@ -367,14 +388,13 @@ change are the counter-example: perfectly stable, but worth less and less.
 """
 
 
-def page(found: Sequence[Window], count: int, settings: Retailer) -> str:
+def page(found: Sequence[Window], count: int) -> str:
     """Return the page."""
-    membership = settings.membership
     text = PAGE.format(
         nights=count,
         every=REFIT_EVERY,
-        margin=membership.margin,
-        fence_margin=membership.fence_margin,
+        margin=thresholds.HYSTERESIS.margin,
+        fence_margin=thresholds.HYSTERESIS.fence_margin,
         within=WITHIN,
         horizon=HORIZON,
     )
@@ -433,14 +453,13 @@ def with_clusters(settings: Retailer, number: int) -> Retailer:
 def sweep(database: Path, count: int, settings: Retailer) -> Iterator[str]:
     """Yield the table of ADR 7: the metrics of each window under each pair of margins, and the missed targets."""
     pairs = list(product(MARGINS, FENCE_MARGINS))
-    changes = [{"margin": margin, "fence_margin": fence} for margin, fence in pairs]
-    tried = [settings.model_copy(update={"membership": settings.membership.model_copy(update=c)}) for c in changes]
+    tried = [thresholds.HysteresisRules(margin=margin, fence_margin=fence) for margin, fence in pairs]
     yield (
         "| margin | fence margin | to | mean | worst | worst with promotion | A→B→A | pending moves | loss of Gini"
         " | pending models | missed |"
     )
     yield "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    for (margin, fence), row in zip(pairs, windows(database, count, tried, rivals=False), strict=True):
+    for (margin, fence), row in zip(pairs, windows(database, count, settings, tried, rivals=False), strict=True):
         for of in row:
             found = targets(of)
             cells = ["" if value is None else f"{value:{form}}" for _, value, _, _, form in found]
@@ -469,8 +488,8 @@ def main() -> None:
             for line in sweep(database, options.nights, settings):
                 print(line)
             return
-        [found] = windows(database, options.nights, [settings])
-        text = page(found, options.nights, settings)
+        [found] = windows(database, options.nights, settings)
+        text = page(found, options.nights)
         print(text)
         (ROOT / "docs" / "stability.md").write_text(text, "utf-8")
 

@@ -32,7 +32,7 @@ from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.segments.membership import last_change_at
 from segmentation_pipeline.segments.promotion import fit_is_due
-from segmentation_pipeline.segments.registry import Registry
+from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
 
@@ -398,16 +398,16 @@ class Nights:
         return Registry.of(self.warehouse)
 
     @property
-    def standing(self) -> str:
-        """The name of the model that stands."""
-        found = self.registry.standing
-        assert found is not None
-        return found.model_id
+    def active_model(self) -> str:
+        """The id of the active model."""
+        active = self.registry.active
+        assert active is not None
+        return active.model_id
 
     @property
-    def last(self) -> dict[str, Any]:
-        """What is known of the model that was fitted last."""
-        return self.registry.entries[-1].facts
+    def last_model(self) -> ModelRecord:
+        """The model that was fitted last."""
+        return self.registry.models[-1]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from segmentation_pipeline.cli.run import execute
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.orchestration import instance
-from segmentation_pipeline.segments.registry import Entry, Registry
+from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -29,16 +29,15 @@ def list_models(retailer: str, traceback: bool) -> None:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("model", "status", "k", "kept", "from", "to"):
             table.add_column(name, no_wrap=True, justify="right" if name in ("k", "kept") else "left")
-        for entry in registry.entries:
-            facts = entry.facts
-            kept = "" if facts["kept_share"] is None else f"{facts['kept_share']:.1%}"
-            dates = (f"{day:%Y-%m-%d}" if day else "" for day in (facts["active_from"], facts["active_to"]))
-            table.add_row(entry.model_id, facts["status"], str(facts["n_clusters"]), kept, *dates)
+        for model in registry.models:
+            kept = "" if model.kept_share is None else f"{model.kept_share:.1%}"
+            dates = (f"{day:%Y-%m-%d}" if day else "" for day in (model.active_from, model.active_to))
+            table.add_row(model.model_id, model.status, str(model.n_clusters), kept, *dates)
         out.print(table)
-        for entry in registry.entries:
-            if entry.facts["status"] == "held":
+        for model in registry.models:
+            if model.status == "pending":
                 out.print(
-                    f"{entry.model_id} is pending approval: {entry.facts['reasons']}",
+                    f"{model.model_id} is pending approval: {model.reasons}",
                     markup=False,
                     highlight=False,
                     soft_wrap=True,
@@ -54,10 +53,10 @@ def promote(model: str, retailer: str, traceback: bool) -> None:
 def rollback(retailer: str, traceback: bool) -> None:
     """Withdraw an approval; without one, approve the previous model."""
     with exit_on_user_error(traceback), _open_registry(retailer) as (warehouse, registry):
-        before = registry.stood_before if registry.promoted is None else registry.standing
-        if before is None:
+        previous = registry.previously_active if registry.approved is None else registry.active
+        if previous is None:
             raise RegistryError("there is no previous model; `segments model list` shows all")
-        _approve(warehouse, registry, before)
+        _approve(warehouse, registry, previous)
 
 
 def search(retailer: str, traceback: bool) -> None:
@@ -71,12 +70,12 @@ def search(retailer: str, traceback: bool) -> None:
     list_models(retailer, traceback)
 
 
-def _approve(warehouse: Warehouse, registry: Registry, entry: Entry) -> None:
-    warehouse.write(registry.promoting(entry).writes(), {})
-    if entry.facts["status"] == "standing":
-        typer.echo(f"{entry.model_id} stays active; the approval is withdrawn.")
+def _approve(warehouse: Warehouse, registry: Registry, model: ModelRecord) -> None:
+    warehouse.write(registry.approve(model).writes(), {})
+    if model.status == "active":
+        typer.echo(f"{model.model_id} stays active; the approval is withdrawn.")
     else:
-        typer.echo(f"{entry.model_id} becomes active with the next run; `segments run` publishes its segments.")
+        typer.echo(f"{model.model_id} becomes active with the next run; `segments run` publishes its segments.")
 
 
 @contextmanager
@@ -95,6 +94,6 @@ def _open_registry(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
     ):
         warehouse = Warehouse(connection)
         registry = Registry.of(warehouse)
-        if not registry.entries:
+        if not registry.models:
             raise RegistryError(f"no model in {folders.working_database} yet; `segments run` fits the first")
         yield warehouse, registry

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segmentation_pipeline.config.cleaning_rules import Rule
+from segmentation_pipeline.config.model_settings import REMOVED_SETTINGS
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.config.sections import Sample
 
@@ -39,11 +40,19 @@ def error_lines(file: str, text: str, error: ValidationError, overrides: Contain
 def _message(error: ErrorDetails) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(part if part.isprintable() else _shown(part) for part in location) or "file"
+    if key in REMOVED_SETTINGS:
+        return _removed(key)
     if error["type"] == "missing":
         return f"{key}: required, but missing: {_first_sentence(location)}"
     message = _worded(error, location)
     value = error["input"]
     return f"{key}: {message}" + ("" if isinstance(value, dict) else f"; found {_shown(value)}")
+
+
+def _removed(key: str) -> str:
+    if "." in key:
+        return f"{key} is no longer a setting; its value is a constant since 0.3.0; remove the line"
+    return f"[{key}] is no longer a setting; its values are constants since 0.3.0; remove the section"
 
 
 def _worded(error: ErrorDetails, location: list[str]) -> str:

@@ -14,8 +14,9 @@ from pydantic import Field, field_validator
 
 from segmentation_pipeline.config.base import ColumnName, Section, SettingError, Text, tables
 from segmentation_pipeline.config.cleaning_rules import Cleaning
-from segmentation_pipeline.config.model_settings import Backtest, Drift, Membership, Model, Promotion
+from segmentation_pipeline.config.model_settings import Membership, Model
 from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
+from segmentation_pipeline.model import thresholds
 
 # Replaces the settings of `[rfm]` that do not affect a fit, so that the digest of the fit does not depend on them.
 _NOT_OF_THE_FIT = {"as_of": "last_transaction", "lapsing_factor": 1.0}
@@ -38,10 +39,7 @@ class Retailer(Section):
     rfm: Rfm = Rfm()
     outliers: Outliers = Outliers()
     model: Model = Model()
-    promotion: Promotion = Promotion()
     membership: Membership = Membership()
-    drift: Drift = Drift()
-    backtest: Backtest = Backtest()
     privacy: Privacy = Privacy()
     release: Release = Release()
     checks: Checks = Checks()
@@ -109,12 +107,13 @@ class Retailer(Section):
     def digest(self, *sections: str) -> str:
         """Return twelve hex digits that change with any setting of some sections, by default of all."""
         text = self.model_dump_json(include=set(sections) or None, by_alias=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digits(text)
 
     @property
     def model_digest(self) -> str:
-        """Changes when the active model no longer fits the settings. The as-of date does not matter."""
-        return self._of_the_fit.digest("columns", "cleaning", "rfm", "outliers", "model")
+        """Changes when the active model no longer fits the settings and constants. The as-of date does not matter."""
+        settings = self._of_the_fit.digest("columns", "cleaning", "rfm", "outliers", "model")
+        return _digits(f"{settings} {thresholds.FIT} {thresholds.SEARCH}")
 
     @property
     def reading_digest(self) -> str:
@@ -135,18 +134,22 @@ class Retailer(Section):
 
     @property
     def sql_values(self) -> dict[str, object]:
-        """The settings that SELECTs bind, by parameter name."""
+        """The settings and constants that SELECTs bind, by parameter name."""
         return {
             "as_of": self.as_of,
             "to_end_of_day": self.rfm.as_of == "end_of_day",
             "look_back_days": self.rfm.look_back_days,
-            "margin": self.membership.margin,
-            "fence_margin": self.membership.fence_margin,
-            "max_pending_days": self.membership.max_pending_days,
+            "margin": thresholds.HYSTERESIS.margin,
+            "fence_margin": thresholds.HYSTERESIS.fence_margin,
+            "max_pending_days": thresholds.HYSTERESIS.max_pending_days,
             "history_digest": self.history_digest,
             "control_below": f"{round(self.membership.control_share * 16**8):08x}",
             "lapsing_factor": self.rfm.lapsing_factor,
         }
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _sample_errors(source: dict[str, Any]) -> Iterator[SettingError]:

@@ -1,1 +1,1 @@
-"""The methods, free of Dagster and DuckDB: arrays and numbers in, numbers and names out."""
+"""The numeric methods, without Dagster and DuckDB: arrays and numbers in, numbers and names out."""

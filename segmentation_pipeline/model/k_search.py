@@ -1,29 +1,31 @@
-"""How many clusters: the most detailed number that is clear, of decent size and stable.
+"""Choose the number of clusters: the most detailed one whose clusters are clear, large enough and stable.
 
-Belongs here: the rule, its guards and what is said of each candidate. The fit of one number of clusters is in `kmeans`.
+Contains the rule and the verdict on each candidate. The fit of one number of clusters is in `kmeans`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_pipeline.model.kmeans import Array, KMeansFit, Transform, fit, nearest, rounded
+from segmentation_pipeline.model.arrays import Array, round_significant
+from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest
+from segmentation_pipeline.model.thresholds import FitRules, SearchRules
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One number of clusters.
+class KCandidate:
+    """One number of clusters of a search.
 
     Attributes:
-        n_clusters: Its number of clusters.
-        inertia: Sum of squared scaled distances; None where the data has too few distinct customers to fit.
+        n_clusters: The number of clusters.
+        inertia: Sum of squared scaled distances; None if there were too few distinct customers to fit.
         silhouette: Mean silhouette; None likewise.
-        smallest_share: The smallest cluster's share of the customers; None likewise.
-        mean_ari: Mean agreement of the resamples; None where no resample was fitted.
-        worst_ari: The worst agreement of a resample; None likewise.
-        is_chosen: Whether it was taken.
-        passes: Whether it was held against every guard and met them all.
-        verdict: Why it was or was not taken, in a sentence.
+        smallest_share: The share of the customers in the smallest cluster; None likewise.
+        mean_ari: Mean adjusted Rand index of the resamples; None if no resample was fitted.
+        worst_ari: The lowest adjusted Rand index of a resample; None likewise.
+        is_chosen: Whether the search chose it.
+        passes: Whether it was tested on every condition and meets all.
+        verdict: Why it was or was not chosen, in a sentence.
     """
 
     n_clusters: int
@@ -38,145 +40,167 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The chosen fit and what it was chosen from, by number of clusters; `passes` is False for a least bad one."""
+class KSearchResult:
+    """The outcome of a search.
+
+    Attributes:
+        fit: The fit of the chosen number of clusters.
+        candidates: Every number of the range, in ascending order.
+        passes: Whether the chosen number meets every condition; otherwise it is the nearest to that.
+    """
 
     fit: KMeansFit
-    candidates: list[Candidate]
+    candidates: list[KCandidate]
     passes: bool
 
 
-@dataclass(frozen=True)
-class _Guards:
-    best: KMeansFit
-    tolerance: float
-    min_share: float
-    min_stability: float
-    resamples: int
+def search_k(
+    features: Array, *, transform: Transform, rules: SearchRules | None = None, method: FitRules | None = None
+) -> KSearchResult:
+    """Fit each number of clusters of the range, and choose the most detailed that meets every condition.
 
-    @property
-    def min_silhouette(self) -> float:
-        # The absolute value, so that the best is within the tolerance of itself where it is negative.
-        return self.best.silhouette_ - self.tolerance * abs(self.best.silhouette_)
+    The conditions: the silhouette is at least (1 - tolerance) times the best, the smallest cluster has `min_share` of
+    the customers, and each resample agrees by `min_stability`. Silhouette alone chooses useless clusters: with
+    RobustScaler on all customers, two clusters, one of 8 customers. Resampling is the most expensive part, so only
+    candidates that meet the other two conditions are resampled, from the most detailed down to the first that passes.
 
-    def faults(self, model: KMeansFit, aris: Array | None) -> dict[str, float]:
-        """What the model falls short of, in words, and by how much of what was asked for."""
-        figures = [
-            (
-                model.silhouette_,
-                self.min_silhouette,
-                f"its silhouette {model.silhouette_:.4f} is below {self.min_silhouette:.4f}, {100 * self.tolerance:g} %"
-                f" under the best ({self.best.silhouette_:.4f} for {len(self.best.centroids_)} clusters)",
-            ),
-            (
-                _smallest_share(model),
-                self.min_share,
-                f"its smallest cluster holds {100 * _smallest_share(model):.2f} % of the customers, fewer than"
-                f" {100 * self.min_share:g} %",
-            ),
-        ]
-        if aris is not None:
-            said = f"the worst of {self.resamples} resamples agrees to {aris.min():.4f} (ARI), less than"
-            figures.append((float(aris.min()), self.min_stability, f"{said} {self.min_stability:g}"))
-        return {said: (bound - found) / (abs(bound) or 1) for found, bound, said in figures if found < bound}
+    If none passes, the search chooses the candidate that fails the fewest conditions, where stability that was not
+    measured counts as failed; of these the one with the smallest sum of relative shortfalls; of equals the most
+    detailed.
 
-    def met(self, model: KMeansFit, aris: Array) -> str:
-        """The figures of a model that passes."""
-        return (
-            f"silhouette {model.silhouette_:.4f} (at least {self.min_silhouette:.4f}), smallest cluster"
-            f" {100 * _smallest_share(model):.2f} % of the customers (at least {100 * self.min_share:g} %), worst of"
-            f" {self.resamples} resamples {aris.min():.4f} (ARI, at least {self.min_stability:g})"
-        )
-
-
-def choose(
-    features: Array,
-    *,
-    transform: Transform,
-    k_range: tuple[int, int],
-    tolerance: float,
-    min_share: float,
-    min_stability: float,
-    random_state: int,
-    n_init: int,
-    resamples: int = 20,
-) -> Choice:
-    """Fit each number of clusters in `k_range` on features sorted by customer, and take the most detailed that passes.
-
-    It passes when its silhouette is at least (1 - tolerance) times the best, its smallest cluster holds `min_share` of
-    the customers, and each of the resamples agrees with it by `min_stability`. Silhouette alone takes nonsense: of
-    RobustScaler on all customers, two clusters of which one is 8 customers. Resampling costs most, so it is done for
-    those only that pass on the other two guards, from the most detailed down to the first that passes.
-
-    Where none passes, the least bad is taken: the one that fails fewest guards (one that was not measured counts as
-    failed, so stability decides where it was measured); of these the one that falls short by the smallest part of what
-    is asked, summed over the guards; of equals the most detailed. `k_range` has both its ends, from 2.
+    Args:
+        features: Shape (n, d), the normal customers in natural units, sorted by customer.
+        transform: The transform before the scaling.
+        rules: The range and the conditions; default: `SearchRules()`.
+        method: The fit's seed and starts; default: `FitRules()`.
 
     Raises:
-        ValueError: There are too few distinct customers for the fewest clusters, or a feature that never varies.
+        ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
     """
-    low, high = k_range
+    rules, method = rules or SearchRules(), method or FitRules()
+    seed, n_init = method.random_state, method.n_init
+    numbers = range(rules.k_min, rules.k_max + 1)
     distinct = len(np.unique(features, axis=0))
     models = {
-        k: fit(features, transform=transform, n_clusters=k, random_state=random_state, n_init=n_init)
-        for k in range(low, high + 1)
+        k: fit(features, transform=transform, n_clusters=k, random_state=seed, n_init=n_init)
+        for k in numbers
         if k < distinct
     }
     if not models:
-        raise ValueError(f"{distinct} distinct normal customers are too few for {low} to {high} clusters")
-    best = max(models.values(), key=lambda model: model.silhouette_)
-    guards = _Guards(best, tolerance, min_share, min_stability, resamples)
+        raise ValueError(
+            f"{distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
+        )
+    conditions = _Conditions(rules, best=max(models.values(), key=lambda model: model.silhouette_))
 
     aris: dict[int, Array] = {}
     passing = None
     for k in sorted(models, reverse=True):
-        if guards.faults(models[k], None):
+        if conditions.shortfalls(models[k], None):
             continue
         scaled = models[k].scaler.apply(features)
-        aris[k] = bootstrap_ari(scaled, models[k].centroids_, random_state, n_init, resamples)
-        if not guards.faults(models[k], aris[k]):
+        aris[k] = bootstrap_ari(scaled, models[k].centroids_, seed, n_init, rules.resamples)
+        if not conditions.shortfalls(models[k], aris[k]):
             passing = k
             break
-    faults = {k: guards.faults(model, aris.get(k)) for k, model in models.items()}
-    chosen = passing or min(models, key=lambda k: (len(faults[k]) + (k not in aris), sum(faults[k].values()), -k))
+    shortfalls = {k: conditions.shortfalls(model, aris.get(k)) for k, model in models.items()}
+    chosen = passing or min(
+        models, key=lambda k: (len(shortfalls[k]) + (k not in aris), sum(shortfalls[k].values()), -k)
+    )
 
-    def judged(k: int) -> Candidate:
+    def candidate(k: int) -> KCandidate:
         if k not in models:
-            said = f"Left out: {distinct} distinct customers are too few for {k} clusters."
-            return Candidate(k, None, None, None, None, None, False, False, said)
+            verdict = f"Left out: {distinct} distinct customers are too few for {k} clusters."
+            return KCandidate(k, None, None, None, None, None, False, False, verdict)
         if k == passing:
-            said = f"Taken, the most detailed that passes: {guards.met(models[k], aris[k])}."
+            verdict = f"Chosen, the most detailed that passes: {conditions.met(models[k], aris[k])}."
         elif k == chosen:
-            said = f"Taken as the least bad, since none passes: {' and '.join(faults[k])}."
-        elif faults[k]:
-            said = f"Not taken: {' and '.join(faults[k])}."
+            verdict = f"Chosen as the nearest to passing, since none passes: {' and '.join(shortfalls[k])}."
+        elif shortfalls[k]:
+            verdict = f"Not chosen: {' and '.join(shortfalls[k])}."
         else:
-            said = f"Not taken: {chosen} clusters are more detailed and pass, so its stability was not measured."
-        return Candidate(
-            k,
-            models[k].inertia_,
-            models[k].silhouette_,
-            _smallest_share(models[k]),
-            float(rounded(aris[k].mean())) if k in aris else None,
-            float(aris[k].min()) if k in aris else None,
-            k == chosen,
-            k == passing,
-            said,
+            verdict = f"Not chosen: {chosen} clusters are more detailed and pass, so its stability was not measured."
+        return KCandidate(
+            n_clusters=k,
+            inertia=models[k].inertia_,
+            silhouette=models[k].silhouette_,
+            smallest_share=models[k].smallest_share,
+            mean_ari=float(round_significant(aris[k].mean())) if k in aris else None,
+            worst_ari=float(aris[k].min()) if k in aris else None,
+            is_chosen=k == chosen,
+            passes=k == passing,
+            verdict=verdict,
         )
 
-    return Choice(models[chosen], [judged(k) for k in range(low, high + 1)], passing is not None)
+    return KSearchResult(models[chosen], [candidate(k) for k in numbers], passing is not None)
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """The conditions of the search, relative to the fit with the best silhouette."""
+
+    rules: SearchRules
+    best: KMeansFit
+
+    @property
+    def min_silhouette(self) -> float:
+        # With the absolute value, a negative best is within the tolerance of itself.
+        return self.best.silhouette_ - self.rules.tolerance * abs(self.best.silhouette_)
+
+    def shortfalls(self, model: KMeansFit, aris: Array | None) -> dict[str, float]:
+        """Return each failed condition in words, with the shortfall relative to its bound."""
+        rules, silhouette, share = self.rules, model.silhouette_, model.smallest_share
+        tests = [
+            (
+                silhouette,
+                self.min_silhouette,
+                f"its silhouette {silhouette:.4f} is below {self.min_silhouette:.4f}, {100 * rules.tolerance:g} %"
+                f" under the best ({self.best.silhouette_:.4f} for {len(self.best.centroids_)} clusters)",
+            ),
+            (
+                share,
+                rules.min_share,
+                f"its smallest cluster holds {100 * share:.2f} % of the customers, fewer than"
+                f" {100 * rules.min_share:g} %",
+            ),
+        ]
+        if aris is not None:
+            message = (
+                f"the worst of {rules.resamples} resamples agrees to {aris.min():.4f} (ARI), less than"
+                f" {rules.min_stability:g}"
+            )
+            tests.append((float(aris.min()), rules.min_stability, message))
+        return {message: (bound - value) / (abs(bound) or 1) for value, bound, message in tests if value < bound}
+
+    def met(self, model: KMeansFit, aris: Array) -> str:
+        """Return the values and bounds of a model that passes."""
+        rules = self.rules
+        return (
+            f"silhouette {model.silhouette_:.4f} (at least {self.min_silhouette:.4f}), smallest cluster"
+            f" {100 * model.smallest_share:.2f} % of the customers (at least {100 * rules.min_share:g} %), worst of"
+            f" {rules.resamples} resamples {aris.min():.4f} (ARI, at least {rules.min_stability:g})"
+        )
 
 
 def bootstrap_ari(scaled: Array, centroids: Array, random_state: int, n_init: int, resamples: int) -> Array:
-    """How far clusters fitted on resampled customers agree with those of the centroids: shape (resamples,).
+    """Measure the agreement of clusters that are fitted on resampled customers with those of the centroids.
 
-    Customers are drawn with replacement, k-means is fitted on them in the same scaling, and all customers are given to
-    its clusters. The figure is the adjusted Rand index of Hubert & Arabie (1985), "Comparing partitions": 1 for the
-    same partition, about 0 for chance. The draws are the same for any number of clusters, and the first of many are
-    those of few.
+    A resample draws customers with replacement, fits k-means on them in the same scaling, and assigns all customers to
+    its clusters. Agreement is the adjusted Rand index of Hubert & Arabie (1985), "Comparing partitions": 1 for the
+    same partition, about 0 for chance. The draws do not depend on the number of clusters, and the first n resamples of
+    a longer run are those of a run of n.
 
-    Each resample has as many starts as the candidate: with three, resamples ended elsewhere (ARI .4) on 2 of 19 nights
-    of Online Retail where with ten the worst of four clusters was .85.
+    Each resample has as many starts as the candidate: with three, resamples ended elsewhere (ARI 0.4) on 2 of 19
+    nights of Online Retail where with ten the worst of four clusters was 0.85.
+
+    Args:
+        scaled: Shape (n, d), sorted by customer.
+        centroids: Shape (k, d), scaled.
+        random_state: Seed of the draws and of the fits.
+        n_init: Starts of each fit.
+        resamples: Number of resamples.
+
+    Returns:
+        The adjusted Rand index of each resample, shape (resamples,).
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
@@ -187,14 +211,10 @@ def bootstrap_ari(scaled: Array, centroids: Array, random_state: int, n_init: in
         labels = nearest(scaled, centroids)
         for resample in range(resamples):
             rows = np.random.default_rng([random_state, resample]).integers(0, len(scaled), len(scaled))
-            # Customers drawn several times weigh so much instead: the same sums in 60 % of the time.
-            drawn, times = np.unique(rows, return_counts=True)
+            # Weights instead of repeated rows: the same sums in 60 % of the time.
+            drawn, counts = np.unique(rows, return_counts=True)
             clusters = min(len(centroids), len(drawn))
             model = KMeans(clusters, random_state=random_state, n_init=n_init, max_iter=1000, tol=0)
-            found.append(adjusted_rand_score(labels, model.fit(scaled[drawn], sample_weight=times).predict(scaled)))
-    aris: Array = rounded(np.array(found))
+            found.append(adjusted_rand_score(labels, model.fit(scaled[drawn], sample_weight=counts).predict(scaled)))
+    aris: Array = round_significant(np.array(found))
     return aris
-
-
-def _smallest_share(model: KMeansFit) -> float:
-    return float(rounded(model.sizes_.min() / model.sizes_.sum()))

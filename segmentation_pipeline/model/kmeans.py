@@ -1,6 +1,6 @@
-"""The k-means fit: transform, scaling, centroids and figures, as numbers that fit into tables.
+"""Fit k-means with scikit-learn: transform, scaling, centroids and metrics, as numbers that fit into tables.
 
-Belongs here: what scikit-learn fits. Scoring customers is done in SQL; `nearest` here is what it is held against.
+Contains the fit of one number of clusters. The search for the number is in `k_search`; customers are scored in SQL.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segmentation_pipeline.model.arrays import Array, round_significant
+
 Transform = Literal["standard", "log", "yeo-johnson", "robust"]
-Array = NDArray[np.float64]
 SILHOUETTE_SAMPLE = 10_000
-# Of the distances between all customers: in MB, where scikit-learn would take a gigabyte.
+# In MB, for the distances between all customers; by default scikit-learn takes a gigabyte.
 _WORKING_MEMORY = 32
-# In scaled units, where customers are of the order of 1 apart.
-TIE = 1e-9
+# The least gain of a move, in scaled units, where customers are of the order of 1 apart.
+_MIN_GAIN = 1e-9
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """scaled = (transformed - center_) / scale_, a value for each feature; exponents_ are the Yeo-Johnson lambdas."""
+    """A fitted transform and scaling: scaled = (transformed - center_) / scale_.
+
+    Attributes:
+        transform: The transform before the scaling.
+        exponents_: The lambdas of Yeo-Johnson, shape (d,); None for other transforms.
+        center_: Shape (d,), in transformed units.
+        scale_: Shape (d,), in transformed units.
+    """
 
     transform: Transform
     exponents_: Array | None
@@ -28,18 +36,18 @@ class Scaler:
     scale_: Array
 
     def apply(self, features: Array) -> Array:
-        """Scale features of shape (n, d)."""
+        """Scale features of shape (n, d), in natural units."""
         return (_transformed(features, self.transform, self.exponents_) - self.center_) / self.scale_
 
     def invert(self, scaled: Array) -> Array:
-        """Bring what `apply` gave, or scaled centroids, back to natural units: shape (n, d)."""
+        """Return scaled features or centroids, shape (n, d), in natural units."""
         transformed = scaled * self.scale_ + self.center_
         if self.transform == "log":
             return np.expm1(transformed)
         if self.transform == "yeo-johnson":
             from sklearn.preprocessing import PowerTransformer
 
-            # Made from the rounded lambdas, not fitted.
+            # Set to the rounded lambdas instead of fitted.
             power = PowerTransformer(method="yeo-johnson", standardize=False)
             power.lambdas_, power.n_features_in_ = self.exponents_, transformed.shape[1]
             natural: Array = power.inverse_transform(transformed)
@@ -49,16 +57,17 @@ class Scaler:
 
 @dataclass(frozen=True)
 class KMeansFit:
-    """A fitted model; clusters stand in ascending order of their scaled centroid, so their numbers do not hang on luck.
+    """A fitted model. Clusters are in ascending order of their scaled centroids, so the seed does not number them.
 
     Attributes:
-        scaler: What the features went through.
+        scaler: The transform and scaling of the features.
         centroids_: Shape (k, d), scaled.
         means_: Shape (k, d), the mean of each cluster's customers in natural units.
-        standardised_: Shape (k, d), means_ in standard deviations of the features as transformed: where a cluster lies.
+        standardised_: Shape (k, d), the mean of each cluster in standard deviations of the transformed features from
+            their mean. Clusters are named by it.
         sizes_: Shape (k,), customers.
-        inertia_: Sum of squared scaled distances.
-        silhouette_: Mean silhouette, as `silhouette` tells it.
+        inertia_: Sum of squared distances to the nearest centroid, scaled.
+        silhouette_: Mean silhouette; see `silhouette`.
     """
 
     scaler: Scaler
@@ -68,6 +77,11 @@ class KMeansFit:
     sizes_: NDArray[np.int64]
     inertia_: float
     silhouette_: float
+
+    @property
+    def smallest_share(self) -> float:
+        """The share of the customers in the smallest cluster."""
+        return float(round_significant(self.sizes_.min() / self.sizes_.sum()))
 
 
 def fit(
@@ -81,15 +95,25 @@ def fit(
     tol: float = 0,
     start: Array | None = None,
 ) -> KMeansFit:
-    """Fit the scaler and k-means on features of shape (n, d) that are sorted by customer.
+    """Fit the scaler and k-means.
 
-    A start ends when no customer moves any more (tol = 0), and the best one is settled: otherwise the seed decides
-    where up to 16 of Online Retail's 4,362 customers are, near a border. It fits on one thread and rounds to 12
-    significant digits, because the last bits of the sums hang on the number of threads. `start` holds centroids of
-    shape (n_clusters, d) in natural units to start from, once, instead of from chance.
+    With `tol=0` a start ends when no customer changes its cluster, and the best start is refined by single moves:
+    without that, the seed decides where up to 16 of Online Retail's 4,362 customers, near a border, belong. The fit
+    uses one thread and rounds to 12 significant digits, because the last bits of the sums depend on the number of
+    threads.
+
+    Args:
+        features: Shape (n, d), in natural units, sorted by customer.
+        transform: The transform before the scaling.
+        n_clusters: Number of clusters.
+        random_state: Seed of the starts and of the silhouette's sample.
+        n_init: Number of starts; the best counts.
+        max_iter: Most iterations of a start.
+        tol: Tolerance of scikit-learn's convergence test.
+        start: Centroids of shape (n_clusters, d), in natural units, for a single start; None: random starts.
 
     Raises:
-        ValueError: Too few distinct customers, a feature that never varies, or a `start` of another shape.
+        ValueError: There are too few distinct customers, no feature varies, or `start` has another shape.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -98,49 +122,48 @@ def fit(
         raise ValueError(f"{len(distinct)} distinct normal customers are too few for {n_clusters} clusters")
     scaler = fit_scaler(features, transform)
     scaled = scaler.apply(features)
-    started: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
+    starts: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
     with threadpool_limits(1):
-        model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **started)
-        centroids = _settled(scaled, model.fit(scaled).labels_)
-        centroids = rounded(centroids[np.lexsort(centroids.T[::-1])])
+        model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **starts)
+        centroids = _refined(scaled, model.fit(scaled).labels_)
+        centroids = round_significant(centroids[np.lexsort(centroids.T[::-1])])
         labels = nearest(scaled, centroids)
     means = np.array([features[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
     transformed = _transformed(features, transform, scaler.exponents_)
-    places = np.array([transformed[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
+    cluster_means = np.array([transformed[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
+    deviations = np.where(np.ptp(transformed, axis=0), transformed.std(axis=0), 1)
     return KMeansFit(
-        scaler,
-        centroids,
-        rounded(means),
-        rounded(
-            (places - transformed.mean(axis=0)) / np.where(np.ptp(transformed, axis=0), transformed.std(axis=0), 1)
-        ),
-        np.bincount(labels, minlength=n_clusters),
-        float(rounded(((scaled - centroids[labels]) ** 2).sum())),
-        silhouette(scaled, labels, random_state),
+        scaler=scaler,
+        centroids_=centroids,
+        means_=round_significant(means),
+        standardised_=round_significant((cluster_means - transformed.mean(axis=0)) / deviations),
+        sizes_=np.bincount(labels, minlength=n_clusters),
+        inertia_=float(round_significant(((scaled - centroids[labels]) ** 2).sum())),
+        silhouette_=silhouette(scaled, labels, random_state),
     )
 
 
-def _settled(scaled: Array, labels: NDArray[Any]) -> Array:
-    """The centroids after every move of one customer to another cluster that lessens the inertia, the best one first.
+def _refined(scaled: Array, labels: NDArray[Any]) -> Array:
+    """Move single customers to another cluster while that lowers the inertia, best move first; return the centroids.
 
-    Hartigan (1975), "Clustering Algorithms": a customer's own centroid would be elsewhere without it, which k-means as
-    scikit-learn has it does not see. Telgarsky & Vattani (2010), "Hartigan's Method: k-means Clustering without
-    Voronoi": what is settled is at rest there, but not the other way round.
+    Hartigan (1975), "Clustering Algorithms": a move shifts both centroids, which scikit-learn's algorithm ignores.
+    Telgarsky & Vattani (2010), "Hartigan's Method: k-means Clustering without Voronoi": every optimum of these moves
+    is one of Lloyd's algorithm, but not the reverse.
     """
     from scipy.spatial.distance import cdist
 
-    clusters, everybody = labels.copy(), np.arange(len(labels))
+    clusters, rows = labels.copy(), np.arange(len(labels))
     sizes = np.bincount(clusters).astype(np.float64)
     sums = np.array([scaled[clusters == cluster].sum(axis=0) for cluster in range(len(sizes))])
     while True:
         distances = cdist(scaled, sums / sizes[:, None], "sqeuclidean")
-        own = distances[everybody, clusters] * sizes[clusters] / np.maximum(sizes[clusters] - 1, TIE)
-        # One that is alone in its cluster lies on its centroid: it gains nothing elsewhere.
+        own = distances[rows, clusters] * sizes[clusters] / np.maximum(sizes[clusters] - 1, _MIN_GAIN)
+        # The only customer of a cluster is its centroid and gains nothing by a move.
         others = distances * sizes / (sizes + 1)
-        others[everybody, clusters] = np.inf
+        others[rows, clusters] = np.inf
         gains = own - others.min(axis=1)
         mover = int(gains.argmax())
-        if gains[mover] <= TIE:
+        if gains[mover] <= _MIN_GAIN:
             return np.array([scaled[clusters == cluster].mean(axis=0) for cluster in range(len(sizes))])
         before, after = clusters[mover], others[mover].argmin()
         clusters[mover] = after
@@ -150,13 +173,17 @@ def _settled(scaled: Array, labels: NDArray[Any]) -> Array:
 
 
 def fit_scaler(features: Array, transform: Transform) -> Scaler:
-    """Fit the transform and the scaling on features of shape (n, d).
+    """Fit the transform and the scaling.
 
-    `standard` and `robust` are scikit-learn's scalers of that name; `log` is ln(1 + x), standardised; `yeo-johnson` is
-    Yeo & Johnson (2000), "A new family of power transformations", standardised.
+    `standard` and `robust` are scikit-learn's StandardScaler and RobustScaler; `log` is ln(1 + x), standardised;
+    `yeo-johnson` is Yeo & Johnson (2000), "A new family of power transformations", standardised.
 
-    A feature that never varies tells nobody apart: where most buy once, all beyond that are outliers, and the others
-    have a frequency of 1. It is only centred.
+    A feature that never varies is only centred: it separates no customers. In a shop where most customers buy once,
+    the others are outliers and every normal customer has a frequency of 1.
+
+    Args:
+        features: Shape (n, d), in natural units.
+        transform: The transform before the scaling.
 
     Raises:
         ValueError: No feature varies.
@@ -166,34 +193,45 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
     exponents = None
     if transform == "yeo-johnson":
         fitted = PowerTransformer(method="yeo-johnson", standardize=False).fit(features).lambdas_
-        exponents = rounded(np.where(np.ptp(features, axis=0) == 0, 1.0, fitted))
+        exponents = round_significant(np.where(np.ptp(features, axis=0) == 0, 1.0, fitted))
     transformed = _transformed(features, transform, exponents)
-    # Not the standard deviation, which rounding keeps above zero: that of 57 times 3.3 is 4e-16.
+    # Not the standard deviation, which rounding errors keep above zero: that of 57 times 3.3 is 4e-16.
     varies = np.ptp(transformed, axis=0) > 0
     if not varies.any():
         raise ValueError("every feature has the same value for every normal customer")
     scaler: Any = (RobustScaler() if transform == "robust" else StandardScaler()).fit(transformed)
     center = scaler.center_ if transform == "robust" else scaler.mean_
-    return Scaler(transform, exponents, rounded(center), rounded(np.where(varies, scaler.scale_, 1.0)))
+    return Scaler(
+        transform, exponents, round_significant(center), round_significant(np.where(varies, scaler.scale_, 1))
+    )
 
 
 def nearest(scaled: Array, centroids: Array) -> NDArray[np.int64]:
-    """The number of the nearest centroid, as scikit-learn's `KMeans.predict` tells it.
+    """Return the index of the nearest centroid of each row, shape (n,), as predicted by scikit-learn's KMeans.
 
-    Fitted on the centroids alone, each its own cluster, scikit-learn takes them over as they are.
+    Args:
+        scaled: Shape (n, d).
+        centroids: Shape (k, d), scaled.
     """
     from sklearn.cluster import KMeans
 
+    # Fitted on the centroids alone, each its own cluster, KMeans keeps them as they are.
     model = KMeans(n_clusters=len(centroids), init=centroids, n_init=1, max_iter=1).fit(centroids)
     labels: NDArray[np.int64] = model.predict(np.ascontiguousarray(scaled)).astype(np.int64)
     return labels
 
 
 def silhouette(scaled: Array, labels: NDArray[np.int64], random_state: int) -> float:
-    """The mean silhouette: exact to 10,000 customers; above, of a seeded sample in which each cluster has its share.
+    """Return the mean silhouette; above SILHOUETTE_SAMPLE customers, that of a seeded sample stratified by cluster.
 
-    Rousseeuw (1987), "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis". At least
-    two customers of a cluster are drawn: one alone counts as 0, and a missing cluster would flatter its neighbours.
+    Rousseeuw (1987), "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis". The
+    sample has at least two customers of each cluster: a single one counts as 0, and a missing cluster would raise the
+    silhouette of its neighbours.
+
+    Args:
+        scaled: Shape (n, d).
+        labels: Shape (n,), the cluster of each row.
+        random_state: Seed of the sample.
     """
     from sklearn import config_context
     from sklearn.metrics import silhouette_score
@@ -209,19 +247,7 @@ def silhouette(scaled: Array, labels: NDArray[np.int64], random_state: int) -> f
         rows = np.sort(np.concatenate(drawn))
         scaled, labels = scaled[rows], labels[rows]
     with threadpool_limits(1), config_context(working_memory=_WORKING_MEMORY):
-        return float(rounded(np.float64(silhouette_score(scaled, labels))))
-
-
-def agree(labels: NDArray[Any], predicted: NDArray[np.int64], scaled: Array, centroids: Array) -> NDArray[np.bool_]:
-    """Whether each label is the predicted centroid, or another that is as near; one that there is not agrees with none.
-
-    Between centroids that are equally near, the last bits of two ways to compute a distance decide.
-    """
-    known = (labels >= 0) & (labels < len(centroids))
-    own = np.linalg.norm(scaled - centroids[np.where(known, labels, 0)], axis=1)
-    best = np.linalg.norm(scaled - centroids[predicted], axis=1)
-    agreeing: NDArray[np.bool_] = known & (own - best <= TIE)
-    return agreeing
+        return float(round_significant(np.float64(silhouette_score(scaled, labels))))
 
 
 def _transformed(features: Array, transform: Transform, exponents: Array | None) -> Array:
@@ -234,8 +260,3 @@ def _transformed(features: Array, transform: Transform, exponents: Array | None)
         columns = [yeojohnson(features[:, i], lmbda=exponent) for i, exponent in enumerate(exponents)]
         return np.column_stack(columns)
     return features
-
-
-def rounded(values: Any) -> Any:
-    """To 12 significant digits, so that the last bits of a sum, which hang on the machine, do not reach a table."""
-    return np.vectorize(lambda value: float(f"{value:.12g}"), otypes=[float])(values)

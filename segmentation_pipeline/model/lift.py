@@ -1,6 +1,6 @@
-"""What a segmentation is worth and how far its features have changed_columns, as plain figures.
+"""How well a segmentation predicts spend: rank correlation, Gini, top decile, and their bootstrap intervals.
 
-Belongs here: figures of arrays of customers. Which customers, months and bounds is for the caller to say.
+Contains metrics of arrays of customers. Which customers and months are compared is decided in `segments.backtest`.
 """
 
 from collections.abc import Mapping
@@ -10,102 +10,146 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.model.kmeans import Array, rounded
+from segmentation_pipeline.model.arrays import Array, round_decimals, round_significant, sorted_finite
 
 Groups = NDArray[np.integer[Any]]
 Groupings = Mapping[str, Groups]
-Interval = tuple[float, float]  # Low and high.
-FIGURES = ("spearman", "gini", "top_decile")
-SHARE_FLOOR = 1e-4  # An empty bin would make the index infinite: it counts as 1 customer in 10,000.
+# Low and high.
+Interval = tuple[float, float]
+METRICS = ("spearman", "gini", "top_decile")
 
 
 @dataclass(frozen=True)
-class Usefulness:
-    """How well groups ordered by past spend tell future spend, as `usefulness` defines it."""
+class LiftMetrics:
+    """How well groups, ordered by past spend, predict future spend; see `lift`.
 
-    spearman: float | None  # Rank correlation of group and future; None for one group, or where all spend the same.
-    gini: float | None  # 0 = random, below 0 = inverted; None where nobody spends.
-    top_decile: float | None  # The share that the best tenth spends; None where nobody spends.
+    Attributes:
+        spearman: Rank correlation of group and future spend; None for one group, or if all spend the same.
+        gini: 0 for a random order, below 0 for an inverted one; None if nobody spends.
+        top_decile: The share of future spend of the best tenth of the customers; None if nobody spends.
+    """
+
+    spearman: float | None
+    gini: float | None
+    top_decile: float | None
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Draws of each grouping, shape (resamples, 3) as FIGURES, nan if undefined; level is the share in an interval."""
+    """The bootstrap distribution of the metrics of several groupings.
+
+    Attributes:
+        draws: By grouping, shape (resamples, 3) in the order of METRICS; nan where a metric is not defined.
+        level: The share of the resamples inside an interval.
+    """
 
     draws: Mapping[str, Array]
     level: float
 
     def of(self, name: str) -> dict[str, Interval | None]:
-        """Low and high of each figure; None where fewer than `level` of the resamples define it."""
+        """Return the interval of each metric; None if fewer than `level` of the resamples define the metric."""
         return self._percentiles(self.draws[name])
 
     def difference(self, a: str, b: str) -> dict[str, Interval | None]:
-        """The same of a's figure less b's, resample by resample: with high below 0, a is worse beyond the noise."""
+        """Return the interval of each metric of `a` minus that of `b`, paired by resample.
+
+        If its high end is below 0, `a` is worse than `b` beyond the noise.
+        """
         return self._percentiles(self.draws[a] - self.draws[b])
 
     def _percentiles(self, draws: Array) -> dict[str, Interval | None]:
-        found: dict[str, Interval | None] = dict.fromkeys(FIGURES)
-        for figure, column in zip(FIGURES, draws.T, strict=True):
+        found: dict[str, Interval | None] = dict.fromkeys(METRICS)
+        for metric, column in zip(METRICS, draws.T, strict=True):
             if (~np.isnan(column)).sum() >= max(1, self.level * len(column)):
                 low, high = np.nanquantile(column, [(1 - self.level) / 2, (1 + self.level) / 2])
-                found[figure] = float(_settled(low)), float(_settled(high))
+                found[metric] = float(round_decimals(low)), float(round_decimals(high))
         return found
 
 
 def gini(values: Array) -> float | None:
-    """Concentration of amounts: 0 where all n are equal, (n - 1) / n where one has everything, None without any.
+    """Return the concentration of amounts: 0 if all n are equal, (n - 1) / n if one has everything.
 
-    Half the mean absolute difference of all n² pairs, over the mean: Gini (1912), summed over the gaps between sorted
-    amounts, so that equal ones add exactly nothing. A ValueError where an amount is negative or not finite.
+    Gini (1912): half the mean absolute difference of all n² pairs, divided by the mean. It is summed over the gaps
+    between sorted amounts, so that equal amounts add exactly nothing.
+
+    Args:
+        values: Amounts, shape (n,).
+
+    Returns:
+        The coefficient; None if the amounts sum to nothing.
+
+    Raises:
+        ValueError: An amount is negative or not finite.
     """
     if (values < 0).any():
         raise ValueError("amounts must not be negative")
-    ordered, below, number = _sorted(values), np.arange(1, len(values)), len(values)
+    ordered, below, number = sorted_finite(values), np.arange(1, len(values)), len(values)
     if not (total := ordered.sum()):
         return None
-    return float(_settled((np.diff(ordered) * below * (number - below)).sum() / (number * total)))
+    return float(round_decimals((np.diff(ordered) * below * (number - below)).sum() / (number * total)))
 
 
-def usefulness(groups: Groups, past: Array, future: Array, weights: Array | None = None) -> Usefulness:
-    """How well groups tell future spend; arrays of shape (n,). A weight of w is w equal customers, 0 is none.
+def lift(groups: Groups, past: Array, future: Array, weights: Array | None = None) -> LiftMetrics:
+    """Measure how well groups of customers predict future spend.
 
-    Groups are ordered by their mean past, never by the future; groups of equal mean are one; customers of a group are
-    tied. A negative future counts as none. L(p) is the share of future spend that the best share p of the customers
-    captures, a straight line within a group: gini = 2 ∫ L(p) dp - 1, the concentration coefficient of Kakwani (1977),
-    "Applications of Lorenz Curves in Economic Analysis", best first. It is 0 for one group and on average in random
-    order; `gini(future)`, by which it is not divided, is the most there can be. top_decile = L(0.1).
+    Groups are ordered by their mean past spend, never by the future. Groups of equal mean are one group; customers of
+    a group are tied. Negative future spend counts as none. L(p) is the share of the future spend that the best share p
+    of the customers captures, linear within a group. gini = 2 ∫ L(p) dp - 1 is the concentration coefficient of
+    Kakwani (1977), "Applications of Lorenz Curves in Economic Analysis", best first: 0 for one group, and 0 on average
+    for a random order. It is not divided by its maximum, `gini(future)`. top_decile = L(0.1).
+
+    Args:
+        groups: The group of each customer, shape (n,).
+        past: Past spend, shape (n,).
+        future: Future spend, shape (n,).
+        weights: A weight of w counts as w equal customers, shape (n,); default: 1 each.
 
     Raises:
         ValueError: Lengths differ, a number is not finite, or a weight is negative.
     """
     customers = _Customers([groups], past, future, np.ones(len(past)) if weights is None else weights)
-    return Usefulness(*(None if np.isnan(f) else f for f in customers.figures(customers.weights)[0].tolist()))
+    values = customers.metrics(customers.weights)[0].tolist()
+    return LiftMetrics(*(None if np.isnan(value) else value for value in values))
 
 
 def intervals(
     groupings: Groupings, past: Array, future: Array, *, random_state: int, resamples: int = 200, level: float = 0.95
 ) -> Intervals:
-    """Percentile intervals of `usefulness` from a bootstrap over customers, the same resamples for every grouping.
+    """Bootstrap the metrics of `lift` over customers, with the same resamples for every grouping.
 
-    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. Nothing is approximated: a resample is
-    `usefulness` with its counts as weights, groups ordered and futures ranked anew. The groupings are held fixed, so it
-    is the noise of the customers, not of the fit. Rows are sorted before they are drawn: their order cannot matter.
+    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13: percentile intervals. A resample is
+    `lift` with its counts as weights, so groups are ordered and futures ranked anew; nothing is approximated. The
+    groupings stay fixed: the intervals show the noise of the customers, not of the fit. Rows are sorted before they
+    are drawn, so their order does not matter.
+
+    Args:
+        groupings: By name, the group of each customer, shape (n,).
+        past: Past spend, shape (n,).
+        future: Future spend, shape (n,).
+        random_state: Seed of the resamples.
+        resamples: Number of resamples.
+        level: The share of the resamples inside an interval.
     """
     names, number = sorted(groupings), len(past)
     customers = _Customers([groupings[name] for name in names], past, future, np.ones(number))
-    random = np.random.RandomState(random_state)  # Not default_rng, whose numbers may change with numpy (NEP 19).
-    draws = np.full((resamples, len(names), len(FIGURES)), np.nan)
+    # RandomState, because the numbers of default_rng may change with numpy (NEP 19).
+    random = np.random.RandomState(random_state)
+    draws = np.full((resamples, len(names), len(METRICS)), np.nan)
     for draw in draws:
         counts = np.bincount(random.randint(0, max(number, 1), number, dtype=np.int64), minlength=number)
-        draw[:] = customers.figures(counts.astype(np.float64))
+        draw[:] = customers.metrics(counts.astype(np.float64))
     return Intervals({name: draws[:, i] for i, name in enumerate(names)}, level)
 
 
 def spend_groups(past: Array, k: int) -> NDArray[np.int64]:
-    """The baseline: k groups of equal size by past spend, 0 the least; equal spends stay together.
+    """Return the baseline grouping: k groups of equal size by past spend, 0 the lowest; equal spends stay together.
 
-    From the least up, a group ends where it is nearest to an equal part of the customers left, the smaller where two
-    ends are as near. Fewer groups than k only where there are fewer distinct spends.
+    From the lowest spend up, a group ends where its size is nearest to an equal part of the customers left; of two
+    such ends the lower. There are fewer than k groups only if there are fewer distinct spends.
+
+    Args:
+        past: Past spend, shape (n,).
+        k: Number of groups.
     """
     distinct, levels, counts = np.unique(past, return_inverse=True, return_counts=True)
     ends, groups = np.cumsum(counts), np.zeros(len(distinct), dtype=np.int64)
@@ -118,35 +162,8 @@ def spend_groups(past: Array, k: int) -> NDArray[np.int64]:
     return groups[levels]
 
 
-def quantile_edges(values: Array, bins: int = 10) -> Array:
-    """The inner edges, ascending and distinct, of at most `bins` bins that hold equally many values.
-
-    Edge i is the least value with i / bins of all values at or below it, and ends its bin: equal values are never
-    split. The greatest value is no edge, as nothing would be above: a feature of one value has one bin and no drift.
-    """
-    ordered = _sorted(values)
-    edges = ordered[[-(-i * len(values) // bins) - 1 for i in range(1, bins)]]  # Rounded up in whole numbers.
-    return np.unique(edges[edges < ordered[-1]])
-
-
-def bin_shares(values: Array, edges: Array) -> Array:
-    """The share of values in each of len(edges) + 1 bins: above the edge before, up to and with its own, ends open."""
-    counts = np.bincount(np.searchsorted(edges, _sorted(values), side="left"), minlength=len(edges) + 1)
-    return np.divide(counts, len(values))
-
-
-def psi(expected: Array, actual: Array) -> float:
-    """Population stability index of two arrays of bin shares: Σ (actual - expected) · ln(actual / expected).
-
-    Siddiqi (2006), "Credit Risk Scorecards": below .1 little has changed, above .25 much. A share below SHARE_FLOOR
-    counts as SHARE_FLOOR, on either side; the others stay as they are.
-    """
-    before, after = (np.maximum(shares, SHARE_FLOOR) for shares in (expected, actual))
-    return float(_settled(((after - before) * np.log(after / before)).sum()))
-
-
 class _Customers:
-    """Rows in an order of their own, with what all resamples have in common."""
+    """Customers in a canonical order, with everything that the resamples have in common."""
 
     def __init__(self, groupings: list[Groups], past: Array, future: Array, weights: Array) -> None:
         columns = (past, future, weights, *groupings)
@@ -159,22 +176,23 @@ class _Customers:
         self.levels = np.unique(self.spend, return_inverse=True)[1]
         self.groupings = [np.unique(groups[order], return_inverse=True)[1] for groups in groupings]
 
-    def figures(self, weights: Array) -> Array:
-        """Shape (groupings, 3), with weights in the own order of rows."""
-        ranks = _ranks(np.bincount(self.levels, weights))[self.levels]
+    def metrics(self, weights: Array) -> Array:
+        """Return the metrics of each grouping, shape (groupings, 3), for weights in the canonical order."""
+        ranks = _centred_ranks(np.bincount(self.levels, weights))[self.levels]
         columns = (weights, weights * self.past, weights * self.spend, weights * ranks)
         spread = (weights * ranks**2).sum()
-        return _settled([_figures(groups, columns, spread) for groups in self.groupings])
+        return round_decimals([_metrics(groups, columns, spread) for groups in self.groupings])
 
 
-def _figures(groups: NDArray[np.int64], columns: tuple[Array, ...], spread: float) -> tuple[float, float, float]:
+def _metrics(groups: NDArray[np.int64], columns: tuple[Array, ...], spread: float) -> tuple[float, float, float]:
+    """Return the metrics of one grouping from the columns weight, past, spend and rank, each times the weight."""
     sums = np.array([np.bincount(groups, column) for column in columns])
     sums = sums[:, sums[0] > 0]
-    best_first = np.unique(rounded(-sums[1] / sums[0]), return_inverse=True)[1]
+    best_first = np.unique(round_significant(-sums[1] / sums[0]), return_inverse=True)[1]
     size, _, spend, ranks = (np.bincount(best_first, row) for row in sums)
-    places = -_ranks(size)
-    both = (size * places**2).sum() * spread
-    spearman = (places * ranks).sum() / np.sqrt(both) if both else np.nan
+    group_ranks = -_centred_ranks(size)
+    both = (size * group_ranks**2).sum() * spread
+    spearman = (group_ranks * ranks).sum() / np.sqrt(both) if both else np.nan
     taken, captured = (np.concatenate([[0], np.cumsum(column)]) for column in (size, spend))
     if not (total := captured[-1]):
         return spearman, np.nan, np.nan
@@ -182,17 +200,6 @@ def _figures(groups: NDArray[np.int64], columns: tuple[Array, ...], spread: floa
     return spearman, 2 * area - 1, np.interp(0.1 * taken[-1], taken, captured) / total
 
 
-def _ranks(sizes: NDArray[Any]) -> Array:
-    """The middle rank of each of the ordered ties of these sizes, less the mean rank of all."""
+def _centred_ranks(sizes: NDArray[Any]) -> Array:
+    """Return the middle rank of each of the ordered ties of these sizes, minus the mean rank of all."""
     return np.asarray(np.cumsum(sizes) - sizes / 2 - sizes.sum() / 2)
-
-
-def _settled(figures: Any) -> Array:
-    """To 12 decimals: figures are of the order of 1, and the last bits of a difference must not tell 0 from less."""
-    return np.asarray(np.round(figures, 12) + 0.0)
-
-
-def _sorted(values: Array) -> Array:
-    if not np.isfinite(values).all():
-        raise ValueError("values must be finite")
-    return np.sort(values)

@@ -1,14 +1,15 @@
-"""Which cluster of a refit is which standing segment, and whether a refit is fit to replace what stands.
+"""Compare two segmentations by the customers that they share: match clusters to segments, measure agreement.
 
-Belongs here: segments compared by the customers that they share.
+Contains functions of arrays. The decision whether a model is promoted is in `segments.promotion`.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.model.kmeans import Array
+from segmentation_pipeline.model.arrays import Array
 from segmentation_pipeline.model.segmentation_model import Keys
 
+# Less than half in common, and the larger part of the customers would be others.
 MIN_JACCARD = 0.5
 
 
@@ -17,48 +18,48 @@ def match(
     segments: Keys,
     keys: tuple[str, ...],
     centroids: Array,
-    standing: Array,
+    active_centroids: Array,
 ) -> list[str | None]:
-    """The standing segment that each cluster goes on as: the assignment of most shared customers.
+    """Match each cluster of a new fit to the segment of the active model that it continues.
 
-    Kuhn (1955), "The Hungarian method for the assignment problem". A pair counts if its customers make up at least
-    half of those that are in one or the other (Jaccard, 1901); where two assignments share as many, the one of
-    less distance between centroids is taken.
+    Kuhn (1955), "The Hungarian method for the assignment problem": the assignment with the most shared customers. A
+    pair counts if at least half of the customers in either are in both (Jaccard, 1901). Of assignments that share
+    equally many customers, the one with the least distance between centroids is taken.
 
     Args:
-        clusters: Shape (n,), the cluster of each customer; -1 for those in none.
-        segments: Shape (n,), the segment in which each customer stands.
-        keys: The standing segments of the k-means model.
-        centroids: Shape (k, d), of the clusters, in the same units as `standing`.
-        standing: Shape (len(keys), d), of the standing segments.
+        clusters: Shape (n,), the cluster of each customer; -1 for customers in no cluster.
+        segments: Shape (n,), the segment of each customer under the active model.
+        keys: The segments of the active model's centroids.
+        centroids: Shape (k, d), of the clusters.
+        active_centroids: Shape (len(keys), d), of the active model, in the same units.
 
     Returns:
-        For each cluster a key, or None if it goes on as none of them.
+        For each cluster the key that it continues, or None.
     """
     from scipy.optimize import linear_sum_assignment
 
     shared = np.array([[np.sum((clusters == c) & (segments == key)) for key in keys] for c in range(len(centroids))])
-    of_clusters = np.bincount(clusters[clusters >= 0], minlength=len(centroids))
-    of_segments = np.array([np.sum(segments == key) for key in keys])
-    distances = np.linalg.norm(centroids[:, None, :] - standing[None, :, :], axis=2)
-    # Less than one customer in all, so that distance decides between equals only.
+    cluster_sizes = np.bincount(clusters[clusters >= 0], minlength=len(centroids))
+    segment_sizes = np.array([np.sum(segments == key) for key in keys])
+    distances = np.linalg.norm(centroids[:, None, :] - active_centroids[None, :, :], axis=2)
+    # Sums to less than one customer, so that distance decides between equals only.
     nearness = 1 - distances / (distances.sum() + 1)
     rows, columns = linear_sum_assignment(-(shared + nearness / (shared.size + 1)))
     found: list[str | None] = [None] * len(centroids)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        either = of_clusters[row] + of_segments[column] - shared[row, column]
-        if either and shared[row, column] / either >= MIN_JACCARD:
+        union = cluster_sizes[row] + segment_sizes[column] - shared[row, column]
+        if union and shared[row, column] / union >= MIN_JACCARD:
             found[row] = keys[column]
     return found
 
 
 def kept_share(before: Keys, after: Keys) -> float:
-    """The share of customers that keep their segment."""
+    """Return the share of the customers that keep their segment."""
     return float(np.mean(before == after))
 
 
 def agreement(before: Keys, after: Keys) -> float:
-    """The adjusted Rand index of two assignments: Hubert & Arabie (1985), "Comparing partitions"."""
+    """Return the adjusted Rand index of two assignments: Hubert & Arabie (1985), "Comparing partitions"."""
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(before, after))

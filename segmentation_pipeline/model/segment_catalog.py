@@ -1,6 +1,6 @@
 """The catalogue of segments: the key, name, meaning and colour of each, and the names of the features.
 
-Contains data only, and imports neither numpy nor DuckDB. Which cluster gets which name is decided in `naming`.
+Contains data only, and imports neither numpy nor DuckDB. The rule that names clusters is in `naming`.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ class Segment:
     """A segment of the catalogue.
 
     Attributes:
-        key: Permanent; what other systems store.
-        name: What people read.
-        customer_group: Where its customers come from.
-        description: One sentence.
-        action: What to do with it.
-        colour: In pictures, as #rrggbb.
-        value: For normal segments: typical scaled spend and frequency (0 = the mean customer, in standard deviations).
-        staleness: For normal segments: typical scaled recency.
+        key: The permanent key, which other systems store.
+        name: The name in reports.
+        customer_group: Whether its customers are normal, outliers or inactive.
+        description: The meaning, in one sentence.
+        action: The recommended action.
+        colour: The colour in pictures, as #rrggbb.
+        value: For normal segments: the mean of spend and frequency, in standard deviations from the mean customer.
+        staleness: For normal segments: recency, in standard deviations from the mean customer.
     """
 
     key: str
@@ -40,13 +40,13 @@ def _normal(name: str, value: float, staleness: float, colour: str, description:
 
 
 def _half_white(colour: str) -> str:
-    """The same hue, told from the colour itself where both are in one picture."""
+    """Return a lighter colour of the same hue, which can be distinguished from the colour itself."""
     return "#" + "".join(f"{(int(colour[at : at + 2], 16) + 255) // 2:02x}" for at in (1, 3, 5))
 
 
-# Four levels of value by three of staleness: twelve places. The levels are where standardised centroids of skewed retail
-# data come to lie: few customers far above the mean, most below it; the recent ones about half a deviation below the mean
-# recency, the lapsed nearly two above.
+# Four levels of value by three of staleness: twelve places. The levels are typical positions of standardised centroids
+# on skewed retail data: few customers far above the mean and most below it; recent customers about half a deviation
+# below the mean recency, lapsed ones nearly two above.
 NORMAL = (
     _normal(
         "NURTURE",
@@ -102,7 +102,7 @@ NORMAL = (
         0.5,
         "#006d2c",
         "Good customers who have slowed down.",
-        "Find out why and mend it: a call, a tailored offer.",
+        "Find out why and respond: a call, a tailored offer.",
     ),
     _normal(
         "RECLAIM",
@@ -145,8 +145,8 @@ NORMAL = (
         "Personal win-back: a call from a person who can decide.",
     ),
 )
-# Many clusters crowd where most customers are, among the recent ones. With one name a place, half of the names of twelve
-# clusters said what their customers were not (WIN-BACK had bought lately); with two a place, none.
+# Of many clusters most lie where most customers are, among the recent ones. With one name for each place, half of the
+# names of twelve clusters contradicted their customers (those of WIN-BACK had bought recently); with two names, none.
 PLUS = tuple(
     replace(
         segment,
@@ -188,7 +188,8 @@ SEGMENTS: tuple[Segment, ...] = (
         "examine",
         "EXAMINE",
         "outlier",
-        "Beyond a fence of unusually low spend, few purchases or long absence, or of nothing but an unusually recent purchase.",
+        "Beyond a fence of unusually low spend, few purchases or long absence, or of nothing but an unusually recent"
+        " purchase.",
         "Examine by hand before any campaign.",
         "#8c6d31",
     ),

@@ -1,7 +1,7 @@
-"""The segmentation model as a whole: fences, scaler, centroids and the segment of each, and what it makes of customers.
+"""A segmentation model as a whole: fences, scaler, centroids, the segment of each, and the assignment of customers.
 
-Belongs here: the assignment that forgets nothing but remembers nobody: of today's features alone. The SELECTs do the
-same where the rows are, and add what a customer was before.
+Contains the assignment by today's features alone. The SELECTs of the segments do the same in the database, and add
+hysteresis from where a customer was before.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation_pipeline.model.kmeans import Array, Scaler, nearest, rounded
+from segmentation_pipeline.model.arrays import Array, round_significant
+from segmentation_pipeline.model.kmeans import Scaler, nearest
 from segmentation_pipeline.model.segment_catalog import FEATURES
 
 Keys = NDArray[np.str_]
@@ -17,16 +18,16 @@ Keys = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Fence:
-    """Tukey's fences of a feature: beyond `factor` interquartile ranges from the quartiles."""
+    """Tukey's fences of a feature: `factor` interquartile ranges beyond the quartiles."""
 
     q1: float
     q3: float
     factor: float
 
     def towards(self, other: "Fence", part: float) -> "Fence":
-        """The fence a part of the way to another."""
+        """Return the fence that lies a part of the way to another, by its quartiles."""
         q1, q3 = self.q1 + part * (other.q1 - self.q1), self.q3 + part * (other.q3 - self.q3)
-        return Fence(float(rounded(q1)), float(rounded(q3)), self.factor)
+        return Fence(float(round_significant(q1)), float(round_significant(q3)), self.factor)
 
     @property
     def lower(self) -> float:
@@ -41,11 +42,11 @@ class Fence:
 
 @dataclass(frozen=True)
 class SegmentationModel:
-    """What assigns customers to segments; features have shape (n, 3), in the order of FEATURES and natural units.
+    """Assigns customers to segments. Features have shape (n, 3), in the order of FEATURES and in natural units.
 
     Attributes:
-        fences: By feature; a feature without one has no outliers.
-        scaler: What the features of normal customers go through.
+        fences: By feature; a feature without fences has no outliers.
+        scaler: The transform and scaling of the normal customers' features.
         centroids_: Shape (k, 3), scaled.
         keys: The segment of each centroid.
     """
@@ -56,16 +57,20 @@ class SegmentationModel:
     keys: tuple[str, ...]
 
     def assign(self, features: Array) -> Keys:
-        """The key of the nearest segment of each customer: inactive, outlier, or that of the nearest centroid."""
+        """Return the nearest segment of each customer: inactive, outlier, or the segment of the nearest centroid."""
         keys = np.where(features[:, 1] == 0, "dormant", "refunded").astype("U32")
         active = is_active(features)
         sides = _sides(self.fences, features)
         low = (sides["monetary"] < 0) | (sides["frequency"] < 0) | (sides["recency"] > 0)
-        money, often = sides["monetary"] > 0, sides["frequency"] > 0
+        spends_much, buys_often = sides["monetary"] > 0, sides["frequency"] > 0
         normal = is_normal(self.fences, features)
-        outlier = np.select([low, money & often, money, often], ["examine", "delight", "pamper", "upsell"], "examine")
+        outlier = np.select(
+            [low, spends_much & buys_often, spends_much, buys_often],
+            ["examine", "delight", "pamper", "upsell"],
+            "examine",
+        )
         keys[active & ~normal] = outlier[active & ~normal]
-        # In the order of their keys, so that of two centroids that are equally near the lower key is taken.
+        # In the order of the keys: of two equally near centroids the lower key is taken.
         order = np.argsort(self.keys, kind="stable")
         if normal.any():
             clusters = nearest(self.scaler.apply(features[normal]), self.centroids_[order])
@@ -73,42 +78,49 @@ class SegmentationModel:
         return keys
 
     def centroids_in_natural_units(self) -> Array:
-        """Where a refit starts: shape (k, 3)."""
+        """Return the centroids from which a refit starts, shape (k, 3)."""
         return self.scaler.invert(self.centroids_)
 
-    def named(self, keys: tuple[str, ...]) -> "SegmentationModel":
-        """The same model with other segments to its centroids."""
+    def with_keys(self, keys: tuple[str, ...]) -> "SegmentationModel":
+        """Return the same model with other segments for its centroids."""
         return replace(self, keys=keys)
 
 
 def is_active(features: Array) -> NDArray[np.bool_]:
-    """Which customers have something to fit: a purchase, and money left after refunds."""
+    """Return which customers have a purchase, and money left after refunds."""
     active: NDArray[np.bool_] = (features[:, 1] > 0) & (features[:, 0] > 0)
     return active
 
 
 def is_normal(fences: dict[str, Fence], features: Array) -> NDArray[np.bool_]:
-    """Which customers are active and within all fences."""
+    """Return which customers are active and within all fences."""
     within: NDArray[np.bool_] = np.logical_and.reduce([side == 0 for side in _sides(fences, features).values()])
     return is_active(features) & within
 
 
 def tukey_fences(features: Array, names: list[str], factor: float) -> dict[str, Fence]:
-    """Tukey (1977), "Exploratory Data Analysis": fences of the active customers' features, quartiles interpolated.
+    """Compute the fences of the active customers' features, with interpolated quartiles.
+
+    Tukey (1977), "Exploratory Data Analysis".
+
+    Args:
+        features: Shape (n, 3), every customer.
+        names: The features that get fences.
+        factor: Interquartile ranges between a quartile and its fence.
 
     Raises:
-        ValueError: Nobody is active.
+        ValueError: No customer is active.
     """
     active = features[is_active(features)]
     if not len(active):
         raise ValueError("no customer has a purchase and money left after refunds")
-    first, third = rounded(np.quantile(active, [0.25, 0.75], axis=0)).tolist()
-    places = [(name, FEATURES.index(name)) for name in FEATURES if name in names]
-    return {name: Fence(first[place], third[place], factor) for name, place in places}
+    first, third = round_significant(np.quantile(active, [0.25, 0.75], axis=0)).tolist()
+    columns = [(name, FEATURES.index(name)) for name in FEATURES if name in names]
+    return {name: Fence(first[column], third[column], factor) for name, column in columns}
 
 
 def _sides(fences: dict[str, Fence], features: Array) -> dict[str, NDArray[np.int64]]:
-    """For each feature -1 below its lower fence, 1 above the upper one, else 0."""
+    """Return for each feature -1 below its lower fence, 1 above the upper one, else 0."""
     sides = dict.fromkeys(FEATURES, np.zeros(len(features), np.int64))
     for name, fence in fences.items():
         values = features[:, FEATURES.index(name)]

@@ -71,10 +71,10 @@ def why_fit_is_due(registry: Registry, settings: Retailer) -> str:
     """Return the reason for `fit_is_due` in words; empty if it is not."""
     if not fit_is_due(registry, settings):
         return ""
-    if registry.standing is None:
+    if registry.active is None:
         return _NO_MODEL
-    if registry.promoted is not None:
-        return f"model {registry.promoted.model_id} is approved and not active yet"
+    if registry.approved is not None:
+        return f"model {registry.approved.model_id} is approved and not active yet"
     return "the settings changed since the last fit"
 
 

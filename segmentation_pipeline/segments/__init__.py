@@ -1,1 +1,1 @@
-"""The life of models and memberships: fit, promotion, registry, history; does not contain the numerics (`model`)."""
+"""The life of models and memberships: fit, promotion, registry, history, back-test and drift."""

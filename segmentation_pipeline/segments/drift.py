@@ -1,40 +1,41 @@
-"""How far today's customers are from those that the standing model was fitted on, and how many moved.
+"""Compare today's customers with those that the active model was fitted on.
 
-Belongs here: the figures. Their bounds are settings, the warning is a check.
+Contains the rows of `model_drift`. The index itself is in `model.drift`, its bounds in `model.thresholds`.
 """
 
 from typing import Any
 
-from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
+# Raise it when the method of the drift metrics changes.
 METHOD_VERSION = "1"
 
 
-def drift_rows(warehouse: Warehouse, settings: Retailer) -> list[tuple[Any, ...]]:
-    """The rows of `model_drift`: the population stability index of each feature, who moved, who is new."""
+def drift_rows(database: Warehouse) -> list[tuple[Any, ...]]:
+    """Return the rows of `model_drift`: the index of each feature, and the shares of new and of moved customers."""
     import numpy as np
 
-    from segmentation_pipeline.model.lift import bin_shares, psi
+    from segmentation_pipeline.model.drift import bin_shares, psi
 
-    standing = Registry.of(warehouse).standing
-    assert standing is not None
+    active, bounds = Registry.of(database).active, thresholds.DRIFT
+    assert active is not None
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    today = warehouse.fetch(f"select {columns} from normal_customers order by customer_id", {})
-    bins = {row["feature"]: row for row in standing.features}
-    found = {}
+    today = database.fetch(f"select {columns} from normal_customers order by customer_id", {})
+    fitted = {record.feature: record for record in active.features}
+    metrics = {}
     for name in FEATURES:
-        edges, expected = (np.array(bins[name][column]) for column in ("bin_edges", "bin_shares"))
-        found[f"psi_{name}"] = (psi(expected, bin_shares(today[name], edges)), settings.drift.max_psi)
-    moved = warehouse.row(
+        edges, expected = np.array(fitted[name].bin_edges), np.array(fitted[name].bin_shares)
+        metrics[f"psi_{name}"] = (psi(expected, bin_shares(today[name], edges)), bounds.max_psi)
+    counts = database.row(
         "select count(*) as customers, count(*) filter (where previous_segment is null) as new,"
         " count(*) filter (where previous_segment <> segment) as moved, max(as_of) as as_of from customer_segments"
     )
-    known = moved["customers"] - moved["new"]
-    # Before the first model nobody was anywhere: nobody is new to it.
-    found["share_new"] = (moved["new"] / moved["customers"] if known else 0.0, settings.drift.max_new)
-    found["share_moved"] = (moved["moved"] / max(known, 1), settings.drift.max_moved)
-    return [(name, value, bound, moved["as_of"], standing.model_id) for name, (value, bound) in found.items()]
+    known = counts["customers"] - counts["new"]
+    # In the first run no customer had a segment before, so none counts as new.
+    metrics["share_new"] = (counts["new"] / counts["customers"] if known else 0.0, bounds.max_new)
+    metrics["share_moved"] = (counts["moved"] / max(known, 1), bounds.max_moved)
+    return [(name, value, bound, counts["as_of"], active.model_id) for name, (value, bound) in metrics.items()]

@@ -1,7 +1,7 @@
-"""Where customers were at past month ends, as the standing model sees it.
+"""Restate where customers were at past month ends, as the active model sees it.
 
-Belongs here: which months are to be computed, and the customers as of one of them. The ledger of what was published
-is another matter (`segment_membership`).
+Contains which months are computed again, and the customers at a month end. What was published is in
+`segment_membership`.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
 
+# Raise it when the method of the history changes.
 METHOD_VERSION = "1"
 TABLES = ("history_months", "segment_history")
 _AT_MONTH_END = """
@@ -29,51 +30,50 @@ select
 from rfm_features as features
 inner join nearest_segments as nearest on features.customer_id = nearest.customer_id
 """
-# Nobody was anywhere before: the history knows a customer by its features at the month end alone.
-AS_OF_THEN = {
+# The inputs of a past month end: the lines before it, and no previous segments, so that hysteresis plays no part.
+AS_OF_MONTH_END = {
     "clean_transactions": "select * from main.clean_transactions where transaction_at < $as_of",
     "previous_segments": "select * from main.previous_segments where false",
 }
 
 
-def restate_history(warehouse: Warehouse, settings: Retailer) -> tuple[list[TableWrite], QueryInputs, list[datetime]]:
-    """What `segment_history` and `history_months` are to hold, and which months of it are computed anew.
+def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], QueryInputs, list[datetime]]:
+    """Return the new content of `history_months` and `segment_history`, and the months that were computed again.
 
-    A month stands if the lines before its end, the model, the settings and the SELECTs are those that it was computed
-    with.
+    A stored month is kept if its lines, the model, the settings and the SELECTs are those that it was computed with.
+
+    Returns:
+        The writes, the inputs of their SELECTs, and the restated month ends.
     """
-    begin_anew_without(warehouse, TABLES)
-    text, select = inline_upstream(_AT_MONTH_END, AS_OF_THEN), select_of("history_months")
-    digest = {
-        "history_digest": hashlib.sha256(
-            f"{text} {macros_called_by(text)} {settings.history_digest}".encode()
-        ).hexdigest()[:12]
-    }
-    wanted = warehouse.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
-    stored = warehouse.rows("select * from history_months")
-    needed = [month for month in wanted if month not in stored]
+    reset_if_missing(database, TABLES)
+    text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
+    code = f"{text} {macros_called_by(text)} {settings.history_digest}"
+    digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
+    wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
+    stored = database.rows("select * from history_months")
+    restated = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
     scratch = "restated_history"
-    warehouse.connection.execute(f"drop table if exists temp.{quoted(scratch)}")
-    for number, month in enumerate(needed):
-        into = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
-        at = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
-        warehouse.execute(f"{into} {text}", settings.sql_values | at)
+    database.connection.execute(f"drop table if exists temp.{quoted(scratch)}")
+    for number, month in enumerate(restated):
+        target = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
+        values = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
+        database.execute(f"{target} {text}", settings.sql_values | values)
     select = "select * from segment_history where list_contains($kept, month_end)"
-    if needed:
+    if restated:
         select += f" union all select * from {quoted(scratch)}"
     writes = [TableWrite("history_months", select_of("history_months")), TableWrite("segment_history", select)]
-    return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in needed]
+    return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in restated]
 
 
-def begin_anew_without(warehouse: Warehouse, tables: Sequence[str]) -> None:
-    """Make tables that tell of the same months anew, all empty, if one is missing: an upgrade may have dropped it."""
-    if not all(map(warehouse.has, tables)):
+def reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
+    """Create tables of the same months again, all empty, if one is missing: an upgrade may have dropped it."""
+    if not all(map(database.has, tables)):
         for table in tables:
-            warehouse.connection.execute(f"drop table if exists {quoted(table)}")
-            warehouse.connection.execute(contracts()[table].ddl(constraints=False))
+            database.connection.execute(f"drop table if exists {quoted(table)}")
+            database.connection.execute(contracts()[table].ddl(constraints=False))
 
 
-def month_list(rows: Sequence[datetime]) -> str:
-    """Month ends as a person reads them; the end of May is the midnight before the first of June."""
-    return ", ".join(f"{moment:%Y-%m-%d}" for moment in rows) or "none"
+def month_list(months: Sequence[datetime]) -> str:
+    """Return month ends as text. The end of May is the midnight before the first of June."""
+    return ", ".join(f"{month:%Y-%m-%d}" for month in months) or "none"

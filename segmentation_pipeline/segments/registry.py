@@ -1,45 +1,94 @@
-"""The registry of segmentation models: every model that was ever fitted, which one stands, and what segments there are.
+"""The registry of segmentation models: every model that was fitted, its status, and the segments that exist.
 
-Belongs here: models as rows, and what may become of them: they stand, are held by the gate, or are retired.
+Contains models as typed rows and the changes of their status. How a model is made is in `training`, whether it becomes
+active by itself in `promotion`.
 """
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from segmentation_pipeline.errors import RegistryError
-from segmentation_pipeline.model.segment_catalog import FEATURES
+from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS
 from segmentation_pipeline.tables.catalog import contracts, select_of
-from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
-from segmentation_pipeline.warehouse.queries import QueryInputs, inline_upstream
 
 if TYPE_CHECKING:
+    from segmentation_pipeline.model.kmeans import Transform
     from segmentation_pipeline.model.segmentation_model import SegmentationModel
 
-Row = dict[str, Any]
+Status = Literal["active", "pending", "approved", "retired"]
+Decider = Literal["run", "person"]
 ACTIVE_MODEL_TABLES = ("outlier_fences", "kmeans_model", "kmeans_scaler", "kmeans_centroids")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model of the registry: its row of `segmentation_models`, of `model_features` and of `model_centroids`."""
+class FeatureRecord:
+    """A feature of a model: a row of `model_features`."""
 
-    facts: Row
-    features: tuple[Row, ...]
-    centroids: tuple[Row, ...]
+    feature: str
+    exponent: float | None
+    center: float
+    scale: float
+    q1: float | None
+    q3: float | None
+    factor: float | None
+    lower_fence: float | None
+    upper_fence: float | None
+    bin_edges: list[float]
+    bin_shares: list[float]
 
-    @property
-    def model_id(self) -> str:
-        """The model's name."""
-        return str(self.facts["model_id"])
+
+@dataclass(frozen=True)
+class CentroidRecord:
+    """A centroid of a model: a row of `model_centroids`."""
+
+    cluster: int
+    segment_key: str
+    customers: int
+    scaled_monetary: float
+    scaled_frequency: float
+    scaled_recency: float
+    mean_monetary: float
+    mean_frequency: float
+    mean_recency: float
+
+
+Part = TypeVar("Part", FeatureRecord, CentroidRecord)
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A model of the registry: its row of `segmentation_models`, whose contract describes the fields, and its parts."""
+
+    model_id: str
+    number: int
+    status: Status
+    fitted_as_of: datetime
+    promoted_by: Decider | None
+    active_from: datetime | None
+    active_to: datetime | None
+    settings_digest: str
+    transform: "Transform"
+    n_clusters: int
+    random_state: int
+    customers: int
+    inertia: float
+    silhouette: float
+    smallest_share: float
+    fence_step: float
+    moved_share: float | None
+    kept_share: float | None
+    agreement: float | None
+    reasons: str | None
+    features: tuple[FeatureRecord, ...]
+    centroids: tuple[CentroidRecord, ...]
 
     @property
     def keys(self) -> frozenset[str]:
         """The segments of its centroids."""
-        return frozenset(row["segment_key"] for row in self.centroids)
+        return frozenset(centroid.segment_key for centroid in self.centroids)
 
     @property
     def model(self) -> "SegmentationModel":
@@ -49,182 +98,181 @@ class Entry:
         from segmentation_pipeline.model.kmeans import Scaler
         from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
 
-        rows = {row["feature"]: row for row in self.features}
-        ordered = [rows[name] for name in FEATURES]
-        exponents = None if ordered[0]["exponent"] is None else np.array([row["exponent"] for row in ordered])
-        center, scale = (np.array([row[name] for row in ordered]) for name in ("center", "scale"))
-        fenced = [row for row in ordered if row["factor"] is not None]
+        by_name = {record.feature: record for record in self.features}
+        ordered = [by_name[name] for name in FEATURES]
+        exponents = None if ordered[0].exponent is None else np.array([record.exponent for record in ordered])
+        center, scale = (np.array([getattr(record, name) for record in ordered]) for name in ("center", "scale"))
         return SegmentationModel(
-            {row["feature"]: Fence(row["q1"], row["q3"], row["factor"]) for row in fenced},
-            Scaler(self.facts["transform"], exponents, center, scale),
-            np.array([[row[f"scaled_{name}"] for name in FEATURES] for row in self.centroids]),
-            tuple(row["segment_key"] for row in self.centroids),
+            {
+                record.feature: Fence(record.q1, record.q3, record.factor)
+                for record in ordered
+                if record.q1 is not None and record.q3 is not None and record.factor is not None
+            },
+            Scaler(self.transform, exponents, center, scale),
+            np.array([[getattr(centroid, f"scaled_{name}") for name in FEATURES] for centroid in self.centroids]),
+            tuple(centroid.segment_key for centroid in self.centroids),
         )
 
-    def replace(self, **facts: Any) -> "Entry":
-        """The same model, with other facts."""
-        return dataclasses.replace(self, facts=self.facts | facts)
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Return the rows of `segmentation_models`, `model_features` or `model_centroids` that describe the model."""
+        names = [column.name for column in contracts()[table].columns]
+        parts = {"model_features": self.features, "model_centroids": self.centroids}.get(table, (self,))
+        # Every table begins with the model's id.
+        return [(self.model_id, *(getattr(part, name) for name in names[1:])) for part in parts]
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Every model, in the order of the fits; changed by making another."""
+    """Every model in the order of the fits. It does not change; each change returns another registry."""
 
-    entries: tuple[Entry, ...] = ()
+    models: tuple[ModelRecord, ...] = ()
 
     @classmethod
-    def of(cls, warehouse: Warehouse) -> "Registry":
-        """Read from the working database."""
-        models = warehouse.rows("select * from segmentation_models order by number")
-        features = warehouse.rows("select * from model_features order by model_id, feature")
-        centroids = warehouse.rows("select * from model_centroids order by model_id, cluster")
+    def of(cls, database: Warehouse) -> "Registry":
+        """Read the registry from the working database."""
+        features = database.rows("select * from model_features order by model_id, feature")
+        centroids = database.rows("select * from model_centroids order by model_id, cluster")
         return cls(
             tuple(
-                Entry(
-                    facts,
-                    tuple(row for row in features if row["model_id"] == facts["model_id"]),
-                    tuple(row for row in centroids if row["model_id"] == facts["model_id"]),
+                ModelRecord(
+                    **row,
+                    features=tuple(_of_model(FeatureRecord, row["model_id"], features)),
+                    centroids=tuple(_of_model(CentroidRecord, row["model_id"], centroids)),
                 )
-                for facts in models
+                for row in database.rows("select * from segmentation_models order by number")
             )
         )
 
     @property
-    def standing(self) -> Entry | None:
+    def active(self) -> ModelRecord | None:
         """The model that assigns customers; None before the first fit."""
-        return next(iter(self._of("standing")), None)
+        return next(iter(self._with_status("active")), None)
+
+    @property
+    def approved(self) -> ModelRecord | None:
+        """The model that a person has approved since the last run; the next run activates it."""
+        return next(iter(self._with_status("approved")), None)
+
+    @property
+    def pending_since_promotion(self) -> list[ModelRecord]:
+        """The models pending approval that were fitted under the active model; none once a person approved one."""
+        if self.active is None or self.active.active_from is None or self.approved is not None:
+            return []
+        since = self.active.active_from
+        return [model for model in self._with_status("pending") if model.fitted_as_of >= since]
+
+    @property
+    def previously_active(self) -> ModelRecord | None:
+        """The model that was active before the active one; None if none was."""
+        retired = [(model.active_to, model) for model in self._with_status("retired") if model.active_to is not None]
+        return max(retired, key=lambda pair: pair[0])[1] if retired else None
 
     @property
     def next_number(self) -> int:
-        """The place of the next fit."""
-        return 1 + max((entry.facts["number"] for entry in self.entries), default=0)
+        """The number of the next fit."""
+        return 1 + max((model.number for model in self.models), default=0)
 
-    @property
-    def promoted(self) -> Entry | None:
-        """The model that a person has promoted since the last run; the next run lets it stand."""
-        return next(iter(self._of("promoted")), None)
-
-    @property
-    def held_since_promotion(self) -> list[Entry]:
-        """The models that the gate has held since the standing one stands; none, if a person has just promoted one."""
-        if self.standing is None or self.promoted is not None:
-            return []
-        since = self.standing.facts["active_from"]
-        return [entry for entry in self._of("held") if entry.facts["fitted_as_of"] >= since]
-
-    @property
-    def stood_before(self) -> Entry | None:
-        """The model that stood before the standing one; None if none did."""
-        return max(self._of("retired"), key=lambda entry: entry.facts["active_to"], default=None)
-
-    def standing_at(self, moment: datetime) -> Entry | None:
-        """The model that stood at a moment, if it has not stood again since."""
+    def active_at(self, timestamp: datetime) -> ModelRecord | None:
+        """Return the model that was active at a timestamp, unless it was activated again later."""
         return next(
             (
-                entry
-                for entry in self.entries
-                if entry.facts["active_from"] is not None
-                and entry.facts["active_from"] <= moment
-                and (entry.facts["active_to"] is None or moment < entry.facts["active_to"])
+                model
+                for model in self.models
+                if model.active_from is not None
+                and model.active_from <= timestamp
+                and (model.active_to is None or timestamp < model.active_to)
             ),
             None,
         )
 
-    def before(self, as_of: datetime) -> "Registry":
-        """As it was before a fit as of this moment, so that a run done again finds what it found.
-
-        What a person has decided stays, as of whatever moment the model was fitted.
-        """
-        kept = [
-            entry
-            for entry in self.entries
-            if entry.facts["fitted_as_of"] != as_of or entry.facts["promoted_by"] == "person"
-        ]
-        ended = [entry for entry in kept if entry.facts["active_to"] == as_of]
-        if not ended or any(entry.facts["status"] == "standing" for entry in kept):
-            return Registry(tuple(kept))
-        # A person's promotion and the fit may both be of this run: the later one gives way.
-        stood = max(ended, key=lambda entry: entry.facts["active_from"])
-        return Registry(
-            tuple(entry.replace(status="standing", active_to=None) if entry is stood else entry for entry in kept)
-        )
-
-    def with_held(self, entry: Entry) -> "Registry":
-        """With a model that the gate holds."""
-        return Registry((*self.entries, entry.replace(status="held")))
-
-    def with_standing(self, entry: Entry, as_of: datetime, promoted_by: str = "run") -> "Registry":
-        """With a model, of the registry or new, that stands from a run on; the one that stood retires."""
-        others = [
-            other.replace(status="retired", active_to=as_of) if other.facts["status"] == "standing" else other
-            for other in self.entries
-            if other.model_id != entry.model_id
-        ]
-        stands = entry.replace(status="standing", promoted_by=promoted_by, active_from=as_of, active_to=None)
-        return Registry(tuple(sorted((*others, stands), key=lambda one: one.facts["number"])))
-
-    def promoting(self, entry: Entry) -> "Registry":
-        """With a person's wish that a model stands from the next run on; an earlier wish is withdrawn.
-
-        Raises:
-            RegistryError: It stands already.
-        """
-        stands = entry.facts["status"] == "standing"
-        if stands and self.promoted is None:
-            raise RegistryError(f"{entry.model_id} stands already")
-
-        def status(other: Entry) -> str:
-            if other.model_id == entry.model_id and not stands:
-                return "promoted"
-            if other.facts["status"] == "promoted":
-                return "held" if other.facts["active_from"] is None else "retired"
-            return str(other.facts["status"])
-
-        return Registry(tuple(other.replace(status=status(other)) for other in self.entries))
-
-    def decided(self, as_of: datetime) -> "Registry":
-        """With what a person has decided since the last run carried out by this one."""
-        return self if self.promoted is None else self.with_standing(self.promoted, as_of, "person")
-
-    def _of(self, status: str) -> list[Entry]:
-        return [entry for entry in self.entries if entry.facts["status"] == status]
-
-    def find(self, model_id: str) -> Entry:
-        """The model of this name, or of the only name that begins so.
+    def find(self, model_id: str) -> ModelRecord:
+        """Return the model with this id, or the only one whose id begins so.
 
         Raises:
             RegistryError: There is none, or more than one.
         """
-        found = [entry for entry in self.entries if entry.model_id.startswith(model_id)]
+        found = [model for model in self.models if model.model_id.startswith(model_id)]
         if len(found) != 1:
-            known = ", ".join(entry.model_id for entry in self.entries) or "none yet"
-            raise RegistryError(f"{'several models begin' if found else 'no model begins'} with {model_id!r}: {known}")
+            known = ", ".join(model.model_id for model in self.models) or "none yet"
+            problem = "Several models begin" if found else "No model begins"
+            raise RegistryError(f"{problem} with {model_id!r}. Models: {known}.")
         return found[0]
 
+    def before_fit(self, as_of: datetime) -> "Registry":
+        """Return the registry as it was before a fit as of a timestamp, so that a repeated run has the same result.
+
+        Models that a person approved stay, whenever they were fitted.
+        """
+        kept = [model for model in self.models if model.fitted_as_of != as_of or model.promoted_by == "person"]
+        ended = [(model.active_from, model) for model in kept if model.active_from and model.active_to == as_of]
+        if not ended or any(model.status == "active" for model in kept):
+            return Registry(tuple(kept))
+        # One run can activate an approved model and then a fitted one; only the fitted one is taken back.
+        _, active = max(ended, key=lambda pair: pair[0])
+        return Registry(
+            tuple(replace(model, status="active", active_to=None) if model is active else model for model in kept)
+        )
+
+    def with_pending(self, model: ModelRecord) -> "Registry":
+        """Return the registry with a new model that is pending approval."""
+        return Registry((*self.models, replace(model, status="pending")))
+
+    def with_active(self, model: ModelRecord, as_of: datetime, promoted_by: Decider = "run") -> "Registry":
+        """Return the registry with a model, known or new, that is active from a run on; the active one is retired."""
+        others = [
+            replace(other, status="retired", active_to=as_of) if other.status == "active" else other
+            for other in self.models
+            if other.model_id != model.model_id
+        ]
+        activated = replace(model, status="active", promoted_by=promoted_by, active_from=as_of, active_to=None)
+        return Registry(tuple(sorted((*others, activated), key=lambda one: one.number)))
+
+    def approve(self, model: ModelRecord) -> "Registry":
+        """Return the registry in which the next run activates a model; an earlier approval is withdrawn.
+
+        Approving the active model only withdraws the earlier approval.
+
+        Raises:
+            RegistryError: The model is active, and no approval is to be withdrawn.
+        """
+        is_active = model.status == "active"
+        if is_active and self.approved is None:
+            raise RegistryError(f"{model.model_id} is already active.")
+
+        def status(other: ModelRecord) -> Status:
+            if other.model_id == model.model_id and not is_active:
+                return "approved"
+            if other.status == "approved":
+                return "pending" if other.active_from is None else "retired"
+            return other.status
+
+        return Registry(tuple(replace(other, status=status(other)) for other in self.models))
+
+    def with_approved_activated(self, as_of: datetime) -> "Registry":
+        """Return the registry after the run that activates the approved model, if there is one."""
+        return self if self.approved is None else self.with_active(self.approved, as_of, "person")
+
     def writes(self) -> list[TableWrite]:
-        """The rows of the registry's tables, and the tables of the standing model that derive from them."""
-        parts = {
-            "segmentation_models": [entry.facts for entry in self.entries],
-            "model_features": [row for entry in self.entries for row in entry.features],
-            "model_centroids": [row for entry in self.entries for row in entry.centroids],
-            "segments": list(self._segments()),
-        }
-        stored = [TableWrite(table, rows=_in_order(table, rows)) for table, rows in parts.items()]
-        return [*stored, *(TableWrite(table, select_of(table)) for table in ACTIVE_MODEL_TABLES)]
+        """Return the content of the registry's tables, and of the tables of the active model."""
+        stored = [
+            TableWrite(table, rows=[row for model in self.models for row in model.rows(table)])
+            for table in ("segmentation_models", "model_features", "model_centroids")
+        ]
+        derived = [TableWrite(table, select_of(table)) for table in ACTIVE_MODEL_TABLES]
+        return [*stored, TableWrite("segments", rows=list(self._segments())), *derived]
 
-    def _segments(self) -> Iterable[Row]:
-        """The part of the catalogue that customers are or have been in: of clusters, once a model stood with them."""
-        from segmentation_pipeline.model.segment_catalog import SEGMENTS
-
+    def _segments(self) -> Iterable[tuple[Any, ...]]:
+        """Yield the rows of `segments`: every segment of the rules, and those of clusters once a model had them."""
         introduced: dict[str, str] = {}
-        for entry in self.entries:
-            if entry.facts["active_from"] is not None:
-                introduced = dict.fromkeys(entry.keys, entry.model_id) | introduced
-        live = self.standing.keys if self.standing else frozenset()
+        for model in self.models:
+            if model.active_from is not None:
+                introduced = dict.fromkeys(model.keys, model.model_id) | introduced
+        active_keys = self.active.keys if self.active else frozenset()
+        names = [column.name for column in contracts()["segments"].columns]
         for segment in SEGMENTS:
-            clustered = segment.customer_group == "normal"
-            if not clustered or segment.key in introduced:
-                yield {
+            is_cluster = segment.customer_group == "normal"
+            if not is_cluster or segment.key in introduced:
+                row = {
                     "segment_key": segment.key,
                     "segment": segment.name,
                     "customer_group": segment.customer_group,
@@ -232,36 +280,17 @@ class Registry:
                     "action": segment.action,
                     "colour": segment.colour,
                     "introduced_by": introduced.get(segment.key),
-                    "in_active_model": not clustered or segment.key in live,
+                    "in_active_model": not is_cluster or segment.key in active_keys,
                 }
+                yield tuple(row[name] for name in names)
+
+    def _with_status(self, status: Status) -> list[ModelRecord]:
+        return [model for model in self.models if model.status == status]
 
 
-def _in_order(table: str, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    return [tuple(row[column.name] for column in contracts()[table].columns) for row in rows]
-
-
-def with_model(warehouse: Warehouse, entry: Entry, table: str, relations: dict[str, str] | None = None) -> QueryInputs:
-    """A table as it would be if another model stood, as the relation `with_other_model`.
-
-    Args:
-        warehouse: Gets the model as temporary tables.
-        entry: The model, of the registry or not.
-        table: The table, derived anew with every table on the way.
-        relations: What else stands in for a table.
-    """
-    for name, rows in (("model_features", entry.features), ("model_centroids", entry.centroids)):
-        contract = contracts()[name].renamed(f"other_{name}")
-        warehouse.connection.execute(f"drop table if exists temp.{quoted(contract.table)}")
-        warehouse.connection.execute(contract.ddl(constraints=False).replace("create table", "create temp table", 1))
-        places = ", ".join("?" * len(contract.columns))
-        warehouse.connection.executemany(
-            f"insert into {quoted(contract.table)} values ({places})", [list(row) for row in _in_order(name, rows)]
-        )
-    given = {
-        "outlier_fences": "select * from other_model_features where factor is not null",
-        "kmeans_scaler": "select *, $transform as transform from other_model_features",
-        "kmeans_centroids": "select * from other_model_centroids",
-        **(relations or {}),
-    }
-    select = f"select * from {quoted(table)}"
-    return QueryInputs({"with_other_model": inline_upstream(select, given)}, {"transform": entry.facts["transform"]})
+def _of_model(kind: type[Part], model_id: str, rows: list[dict[str, Any]]) -> Iterable[Part]:
+    """Yield the records of one model from the rows of all."""
+    names = [field.name for field in fields(kind)]
+    for row in rows:
+        if row["model_id"] == model_id:
+            yield kind(**{name: row[name] for name in names})

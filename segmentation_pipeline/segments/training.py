@@ -1,133 +1,145 @@
-"""A fit: a model of today's customers, each cluster of it matched to the segments that stand or named anew.
+"""Fit a candidate model on today's customers, and match its clusters to the segments of the active model.
 
-Belongs here: between `core`, which knows arrays, and the `registry`, which knows rows.
+Contains the step from arrays of features to a record of the registry. Whether the candidate becomes active is decided
+in `promotion`.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.registry import Entry
+from segmentation_pipeline.segments.registry import CentroidRecord, FeatureRecord, ModelRecord
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
-    from segmentation_pipeline.model.k_search import Choice
-    from segmentation_pipeline.model.kmeans import Array, KMeansFit
+    from segmentation_pipeline.model.arrays import Array
+    from segmentation_pipeline.model.k_search import KSearchResult
+    from segmentation_pipeline.model.kmeans import KMeansFit
     from segmentation_pipeline.model.segmentation_model import SegmentationModel
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model that was just fitted: its entry for the registry, and the search that it comes from, if there was one."""
+class CandidateModel:
+    """A fitted model before promotion.
 
-    entry: Entry
+    Attributes:
+        record: Its record for the registry.
+        model: The model as arrays.
+        fit: The fit of its clusters.
+        search: The search that chose its number of clusters; None if there was none.
+    """
+
+    record: ModelRecord
     model: "SegmentationModel"
     fit: "KMeansFit"
-    choice: "Choice | None"
+    search: "KSearchResult | None"
 
     @property
-    def candidates(self) -> list[TableWrite]:
-        """The rows of the search."""
-        if self.choice is None:
+    def search_writes(self) -> list[TableWrite]:
+        """The table of the search, if there was one."""
+        if self.search is None:
             return []
         names = [column.name for column in contracts()["kmeans_candidates"].columns]
-        rows = [tuple(getattr(one, name) for name in names) for one in self.choice.candidates]
+        rows = [tuple(getattr(candidate, name) for name in names) for candidate in self.search.candidates]
         return [TableWrite("kmeans_candidates", rows=rows)]
 
 
-def features_of(warehouse: Warehouse, relation: str = "rfm_features") -> "Array":
-    """Every customer's features: shape (n, 3), in the order of the customers."""
+def read_features(database: Warehouse, relation: str = "rfm_features") -> "Array":
+    """Return the features of every customer, shape (n, 3), sorted by customer."""
     import numpy as np
 
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    found = warehouse.connection.execute(f"select {columns} from {quoted(relation)} order by customer_id").fetchnumpy()
+    found = database.fetch(f"select {columns} from {quoted(relation)} order by customer_id", {})
     return np.column_stack([found[name] for name in FEATURES])
 
 
-def fit(
+def fit_candidate(
     features: "Array",
     settings: Retailer,
     as_of: datetime,
     *,
-    standing: Entry | None,
+    active: ModelRecord | None,
     number: int,
     search: bool = False,
     fence_step: float = 1,
-) -> Candidate:
+    rules: thresholds.SearchRules | None = None,
+    method: thresholds.FitRules | None = None,
+) -> CandidateModel:
     """Fit fences, scaler and centroids, and give each cluster its segment.
 
     Args:
-        features: Shape (n, 3), every customer in the order of their ids.
-        settings: What the model hangs on.
-        as_of: The as-of moment of the features.
-        standing: The model that stands: the fit starts from its centroids, and its segments go on where they match.
-        number: The model's place in the registry.
-        search: Whether to choose the number of clusters although a model stands.
-        fence_step: How far the fences go from the standing ones to today's.
+        features: Shape (n, 3), every customer, in natural units, sorted by customer.
+        settings: The retailer's settings.
+        as_of: The as_of of the features.
+        active: The active model. The fit starts from its centroids, and its segments continue where they match.
+        number: The candidate's number in the registry.
+        search: Whether to choose the number of clusters again although a model is active.
+        fence_step: How far the fences move from the active model's to today's, from 0 to 1.
+        rules: The conditions of the search; default: `thresholds.SEARCH`.
+        method: The fit's seed and starts; default: `thresholds.FIT`.
 
     Raises:
-        FitError: There are too few different customers.
+        FitError: There are too few distinct customers.
     """
+    from segmentation_pipeline.model.k_search import search_k
     from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 
+    rules, method = rules or thresholds.SEARCH, method or thresholds.FIT
     try:
         fences = tukey_fences(features, list(settings.outliers.features), settings.outliers.factor)
-        if standing is not None and fence_step < 1:
-            before = standing.model.fences
+        if active is not None and fence_step < 1:
+            before = active.model.fences
             fences = {name: before[name].towards(fence, fence_step) for name, fence in fences.items()}
         normal = features[is_normal(fences, features)]
-        fitted, choice = _clusters(normal, settings, standing, search)
+        searched = None
+        if search or (active is None and settings.model.n_clusters == "auto"):
+            searched = search_k(normal, transform=settings.model.transform, rules=rules, method=method)
+        fitted = searched.fit if searched else _fit_clusters(normal, settings, active, method)
     except ValueError as error:
         raise FitError(
-            f"the customers cannot be clustered: {error}. Look at rfm_features, or lower model.n_clusters."
+            f"The customers cannot be clustered: {error}. Look at rfm_features, or lower model.n_clusters."
         ) from None
     model = SegmentationModel(fences, fitted.scaler, fitted.centroids_, ("",) * len(fitted.centroids_))
-    model = model.named(_keys(features, model, fitted, standing))
-    entry = _entry(model, fitted, normal, settings, as_of, number).replace(fence_step=float(fence_step))
-    return Candidate(entry, model, fitted, choice)
+    model = model.with_keys(_keys(features, model, fitted, active))
+    record = _record(model, fitted, normal, settings, as_of, number)
+    record = replace(record, random_state=method.random_state, fence_step=float(fence_step))
+    return CandidateModel(record, model, fitted, searched)
 
 
-def _clusters(
-    normal: "Array", settings: Retailer, standing: Entry | None, search: bool
-) -> "tuple[KMeansFit, Choice | None]":
-    """K-means on the normal customers: a search where it is asked for or nothing stands, else from what stands."""
-    from segmentation_pipeline.model.k_search import choose
-    from segmentation_pipeline.model.kmeans import fit as fit_kmeans
+def _fit_clusters(
+    normal: "Array", settings: Retailer, active: ModelRecord | None, method: thresholds.FitRules
+) -> "KMeansFit":
+    """Fit k-means with a known number of clusters, from the active model's centroids if it has as many."""
+    from segmentation_pipeline.model.kmeans import fit
 
-    asked = settings.model
-    method: dict[str, Any] = {
-        "transform": asked.transform,
-        "random_state": asked.random_state,
-        "n_init": asked.n_init,
-    }
-    if search or (asked.n_clusters == "auto" and standing is None):
-        guards: dict[str, Any] = {
-            "tolerance": asked.tolerance,
-            "min_share": asked.min_share,
-            "min_stability": asked.min_stability,
-            "resamples": asked.resamples,
-        }
-        choice = choose(normal, k_range=(asked.k_range[0], asked.k_range[1]), **guards, **method)
-        return choice.fit, choice
-    stands = 0 if standing is None else len(standing.centroids)
-    # Under the settings of the standing model its number stays: a person may have promoted what a search had found.
-    unchanged = standing is not None and standing.facts["settings_digest"] == settings.model_digest
-    k = stands if unchanged or asked.n_clusters == "auto" else asked.n_clusters
-    start = standing.model.centroids_in_natural_units() if standing is not None and k == stands else None
-    return fit_kmeans(normal, n_clusters=k, start=start, **method), None
+    n_clusters = settings.model.n_clusters
+    active_k = 0 if active is None else len(active.centroids)
+    # Under the active model's settings its number stays: a person may have approved the result of a search.
+    is_unchanged = active is not None and active.settings_digest == settings.model_digest
+    k = active_k if is_unchanged or n_clusters == "auto" else n_clusters
+    start = active.model.centroids_in_natural_units() if active is not None and k == active_k else None
+    return fit(
+        normal,
+        transform=settings.model.transform,
+        n_clusters=k,
+        random_state=method.random_state,
+        n_init=method.n_init,
+        start=start,
+    )
 
 
 def _keys(
-    features: "Array", model: "SegmentationModel", fitted: "KMeansFit", standing: Entry | None
+    features: "Array", model: "SegmentationModel", fitted: "KMeansFit", active: ModelRecord | None
 ) -> tuple[str, ...]:
-    """The segment of each cluster: the standing one that it goes on as, or a new name by where it lies."""
+    """Return the segment of each cluster: the active model's that it continues, or a new one by its position."""
     import numpy as np
 
     from segmentation_pipeline.model.kmeans import nearest
@@ -135,74 +147,83 @@ def _keys(
     from segmentation_pipeline.model.naming import name_clusters
     from segmentation_pipeline.model.segmentation_model import is_normal
 
-    if standing is None:
+    if active is None:
         return tuple(name_clusters(fitted.standardised_))
     clusters = np.full(len(features), -1)
     normal = is_normal(model.fences, features)
     clusters[normal] = nearest(fitted.scaler.apply(features[normal]), fitted.centroids_)
-    stands = standing.model
-    there = fitted.scaler.apply(stands.centroids_in_natural_units())
-    matched = match(clusters, stands.assign(features), stands.keys, fitted.centroids_, there)
-    return tuple(name_clusters(fitted.standardised_, matched, stands.keys))
+    current = active.model
+    active_centroids = fitted.scaler.apply(current.centroids_in_natural_units())
+    matched = match(clusters, current.assign(features), current.keys, fitted.centroids_, active_centroids)
+    return tuple(name_clusters(fitted.standardised_, matched, current.keys))
 
 
-def _entry(
+def _record(
     model: "SegmentationModel",
     fitted: "KMeansFit",
     normal: "Array",
     settings: Retailer,
     as_of: datetime,
     number: int,
-) -> Entry:
-    """The rows of a model, and a name that tells when and what it is."""
-    from segmentation_pipeline.model.kmeans import rounded
-    from segmentation_pipeline.model.lift import bin_shares, quantile_edges
+) -> ModelRecord:
+    """Return the record of a fitted model; its id is the as_of date and a digest of the content."""
+    features, centroids = _feature_records(model, fitted, normal), _centroid_records(model, fitted)
+    content = json.dumps([str(as_of), [asdict(one) for one in features], [asdict(one) for one in centroids]])
+    return ModelRecord(
+        model_id=f"{as_of:%Y%m%d}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
+        number=number,
+        status="pending",
+        fitted_as_of=as_of,
+        promoted_by=None,
+        active_from=None,
+        active_to=None,
+        settings_digest=settings.model_digest,
+        transform=fitted.scaler.transform,
+        n_clusters=len(centroids),
+        random_state=thresholds.FIT.random_state,
+        customers=len(normal),
+        inertia=fitted.inertia_,
+        silhouette=fitted.silhouette_,
+        smallest_share=fitted.smallest_share,
+        fence_step=1.0,
+        moved_share=None,
+        kept_share=None,
+        agreement=None,
+        reasons=None,
+        features=features,
+        centroids=centroids,
+    )
 
-    features, centroids = [], []
-    for place, name in enumerate(FEATURES):
+
+def _feature_records(model: "SegmentationModel", fitted: "KMeansFit", normal: "Array") -> tuple[FeatureRecord, ...]:
+    from segmentation_pipeline.model.drift import bin_shares, quantile_edges
+
+    records = []
+    for column, name in enumerate(FEATURES):
         exponents, fence = fitted.scaler.exponents_, model.fences.get(name)
-        edges = quantile_edges(normal[:, place])
-        features.append(
-            {
-                "feature": name,
-                "exponent": None if exponents is None else float(exponents[place]),
-                "center": float(fitted.scaler.center_[place]),
-                "scale": float(fitted.scaler.scale_[place]),
-                "q1": fence and fence.q1,
-                "q3": fence and fence.q3,
-                "factor": fence and fence.factor,
-                "lower_fence": fence and fence.lower,
-                "upper_fence": fence and fence.upper,
-                "bin_edges": edges.tolist(),
-                "bin_shares": bin_shares(normal[:, place], edges).tolist(),
-            }
+        edges = quantile_edges(normal[:, column])
+        records.append(
+            FeatureRecord(
+                feature=name,
+                exponent=None if exponents is None else float(exponents[column]),
+                center=float(fitted.scaler.center_[column]),
+                scale=float(fitted.scaler.scale_[column]),
+                q1=fence.q1 if fence else None,
+                q3=fence.q3 if fence else None,
+                factor=fence.factor if fence else None,
+                lower_fence=fence.lower if fence else None,
+                upper_fence=fence.upper if fence else None,
+                bin_edges=edges.tolist(),
+                bin_shares=bin_shares(normal[:, column], edges).tolist(),
+            )
         )
+    return tuple(records)
+
+
+def _centroid_records(model: "SegmentationModel", fitted: "KMeansFit") -> tuple[CentroidRecord, ...]:
+    records = []
     for cluster, key in enumerate(model.keys):
-        scaled = {f"scaled_{name}": float(fitted.centroids_[cluster, at]) for at, name in enumerate(FEATURES)}
-        means = {f"mean_{name}": float(fitted.means_[cluster, at]) for at, name in enumerate(FEATURES)}
-        size = int(fitted.sizes_[cluster])
-        centroids.append({"cluster": cluster, "segment_key": key, "customers": size, **scaled, **means})
-    content = hashlib.sha256(json.dumps([str(as_of), features, centroids]).encode()).hexdigest()[:8]
-    model_id = {"model_id": f"{as_of:%Y%m%d}-{content}"}
-    facts = model_id | {
-        "number": number,
-        "status": "held",
-        "promoted_by": None,
-        "fitted_as_of": as_of,
-        "active_from": None,
-        "active_to": None,
-        "settings_digest": settings.model_digest,
-        "transform": fitted.scaler.transform,
-        "n_clusters": len(centroids),
-        "random_state": settings.model.random_state,
-        "customers": len(normal),
-        "inertia": fitted.inertia_,
-        "silhouette": fitted.silhouette_,
-        "smallest_share": float(rounded(fitted.sizes_.min() / len(normal))),
-        "fence_step": 1.0,
-        "moved_share": None,
-        "kept_share": None,
-        "agreement": None,
-        "reasons": None,
-    }
-    return Entry(facts, tuple(model_id | row for row in features), tuple(model_id | row for row in centroids))
+        # Monetary, frequency, recency: the order of FEATURES, and of the fields.
+        values = [*fitted.centroids_[cluster].tolist(), *fitted.means_[cluster].tolist()]
+        records.append(CentroidRecord(cluster, key, int(fitted.sizes_[cluster]), *values))
+    return tuple(records)

@@ -153,8 +153,8 @@ def test_a_python_asset_depends_on_what_it_reads() -> None:
 @pytest.mark.parametrize(
     ("name", "select", "replaced"),
     [
-        ("segment_history", history._AT_MONTH_END, history.AS_OF_THEN),
-        ("segment_backtest", backtest._CUSTOMERS, {**history.AS_OF_THEN, "later": backtest._LATER}),
+        ("segment_history", history._AT_MONTH_END, history.AS_OF_MONTH_END),
+        ("segment_backtest", backtest._CUSTOMERS, {**history.AS_OF_MONTH_END, "later": backtest._LATER}),
         ("segment_membership", "select * from assigned_segments", dict.fromkeys(ACTIVE_MODEL_TABLES, "select 1 as x")),
     ],
 )

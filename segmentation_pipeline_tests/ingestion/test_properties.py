@@ -246,7 +246,7 @@ class Shop(Nights):
             checks = [one for one in self.results(ASSETS[name]) if isinstance(one, dg.AssetCheckResult)]
             assert all(check.passed for check in checks if check.check_name == "contract")
         for name in NIGHT if whole else ():
-            if name != "segmentation_model" or not self.registry.entries:
+            if name != "segmentation_model" or not self.registry.models:
                 self.materialize(name)
 
     @property

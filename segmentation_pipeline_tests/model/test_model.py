@@ -1,4 +1,4 @@
-"""The methods alone: the k-means fit held against scikit-learn, and names held against where clusters lie."""
+"""The numeric methods: the k-means fit compared with scikit-learn, names with positions, fences and matching."""
 
 import re
 import warnings
@@ -25,13 +25,13 @@ TRANSFORMS: list[kmeans.Transform] = ["standard", "log", "yeo-johnson", "robust"
 
 
 def segments_of(centroids: Any) -> list[segment_catalog.Segment]:
-    """The segments that clusters are given by where they lie."""
+    """Return the segments that clusters get by their position."""
     catalogue = {segment.key: segment for segment in segment_catalog.SEGMENTS}
     return [catalogue[key] for key in naming.name_clusters(centroids)]
 
 
 def customers(number: int = 400, seed: int = 11) -> Array:
-    """Skewed spend, frequency and recency, as in a shop: shape (number, 3)."""
+    """Return skewed spend, frequency and recency, as of a shop: shape (number, 3)."""
     random = np.random.default_rng(seed)
     frequency = 1 + random.geometric(0.4, number)
     spend = np.round(random.lognormal(5, 0.8, number) * frequency / 3, 2)
@@ -42,8 +42,8 @@ def fit(features: Array, **changed: Any) -> kmeans.KMeansFit:
     return kmeans.fit(features, **{"transform": "standard", "n_clusters": 4, "random_state": 42, **changed})
 
 
-def figures(fitted: kmeans.KMeansFit) -> list[Any]:
-    """Every learned number, to be compared exactly."""
+def learned_numbers(fitted: kmeans.KMeansFit) -> list[Any]:
+    """Return every learned number, for exact comparison."""
     arrays = (fitted.centroids_, fitted.means_, fitted.standardised_, fitted.sizes_, fitted.scaler.center_)
     exponents = fitted.scaler.exponents_
     return [
@@ -59,21 +59,23 @@ def figures(fitted: kmeans.KMeansFit) -> list[Any]:
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_the_same_customers_make_the_same_model_to_the_last_bit(transform: kmeans.Transform) -> None:
+def test_fit_is_reproducible_to_the_last_bit(transform: kmeans.Transform) -> None:
     features = customers()
-    assert figures(fit(features, transform=transform)) == figures(fit(features.copy(), transform=transform))
+    assert learned_numbers(fit(features, transform=transform)) == learned_numbers(
+        fit(features.copy(), transform=transform)
+    )
 
 
-def test_the_order_of_the_rows_cannot_matter_once_they_are_sorted_by_key() -> None:
+def test_row_order_does_not_matter_once_sorted_by_key() -> None:
     features = customers()
     keys = np.array([f"c{number:05d}" for number in range(len(features))])
     shuffled = np.random.default_rng(0).permutation(len(features))
     sorted_again = features[shuffled][np.argsort(keys[shuffled])]
-    assert figures(fit(sorted_again)) == figures(fit(features))
+    assert learned_numbers(fit(sorted_again)) == learned_numbers(fit(features))
 
 
 @pytest.mark.parametrize("transform", ["standard", "log"])
-def test_another_seed_gives_the_same_names_to_the_same_customers(transform: kmeans.Transform) -> None:
+def test_seed_changes_no_names_and_few_customers(transform: kmeans.Transform) -> None:
     features = customers()
 
     def names(random_state: int) -> dict[str, int]:
@@ -85,17 +87,17 @@ def test_another_seed_gives_the_same_names_to_the_same_customers(transform: kmea
     for random_state in range(1, 6):
         other = names(random_state)
         assert other.keys() == first.keys()
-        # Where k-means has several good ends, some customers on the borders go over; the groups stay.
+        # Where k-means has several good optima, some customers at the borders differ; the groups do not.
         assert all(abs(other[key] - first[key]) < 0.05 * len(features) for key in first)
 
 
-def test_clusters_are_numbered_by_where_they_lie() -> None:
+def test_clusters_are_ordered_by_position() -> None:
     centroids = fit(customers()).centroids_.tolist()
     assert centroids == sorted(centroids)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_the_input_is_not_mutated(transform: kmeans.Transform) -> None:
+def test_fit_does_not_change_its_input(transform: kmeans.Transform) -> None:
     features = customers()
     before = features.copy()
     fitted = fit(features, transform=transform)
@@ -119,7 +121,7 @@ def scikit_pipeline(transform: kmeans.Transform) -> Any:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("n_clusters", [2, 4, 7])
-def test_the_figures_are_scikit_learns(transform: kmeans.Transform, n_clusters: int) -> None:
+def test_fit_equals_scikit_learn(transform: kmeans.Transform, n_clusters: int) -> None:
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
@@ -128,8 +130,8 @@ def test_the_figures_are_scikit_learns(transform: kmeans.Transform, n_clusters: 
     scaled = fitted.scaler.apply(features)
     assert scaled == pytest.approx(scikit_pipeline(transform).fit_transform(features), abs=1e-9)
     alone = KMeans(n_clusters, random_state=42, n_init=10, max_iter=1000, tol=0).fit(scaled)
-    assert fitted.inertia_ <= alone.inertia_ * (1 + 1e-9), "what is settled is no worse"
-    # Started from ours, scikit-learn stays there.
+    assert fitted.inertia_ <= alone.inertia_ * (1 + 1e-9), "single moves never raise the inertia"
+    # Started from these centroids, scikit-learn does not move.
     model = KMeans(n_clusters, init=fitted.centroids_, n_init=1, max_iter=1000, tol=0).fit(scaled)
     order = np.lexsort(model.cluster_centers_.T[::-1])
     labels = np.argsort(order)[model.labels_]
@@ -143,7 +145,7 @@ def test_the_figures_are_scikit_learns(transform: kmeans.Transform, n_clusters: 
     assert kmeans.nearest(scaled, fitted.centroids_).tolist() == labels.tolist()
 
 
-def test_where_a_cluster_lies_is_told_in_standard_deviations_from_the_mean_customer() -> None:
+def test_position_is_in_standard_deviations_from_the_mean() -> None:
     features = customers()
     fitted = fit(features)
     wanted = (fitted.means_ - features.mean(axis=0)) / features.std(axis=0)
@@ -151,7 +153,7 @@ def test_where_a_cluster_lies_is_told_in_standard_deviations_from_the_mean_custo
     assert fitted.sizes_ @ fitted.standardised_ == pytest.approx(np.zeros(3), abs=1e-6)
 
 
-def test_the_learned_numbers_have_no_more_than_12_digits() -> None:
+def test_learned_numbers_have_at_most_12_digits() -> None:
     fitted = fit(customers(), transform="yeo-johnson")
     numbers = [*fitted.centroids_.ravel(), *fitted.means_.ravel(), *fitted.scaler.center_, *fitted.scaler.scale_]
     assert fitted.scaler.exponents_ is not None
@@ -159,14 +161,14 @@ def test_the_learned_numbers_have_no_more_than_12_digits() -> None:
     assert [float(f"{number:.12g}") for number in numbers] == numbers
 
 
-def test_fences_of_nobody_are_refused_in_a_sentence() -> None:
+def test_fences_need_an_active_customer() -> None:
     with pytest.raises(ValueError, match="no customer has a purchase and money left"):
         tukey_fences(np.array([[0.0, 0, 10], [-5, 1, 3]]), ["monetary"], 1.5)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("distinct", [1, 3, 4])
-def test_too_few_different_customers_are_refused_in_a_sentence(distinct: int) -> None:
+def test_too_few_distinct_customers_raise_a_clear_error(distinct: int) -> None:
     features = np.tile(customers(distinct), (50, 1))
     with pytest.raises(ValueError, match=f"{distinct} distinct normal customers are too few for 4 clusters"):
         fit(features)
@@ -176,8 +178,8 @@ def test_too_few_different_customers_are_refused_in_a_sentence(distinct: int) ->
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("value", [1.0, 3.3, 99.99])
-def test_a_feature_that_never_varies_tells_nobody_apart(transform: kmeans.Transform, value: float) -> None:
-    """Where three of four buy once, every normal customer has a frequency of 1."""
+def test_constant_feature_has_no_effect(transform: kmeans.Transform, value: float) -> None:
+    """Where three quarters of the customers buy once, every normal customer has a frequency of 1."""
     features = customers(57)
     others = fit(features[:, [0, 2]], transform=transform)
     features[:, 1] = value
@@ -192,27 +194,19 @@ def test_a_feature_that_never_varies_tells_nobody_apart(transform: kmeans.Transf
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_customers_of_whom_nothing_varies_are_refused_in_a_sentence(transform: kmeans.Transform) -> None:
+def test_constant_features_raise_a_clear_error(transform: kmeans.Transform) -> None:
     with pytest.raises(ValueError, match=r"every feature has the same value|too few for"):
         fit(np.full((57, 3), 3.3), transform=transform)
-
-
-def test_labels_agree_with_the_prediction_or_with_a_centroid_that_is_as_near() -> None:
-    centroids = np.array([[0.1, 0, 0], [0.3, 0, 0], [9.0, 0, 0]])
-    scaled = np.array([[0.2, 0, 0], [0.2, 0, 0], [0.2, 0, 0], [0.21, 0, 0], [0.21, 0, 0], [0.1, 0, 0], [0.1, 0, 0]])
-    labels = np.array([0, 1, 2, 0, 1, -1, 3])
-    agreeing = kmeans.agree(labels, kmeans.nearest(scaled, centroids), scaled, centroids)
-    assert agreeing.tolist() == [True, True, False, False, True, False, False]
 
 
 # The names.
 
 
 def tutorial() -> tuple[Array, list[str]]:
-    """The four clusters of the recipe on Online Retail II: published sizes and means, and the names in use for them.
+    """Return the four published clusters of a tutorial on Online Retail II, standardised, and their names.
 
-    Standardised over the customers: the mean and the spread between the clusters follow from these numbers, and to that
-    comes the spread within, of about a third.
+    The mean and the spread between the clusters follow from the published sizes and means; the spread within the
+    clusters adds about a third.
     """
     sizes = np.array([1549, 942, 890, 482])
     means = np.array([[425.7, 1.62, 55.9], [378.4, 1.37, 258.1], [1250.3, 3.91, 46.8], [2426.7, 6.98, 30.7]])
@@ -222,7 +216,7 @@ def tutorial() -> tuple[Array, list[str]]:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_the_tutorials_clusters_get_their_names_in_any_order(order: tuple[int, ...]) -> None:
+def test_published_clusters_get_their_names_in_any_order(order: tuple[int, ...]) -> None:
     centroids, names = tutorial()
     found = naming.name_clusters(centroids[list(order)])
     assert found == [names[cluster] for cluster in order]
@@ -230,7 +224,7 @@ def test_the_tutorials_clusters_get_their_names_in_any_order(order: tuple[int, .
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("n_clusters", range(2, 13))
-def test_names_are_distinct_and_say_where_the_cluster_lies(transform: kmeans.Transform, n_clusters: int) -> None:
+def test_names_are_distinct_and_fit_the_positions(transform: kmeans.Transform, n_clusters: int) -> None:
     fitted = fit(customers(), transform=transform, n_clusters=n_clusters, n_init=1)
     named = naming.name_clusters(fitted.standardised_)
     assert len({*named}) == n_clusters
@@ -238,42 +232,42 @@ def test_names_are_distinct_and_say_where_the_cluster_lies(transform: kmeans.Tra
     for segment, (monetary, frequency, recency) in zip(segments, fitted.standardised_.tolist(), strict=True):
         value = (monetary + frequency) / 2
         assert segment.customer_group == "normal"
-        # Nobody who bought lately is "away for long", and nobody who is away "recent".
+        # Names of lapsed customers need a high recency, names of recent customers a low one.
         assert recency > 0.3 or segment.staleness < 1.5, (segment.name, value, recency)
         assert recency < 0.7 or segment.staleness > 0, (segment.name, value, recency)
-        # Nobody of little value is a "top customer", and nobody of much "small".
+        # Names of top customers need a high value, names of small customers a low one.
         assert value > 0.8 or segment.value < 2, (segment.name, value, recency)
         assert value < 0.6 or segment.value > 0, (segment.name, value, recency)
 
 
-def test_of_two_clusters_in_one_place_that_of_more_value_is_the_plus() -> None:
+def test_plus_is_the_cluster_of_more_value() -> None:
     near = np.array([[-0.4, -0.4, -0.5], [-0.6, -0.6, -0.5], [2.0, 2.0, -0.5]])
     for order in permutations(range(3)):
         found = naming.name_clusters(near[list(order)])
         assert found == [["nurture_plus", "nurture", "reward"][cluster] for cluster in order]
 
 
-def test_a_free_place_nearby_is_taken_before_a_place_is_shared() -> None:
+def test_free_place_nearby_is_preferred_to_sharing() -> None:
     found = naming.name_clusters(np.array([[0.5, 0.5, -0.5], [0.8, 0.8, -0.5]]))
     assert found == ["retain", "grow"]
 
 
-def test_a_cluster_that_has_a_segment_keeps_it_wherever_it_lies_and_no_other_gets_it() -> None:
-    """The second lies at the place of NURTURE; so does the first, which is GROW and goes on as it."""
+def test_assigned_key_is_kept_and_given_to_no_other() -> None:
+    """Both clusters are at the place of NURTURE; the first continues GROW."""
     at = np.array([[-0.5, -0.5, -0.5], [-0.5, -0.5, -0.5]])
     assert naming.name_clusters(at, ["grow", None]) == ["grow", "nurture"]
     assert naming.name_clusters(at, [None, "nurture"]) == ["nurture_plus", "nurture"]
     assert naming.name_clusters(at, ["re_engage", "retain"]) == ["re_engage", "retain"]
 
 
-def test_a_standing_segment_does_not_become_the_plus_because_a_new_cluster_is_of_less_value() -> None:
+def test_assigned_segment_does_not_become_plus() -> None:
     at = np.array([[-0.4, -0.4, -0.5], [-0.6, -0.6, -0.5]])
     assert naming.name_clusters(at) == ["nurture_plus", "nurture"]
     assert naming.name_clusters(at, ["nurture", None]) == ["nurture", "nurture_plus"]
 
 
-def test_a_new_cluster_never_gets_the_name_of_a_segment_that_retires() -> None:
-    """Whoever built on NURTURE would find other customers in it from one night to the next."""
+def test_new_cluster_never_gets_a_reserved_name() -> None:
+    """A campaign on a retired segment must not find other customers in it overnight."""
     at = np.array([[0.5, 0.5, -0.5], [-0.5, -0.5, -0.5]])
     assert naming.name_clusters(at, ["retain", None], ("retain", "nurture")) == ["retain", "nurture_plus"]
 
@@ -282,19 +276,17 @@ def test_a_new_cluster_never_gets_the_name_of_a_segment_that_retires() -> None:
     ("value", "misplaced"), [(-0.5, False), (-2.0, False), (0.2, False), (0.3, True), (0.5, True), (2.0, True)]
 )
 @pytest.mark.parametrize("key", ["nurture", "nurture_plus"])
-def test_a_name_no_longer_fits_where_another_is_nearer_by_half_a_standard_deviation(
-    key: str, value: float, misplaced: bool
-) -> None:
-    """NURTURE lies at a value of -0.5, RETAIN at 0.5: at 0.25 the second is nearer by half."""
+def test_name_is_misplaced_beyond_half_a_standard_deviation(key: str, value: float, misplaced: bool) -> None:
+    """NURTURE has a value of -0.5, RETAIN of 0.5; at 0.25 RETAIN is nearer by 0.5."""
     at = np.array([[value, value, -0.5], [-0.6, -0.6, 1.7]])
     assert naming.misplaced(at, [key, "re_engage"]) == ([key] if misplaced else [])
 
 
-def test_a_name_no_longer_fits_whoever_has_come_back() -> None:
+def test_name_of_lapsed_customers_is_misplaced_for_recent_ones() -> None:
     assert naming.misplaced(np.array([[0.5, 0.5, -0.5]]), ["revive"]) == ["revive"]
 
 
-def test_more_clusters_than_names_are_refused_in_a_sentence() -> None:
+def test_more_clusters_than_names_raise_a_clear_error() -> None:
     names = sum(segment.customer_group == "normal" for segment in segment_catalog.SEGMENTS)
     centroids = np.random.default_rng(1).normal(size=(names + 1, 3))
     assert len({*naming.name_clusters(centroids[:-1])}) == names
@@ -302,7 +294,7 @@ def test_more_clusters_than_names_are_refused_in_a_sentence() -> None:
         segments_of(centroids)
 
 
-# What is written here was published: nothing of it may ever be changed, whatever the catalogue comes to hold besides.
+# Published names, which must never change. New segments can be added.
 PUBLISHED_NAMES = {
     "nurture": "NURTURE",
     "retain": "RETAIN",
@@ -337,7 +329,7 @@ PUBLISHED_NAMES = {
 }
 
 
-def test_a_key_and_a_name_never_come_to_mean_something_else() -> None:
+def test_published_keys_never_change_their_meaning() -> None:
     assert {key: CATALOGUE[key].name for key in PUBLISHED_NAMES} == PUBLISHED_NAMES
     groups = {
         "pamper": "outlier",
@@ -352,17 +344,17 @@ def test_a_key_and_a_name_never_come_to_mean_something_else() -> None:
     }
 
 
-def test_a_key_that_is_added_is_frozen_here_too() -> None:
+def test_every_key_is_listed_as_published() -> None:
     assert set(CATALOGUE) == set(PUBLISHED_NAMES)
 
 
-def test_each_segment_has_a_colour_of_its_own() -> None:
+def test_each_segment_has_its_own_colour() -> None:
     colours = [segment.colour for segment in segment_catalog.SEGMENTS]
     assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
     assert len({*colours}) == len(colours)
 
 
-def test_keys_and_names_of_the_catalogue_are_unique_and_speak_of_every_group() -> None:
+def test_keys_and_names_are_unique() -> None:
     assert len({segment.key for segment in segment_catalog.SEGMENTS}) == len(segment_catalog.SEGMENTS)
     assert len({segment.name for segment in segment_catalog.SEGMENTS}) == len(segment_catalog.SEGMENTS)
     assert {segment.customer_group for segment in segment_catalog.SEGMENTS} == {"normal", "outlier", "inactive"}
@@ -371,14 +363,14 @@ def test_keys_and_names_of_the_catalogue_are_unique_and_speak_of_every_group() -
 
 
 @pytest.mark.parametrize("segment", segment_catalog.SEGMENTS, ids=lambda segment: segment.key)
-def test_each_segment_is_described_in_exactly_one_sentence(segment: segment_catalog.Segment) -> None:
+def test_each_segment_has_a_description_of_one_sentence(segment: segment_catalog.Segment) -> None:
     assert segment.description[0].isupper()
     assert re.findall(r"[.!?]+", segment.description) == ["."]
     assert segment.description.endswith(".")
 
 
-def test_who_is_beyond_a_fence_for_buying_recently_is_not_said_to_be_of_less_value() -> None:
-    """With a fence on recency, the unusually recent are outliers too, and no other segment of outliers is theirs."""
+def test_examine_covers_unusually_recent_customers() -> None:
+    """With a fence on recency, unusually recent customers are outliers too, and belong to no other segment."""
     [examine] = [segment for segment in segment_catalog.SEGMENTS if segment.key == "examine"]
     assert "recent" in examine.description
     assert "less value" not in examine.description
@@ -386,7 +378,7 @@ def test_who_is_beyond_a_fence_for_buying_recently_is_not_said_to_be_of_less_val
 
 # The model as a whole.
 
-# Within: 60 to 180 of money, 2 to 8 purchases, 20 to 80 days away.
+# Normal customers: 60 to 180 of spend, 2 to 8 purchases, a recency of 20 to 80 days.
 FENCES = {"monetary": Fence(100, 140, 1), "frequency": Fence(4, 6, 1), "recency": Fence(40, 60, 1)}
 UNSCALED = kmeans.Scaler("standard", None, np.zeros(3), np.ones(3))
 TWO = SegmentationModel(FENCES, UNSCALED, np.array([[100.0, 5, 50], [140.0, 5, 50]]), ("retain", "grow"))
@@ -401,9 +393,9 @@ TWO = SegmentationModel(FENCES, UNSCALED, np.array([[100.0, 5, 50], [140.0, 5, 5
         ((-0.01, 99, 50), "refunded"),
         ((110, 5, 50), "retain"),
         ((130, 5, 50), "grow"),
-        # As near to one as to the other: the lower key, whatever the order of the centroids.
+        # Equally near to both: the lower key, whatever the order of the centroids.
         ((120, 5, 50), "grow"),
-        # On a fence is within.
+        # A customer on a fence is normal.
         ((180, 8, 80), "grow"),
         ((60, 2, 20), "retain"),
         ((181, 5, 50), "pamper"),
@@ -412,20 +404,20 @@ TWO = SegmentationModel(FENCES, UNSCALED, np.array([[100.0, 5, 50], [140.0, 5, 5
         ((59, 5, 50), "examine"),
         ((120, 1, 50), "examine"),
         ((120, 5, 81), "examine"),
-        # A fence of less value outweighs one of more.
+        # Below a fence of value takes precedence over above one.
         ((181, 1, 50), "examine"),
         ((181, 9, 81), "examine"),
-        # Unusually recent is no less value, and alone nothing else either.
+        # An unusually recent customer is examined only if no other fence applies.
         ((120, 5, 19), "examine"),
         ((181, 5, 19), "pamper"),
     ],
 )
-def test_the_model_assigns_by_today_alone(customer: tuple[float, ...], key: str) -> None:
+def test_model_assigns_the_segment_of_the_features(customer: tuple[float, ...], key: str) -> None:
     assert TWO.assign(np.array([customer], dtype=float)).tolist() == [key]
     assert is_normal(FENCES, np.array([customer], dtype=float)).tolist() == [key in ("grow", "retain")]
 
 
-def test_the_model_assigns_many_as_each_alone_and_mutates_nothing() -> None:
+def test_assignment_is_independent_of_other_customers() -> None:
     features = customers(500)
     features[::9, 1] = 0
     features[::7, 0] *= -1
@@ -446,14 +438,14 @@ def test_without_fences_every_active_customer_is_normal() -> None:
     assert model.assign(features).tolist() == ["grow", "retain", "refunded"]
 
 
-def test_other_names_leave_the_model_as_it_is() -> None:
-    renamed = TWO.named(("nurture", "reward"))
+def test_renaming_changes_keys_only() -> None:
+    renamed = TWO.with_keys(("nurture", "reward"))
     assert renamed.assign(np.array([[110.0, 5, 50]])).tolist() == ["nurture"]
     assert (TWO.keys, renamed.fences) == (("retain", "grow"), FENCES)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_refit_starts_from_where_the_centroids_lie_in_natural_units(transform: kmeans.Transform) -> None:
+def test_centroids_in_natural_units_scale_back(transform: kmeans.Transform) -> None:
     fitted = fit(customers(), transform=transform)
     model = SegmentationModel({}, fitted.scaler, fitted.centroids_, ("a", "b", "c", "d"))
     back = fitted.scaler.apply(model.centroids_in_natural_units())
@@ -462,9 +454,7 @@ def test_a_refit_starts_from_where_the_centroids_lie_in_natural_units(transform:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 101])
 @pytest.mark.parametrize("factor", [1.5, 3.0])
-def test_fences_stand_so_many_interquartile_ranges_from_numpys_quartiles_of_those_who_bought(
-    number: int, factor: float
-) -> None:
+def test_fences_follow_numpys_quartiles_of_active_customers(number: int, factor: float) -> None:
     bought = customers(number)
     nothing_to_fit = np.array([[-900.0, 0, 9999], [0, 40, 5], [-1, 40, 5]])
     fences = tukey_fences(np.vstack([nothing_to_fit, bought]), ["recency", "monetary", "frequency"], factor)
@@ -475,12 +465,12 @@ def test_fences_stand_so_many_interquartile_ranges_from_numpys_quartiles_of_thos
         assert [fence.q1, fence.q3, fence.factor, fence.lower, fence.upper] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
-def test_fences_stand_only_for_the_features_that_are_asked_for() -> None:
+def test_only_requested_features_get_fences() -> None:
     assert list(tukey_fences(customers(), ["monetary"], 1.5)) == ["monetary"]
 
 
-def test_a_fence_goes_a_part_of_the_way_by_its_quartiles() -> None:
-    """Quartiles 0 and 10, on the way to 4 and 20: the upper fence from 25 to 44 by way of 29.75."""
+def test_fence_moves_part_of_the_way_by_quartiles() -> None:
+    """From quartiles 0 and 10 to 4 and 20, the upper fence moves from 25 through 29.75 to 44."""
     fence, other = Fence(0, 10, 1.5), Fence(4, 20, 1.5)
     assert fence.towards(other, 0.25) == Fence(1, 12.5, 1.5)
     assert (fence.upper, fence.towards(other, 0.25).upper, other.upper) == (25, 29.75, 44)
@@ -492,14 +482,14 @@ def test_a_fence_goes_a_part_of_the_way_by_its_quartiles() -> None:
 
 
 def matched(
-    clusters: list[int], segments: list[str], keys: tuple[str, ...], at: list[float], standing: list[float]
+    clusters: list[int], segments: list[str], keys: tuple[str, ...], at: list[float], active: list[float]
 ) -> list[str | None]:
-    """On one axis: where the clusters lie, and where the standing segments do."""
-    columns = np.array(at, dtype=float)[:, None], np.array(standing, dtype=float)[:, None]
+    """Match on one axis: the positions of the clusters, and of the active segments."""
+    columns = np.array(at, dtype=float)[:, None], np.array(active, dtype=float)[:, None]
     return matching.match(np.array(clusters), np.array(segments), keys, *columns)
 
 
-def test_a_cluster_goes_on_as_the_segment_with_which_it_shares_most_customers_whatever_its_number() -> None:
+def test_cluster_continues_the_segment_with_most_shared_customers() -> None:
     segments = ["a"] * 5 + ["b"] * 5 + ["c"] * 5
     clusters = [2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2]
     assert matched(clusters, segments, ("a", "b", "c"), [0, 0, 0], [0, 0, 0]) == ["b", "c", "a"]
@@ -508,27 +498,27 @@ def test_a_cluster_goes_on_as_the_segment_with_which_it_shares_most_customers_wh
 @pytest.mark.parametrize(
     ("clusters", "found"),
     [
-        # Shared 2 of 4 that are in one or the other, then 2 of 5.
+        # 2 of the 4 customers in either are shared, then 2 of 5.
         ([0, 0, -1, -1, 1, 1], "a"),
         ([0, 0, -1, -1, 0, 1], None),
     ],
 )
-def test_less_than_half_in_common_is_no_match(clusters: list[int], found: str | None) -> None:
+def test_less_than_half_in_common_does_not_match(clusters: list[int], found: str | None) -> None:
     segments = ["a", "a", "a", "a", "pamper", "pamper"]
     assert matched(clusters, segments, ("a",), [0, 9], [0])[0] == found
 
 
 @pytest.mark.parametrize(("at", "key"), [(1.0, "a"), (8.0, "b")])
-def test_of_two_that_share_as_many_the_nearer_is_taken(at: float, key: str) -> None:
+def test_equal_overlap_matches_the_nearer_segment(at: float, key: str) -> None:
     assert matched([0, 0, 0, 0], ["a", "a", "b", "b"], ("a", "b"), [at], [0, 9]) == [key]
 
 
-def test_distance_never_outweighs_a_customer() -> None:
+def test_distance_never_outweighs_one_customer() -> None:
     clusters, segments = [0] * 5, ["a", "a", "a", "b", "b"]
     assert matched(clusters, segments, ("a", "b"), [1e6], [0, 1e6]) == ["a"]
 
 
-def test_more_clusters_than_segments_leave_some_without() -> None:
+def test_surplus_clusters_match_no_segment() -> None:
     assert matched([0, 0, 1, 1, 2, 2], ["a", "a", "b", "b", "b", "b"], ("a", "b"), [0, 1, 2], [0, 1]) == [
         "a",
         "b",
@@ -536,8 +526,8 @@ def test_more_clusters_than_segments_leave_some_without() -> None:
     ]
 
 
-def test_who_keeps_a_segment_and_how_far_two_assignments_agree_are_two_things() -> None:
-    """Hubert and Arabie by hand: of 6 pairs, 1 is together in both, 2 in one, 1 in the other; by chance 1/3."""
+def test_kept_share_and_agreement_are_independent() -> None:
+    """Hubert and Arabie by hand: of 6 pairs, 1 is together in both, 2 in the first, 1 in the second; chance is 1/3."""
     before = np.array(["a", "a", "b", "b"])
     assert matching.kept_share(before, before) == matching.agreement(before, before) == 1
     swapped = np.array(["b", "b", "a", "a"])

@@ -14,7 +14,7 @@ LINES = four_behaviours(200)
 # The data begin on 2023-01-01.
 RUNS = [datetime.fromisoformat(f"2023-{month:02d}-20") for month in (6, 8, 11)]
 LAST = datetime.fromisoformat("2024-02-20")
-QUICK: dict[str, Any] = {"rfm": {"look_back_days": 150}, "backtest": {"resamples": 20}}
+QUICK: dict[str, Any] = {"rfm": {"look_back_days": 150}}
 HISTORY_ASSETS = ("segment_history", "segment_migrations")
 HISTORY_TABLES = (*history.TABLES, "segment_migrations")
 BACKTEST_TABLES = ("segment_backtest", "backtest_metrics")
@@ -104,7 +104,7 @@ def test_new_model_restates_every_month(nights: Nights) -> None:
     nights.set("model", n_clusters=3)
     run(nights, LAST + timedelta(days=1), accept_change=True)
     assert restated_months(nights) == months == month_ends(nights)
-    assert nights.rows("select distinct model_id from segment_history") == [(nights.standing,)]
+    assert nights.rows("select distinct model_id from segment_history") == [(nights.active_model,)]
 
 
 def test_history_equals_nearest_segments_of_a_run_then(nights: Nights) -> None:
@@ -225,7 +225,7 @@ def test_backtest_uses_the_number_of_clusters_of_the_active_model(nights: Nights
 def test_backtest_leaves_out_months_without_active_customers() -> None:
     """The shop opened again after a year, and only the last sixty days count."""
     again = [(*sold[:4], f"{datetime.fromisoformat(sold[4]) + timedelta(days=730)}", *sold[5:]) for sold in LINES]
-    nights = Nights([*LINES, *again], rfm={"look_back_days": 60}, backtest={"resamples": 20})
+    nights = Nights([*LINES, *again], rfm={"look_back_days": 60})
     nights.run(LAST + timedelta(days=730), until="rfm_scores")
     metadata = nights.materialize("segment_backtest")
     months = month_ends(nights, "segment_backtest")

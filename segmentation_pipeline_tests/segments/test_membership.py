@@ -46,7 +46,7 @@ def between(nights: Nights, start: str, end: str, part: float) -> str:
 
     Purchases and days are whole numbers, so it lies beside the way; spend puts it where the part is exact.
     """
-    model = nights.registry.find(nights.standing).model
+    model = nights.registry.find(nights.active_model).model
     places = dict(zip(model.keys, model.centroids_, strict=True))
     way = places[end] - places[start]
     place = places[start] + part * way
@@ -140,7 +140,7 @@ def test_the_columns_of_a_customer_say_where_it_stands_and_stood(nights: Nights)
 
 def test_the_margin_is_how_much_nearer_the_nearest_centroid_is_than_the_next(nights: Nights) -> None:
     nights.run(night(1), features=between(nights, "retain", "nurture", 0.25))
-    model = nights.registry.find(nights.standing).model
+    model = nights.registry.find(nights.active_model).model
     features = np.array([of(nights, "cast(monetary as double), frequency, recency")])
     near, second, *_ = sorted(np.linalg.norm(model.centroids_ - model.scaler.apply(features), axis=1))
     assert of(nights, "margin") == pytest.approx(1 - near / second)
@@ -210,10 +210,10 @@ def test_a_run_for_an_earlier_as_of_leaves_the_ledger(nights: Nights) -> None:
     nights.run(night(9))
     ledger = nights.rows(LEDGER)
     assert nights.told["segment_membership"]["written"]
-    stood, asked = nights.standing, nights.registry
+    stood, asked = nights.active_model, nights.registry
     nights.set("outliers", factor=1.55)
     nights.run(night(4))
-    assert (nights.standing, nights.registry) == (stood, asked), "no other settings make it fit"
+    assert (nights.active_model, nights.registry) == (stood, asked), "no other settings make it fit"
     with pytest.raises(dg.Failure, match="and segment_membership goes to"):
         nights.run(night(4), refit=True)
     assert nights.rows(LEDGER) == ledger
@@ -265,7 +265,7 @@ def test_a_change_says_who_is_new_who_moved_and_who_is_gone(nights: Nights) -> N
     )
     found = changes(nights, night(1))
     assert found["99999"] == (None, nights.segments["99999"], "new")
-    assert found["10001"] == (first["10001"], None, "gone")
+    assert found["10001"] == (first["10001"], None, "removed")
     assert found[WHO] == (first[WHO], "retain", "behaviour")
     nights.run(night(2))
     assert changes(nights, night(2))["10001"] == (None, nights.segments["10001"], "new"), "it is back"

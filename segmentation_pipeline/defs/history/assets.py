@@ -85,7 +85,7 @@ def segment_history(retailer: RetailerConfig, warehouse: WarehouseResource) -> R
 def model_drift(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
     """Compare today's customers with those of the fit; each metric is metadata too, so that Dagster plots it."""
     with report_user_errors():
-        rows = drift.drift_rows(warehouse.open(), retailer.settings)
+        rows = drift.drift_rows(warehouse.open())
         metadata = {row[0]: row[1] for row in rows}
         yield from write_tables(
             retailer, warehouse, [TableWrite("model_drift", rows=rows)], metadata=lambda _: metadata

@@ -17,7 +17,7 @@ migrations_sum_to_customers = sql_check(
 @dg.asset_check(asset="model_drift")
 def no_drift_since_fit(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Today's customers are distributed like those of the fit, and few of them moved or are new."""
-    rows = warehouse.open().rows("select figure, value, bound from model_drift where value > bound order by figure")
-    listed = ", ".join(f"{row['figure']} is {row['value']:.3f} (bound {row['bound']:g})" for row in rows)
+    rows = warehouse.open().rows("select metric, value, bound from model_drift where value > bound order by metric")
+    listed = ", ".join(f"{row['metric']} is {row['value']:.3f} (bound {row['bound']:g})" for row in rows)
     message = f"{listed}. Where a feature drifts, fit again: `segments run --refit`, or materialise the model group."
     return warning_result(rows, message)

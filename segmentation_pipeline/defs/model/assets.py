@@ -1,4 +1,4 @@
-"""The segmentation model: fitted, compared with the active one, and tried on the past.
+"""The segmentation model: fit, promotion and back-test.
 
 Materialising this group fits a model, so it is not part of the nightly job. See `automation` for when it is.
 """
@@ -54,7 +54,7 @@ class FitConfig(dg.Config):
     check_specs=[contract_check_spec(table) for table in TABLES],
 )
 def segmentation_model(config: FitConfig, retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
-    """Activate the model that a person has approved, or fit one and compare it with the active model."""
+    """Activate the model that a person has approved, or fit a candidate and compare it with the active model."""
     with report_user_errors():
         registry, searched = promotion.next_registry(
             warehouse.open(),
@@ -68,18 +68,17 @@ def segmentation_model(config: FitConfig, retailer: RetailerConfig, warehouse: W
 
 
 def _model_metadata(registry: Registry) -> dict[str, Any]:
-    """Return the active model's metrics, and what became of the last one that was fitted."""
-    assert registry.standing is not None
-    active, last = registry.standing.facts, registry.entries[-1].facts
-    metrics = {name: last[name] for name in ("kept_share", "agreement") if last[name] is not None}
-    pending = {"pending": f"{last['model_id']}: {last['reasons']}"} if last["status"] == "held" else {}
+    """Return the active model's metrics, and the comparison and status of the last fitted model."""
+    active, last = registry.active, registry.models[-1]
+    assert active is not None
+    comparison = {"kept_share": last.kept_share, "agreement": last.agreement}
     return {
-        "model_id": active["model_id"],
-        "n_clusters": active["n_clusters"],
-        "inertia": active["inertia"],
-        "silhouette": active["silhouette"],
-        **metrics,
-        **pending,
+        "model_id": active.model_id,
+        "n_clusters": active.n_clusters,
+        "inertia": active.inertia,
+        "silhouette": active.silhouette,
+        **{name: value for name, value in comparison.items() if value is not None},
+        **({"pending": f"{last.model_id}: {last.reasons}"} if last.status == "pending" else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.check_results import warning_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.segments.registry import Registry
@@ -30,15 +31,15 @@ def number_of_clusters_is_clear(warehouse: WarehouseResource) -> dg.AssetCheckRe
 
 
 @dg.asset_check(asset="segmentation_models")
-def last_model_was_promoted(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """The last fitted model is active; one that did not pass promotion waits for a person."""
-    pending = Registry.of(warehouse.open()).held_since_promotion
-    rows = [{"model_id": entry.model_id, "reasons": entry.facts["reasons"]} for entry in pending]
-    many = len(pending) >= retailer.settings.promotion.max_holds
+def last_model_was_promoted(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """No model is pending approval since the active model was promoted; several in a row are an error."""
+    pending = Registry.of(warehouse.open()).pending_since_promotion
+    rows = [{"model_id": model.model_id, "reasons": model.reasons} for model in pending]
+    many = len(pending) >= thresholds.PROMOTION.max_pending
     last = f" The last: {rows[-1]['reasons']}" if rows else ""
     message = (
-        f"{len(pending)} model{'s' if len(pending) > 1 else ''} pending since the active model was promoted. See"
-        f" `segments model list`, then promote one, or correct what its reasons name.{last}"
+        f"{len(pending)} model{'s' if len(pending) > 1 else ''} pending approval since the active model was promoted."
+        f" See `segments model list`, then promote one, or correct the data or settings that its reasons name.{last}"
     )
     result = warning_result(rows, message, pending=len(pending))
     return result._replace(severity=dg.AssetCheckSeverity.ERROR) if many else result
@@ -48,8 +49,8 @@ def last_model_was_promoted(retailer: RetailerConfig, warehouse: WarehouseResour
 def segments_predict_no_worse_than_rules(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """In the back-test the segments predict spend no worse than the rule-based RFM segments, beyond the noise."""
     worse = warehouse.open().rows(
-        "select month_end, population, figure, value, segments_lead_low, segments_lead_high from backtest_metrics"
-        " where segmentation = 'rfm_segments' and segments_lead_high < 0 order by month_end, population, figure"
+        "select month_end, population, metric, value, segments_lead_low, segments_lead_high from backtest_metrics"
+        " where segmentation = 'rfm_segments' and segments_lead_high < 0 order by month_end, population, metric"
     )
     message = "The rule-based RFM segments predict spend better than the fitted segments, beyond the noise."
     return warning_result(worse, message)

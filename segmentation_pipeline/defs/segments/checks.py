@@ -23,8 +23,8 @@ def model_is_up_to_date(retailer: RetailerConfig, warehouse: WarehouseResource) 
     A run without the model group, such as a nightly job started by hand, keeps the active model and warns here.
     """
     registry, settings = Registry.of(warehouse.open()), retailer.settings
-    active = registry.standing
-    fitted_with = active.facts["settings_digest"] if active else ""
+    active = registry.active
+    fitted_with = active.settings_digest if active else ""
     if reason := why_fit_is_due(registry, settings):
         message = f"The segments are those of the previous model: {reason}. Run {REFIT_JOB}, or `segments run`."
     else:

@@ -20,7 +20,7 @@ select
 from periods
 where from_segment is distinct from segment_key
 union all
-select customer_id, valid_to, segment_key, null, 'gone', model_id
+select customer_id, valid_to, segment_key, null, 'removed', model_id
 from periods
 where valid_to is not null and not continues
 union all

@@ -18,4 +18,4 @@ select
     centroids.mean_recency
 from centroids
 inner join models on centroids.model_id = models.model_id
-where models.status = 'standing'
+where models.status = 'active'

@@ -13,4 +13,4 @@ select
     inertia,
     silhouette
 from models
-where status = 'standing'
+where status = 'active'

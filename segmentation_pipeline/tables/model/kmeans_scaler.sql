@@ -14,4 +14,4 @@ select
     features.scale
 from features
 inner join models on features.model_id = models.model_id
-where models.status = 'standing'
+where models.status = 'active'

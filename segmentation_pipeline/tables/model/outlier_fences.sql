@@ -17,4 +17,4 @@ select
     models.settings_digest
 from features
 inner join models on features.model_id = models.model_id
-where models.status = 'standing' and features.factor is not null
+where models.status = 'active' and features.factor is not null

@@ -1,0 +1,39 @@
+"""Tables as they would be under another model, derived inside a query without changing any table.
+
+Contains the replacement of the active model's tables. `warehouse.queries.inline_upstream` derives the rest.
+"""
+
+from segmentation_pipeline.segments.registry import ModelRecord
+from segmentation_pipeline.tables.catalog import contracts
+from segmentation_pipeline.tables.contract import quoted
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import QueryInputs, inline_upstream
+
+
+def with_model(
+    database: Warehouse, model: ModelRecord, table: str, relations: dict[str, str] | None = None
+) -> QueryInputs:
+    """Return a table as it would be if another model were active, as the relation `with_other_model`.
+
+    Args:
+        database: Receives the model as temporary tables.
+        model: The other model; the registry need not hold it.
+        table: The table. Every table between the model and it is derived inside the query.
+        relations: The SELECT of every other relation that replaces a table.
+    """
+    for name in ("model_features", "model_centroids"):
+        contract = contracts()[name].renamed(f"other_{name}")
+        database.connection.execute(f"drop table if exists temp.{quoted(contract.table)}")
+        database.connection.execute(contract.ddl(constraints=False).replace("create table", "create temp table", 1))
+        places = ", ".join("?" * len(contract.columns))
+        database.connection.executemany(
+            f"insert into {quoted(contract.table)} values ({places})", [list(row) for row in model.rows(name)]
+        )
+    replacements = {
+        "outlier_fences": "select * from other_model_features where factor is not null",
+        "kmeans_scaler": "select *, $transform as transform from other_model_features",
+        "kmeans_centroids": "select * from other_model_centroids",
+        **(relations or {}),
+    }
+    text = inline_upstream(f"select * from {quoted(table)}", replacements)
+    return QueryInputs({"with_other_model": text}, {"transform": model.transform})
