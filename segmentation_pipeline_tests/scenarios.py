@@ -1,7 +1,8 @@
 """Tiny named data sets and retailers as plain functions; nothing else is shared between the tests."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+import pytest
 import tomli_w
 
 from segmentation_pipeline.config.loading import load_settings
@@ -28,6 +30,7 @@ from segmentation_pipeline.defs.ingestion.assets import raw_transactions
 from segmentation_pipeline.defs.model.assets import FitConfig, segment_backtest, segmentation_model
 from segmentation_pipeline.defs.segments.assets import segment_assets
 from segmentation_pipeline.errors import PipelineError
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.segments.membership import last_change_at
@@ -40,6 +43,19 @@ SHARED = Path(__file__).parents[2] / "shared"
 REAL_DATA = SHARED / "data"
 HEADER = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
 Line = tuple[str, str, str, str, str, str, str, str]
+# A search that takes less than a second, and of which one number of clusters passes on `regular_customers`.
+QUICK_SEARCH = thresholds.SearchRules(k_min=4, k_max=5, resamples=2, min_stability=-1, min_share=0, tolerance=0.9)
+# A back-test of no month, for runs over much data.
+NO_BACKTEST = thresholds.BacktestPeriods(history_days=36_500)
+
+
+@contextmanager
+def constants(**replacements: Any) -> Iterator[None]:
+    """Replace constants of `model.thresholds`, such as `SEARCH`, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in replacements.items():
+            patch.setattr(thresholds, name, value)
+        yield
 
 
 def line(

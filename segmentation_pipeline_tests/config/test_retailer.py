@@ -1,5 +1,6 @@
 """What follows from several settings: the as-of date, digests, and values for SQL."""
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from segmentation_pipeline.config.loading import load
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline_tests.config.minimal import MINIMAL, write
 from segmentation_pipeline_tests.scenarios import retailer_settings
 
@@ -58,7 +60,7 @@ AFFECTS_THE_MODEL: list[dict[str, Any]] = [
     {"outliers": {"factor": 3.0}},
     {"outliers": {"features": ["monetary"]}},
     {"model": {"n_clusters": 5}},
-    {"model": {"random_state": 1}},
+    {"model": {"transform": "log"}},
 ]
 DOES_NOT_AFFECT_THE_MODEL: list[dict[str, Any]] = [
     {"rfm": {"as_of": "2024-03-01"}},
@@ -66,9 +68,7 @@ DOES_NOT_AFFECT_THE_MODEL: list[dict[str, Any]] = [
     {"rfm": {"lapsing_factor": 9}},
     {"source": {"path": "elsewhere"}},
     {"source": {"delimiter": ";"}},
-    {"promotion": {"min_kept": 0.5}},
     {"membership": {"control_share": 0.5}},
-    {"drift": {"max_psi": 0.5}},
     {"release": {"keep": 3}},
     {"checks": {"min_customers": 7}},
     {"title": "Other"},
@@ -89,6 +89,14 @@ def test_digests_change_with_the_settings_they_cover(settings: dict[str, Any]) -
     assert after.digest() != before.digest()
     assert (after.model_digest != before.model_digest) == (settings in AFFECTS_THE_MODEL)
     assert (after.history_digest != before.history_digest) == (settings == {"rfm": {"look_back_days": 90}})
+
+
+def test_model_digest_changes_with_the_constants_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_settings({})
+    before = (settings.model_digest, settings.reading_digest, settings.history_digest)
+    monkeypatch.setattr(thresholds, "SEARCH", replace(thresholds.SEARCH, tolerance=0.2))
+    after = (settings.model_digest, settings.reading_digest, settings.history_digest)
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, False, False]
 
 
 @pytest.mark.parametrize(

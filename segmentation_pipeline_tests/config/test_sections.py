@@ -96,9 +96,18 @@ def test_value_out_of_range_is_reported_with_the_range(tmp_path: Path, case: str
     assert f": {key}: allowed: {allowed}; found " in only_error(tmp_path, tomli_w.dumps(settings))
 
 
-@pytest.mark.parametrize("k_range", ["[5, 3]", "[3]", "[3, 5, 7]", "[1, 8]", "[3, 13]"])
-def test_k_range_is_a_minimum_and_a_maximum(tmp_path: Path, k_range: str) -> None:
-    assert "model.k_range" in only_error(tmp_path, f"{MINIMAL}\n[model]\nk_range = {k_range}\n")
+@pytest.mark.parametrize("section", ["promotion", "drift", "backtest"])
+def test_removed_section_is_reported_with_what_to_do(tmp_path: Path, section: str) -> None:
+    message = "is no longer a setting; its values are constants since 0.3.0; remove the section"
+    error = only_error(tmp_path, f"{MINIMAL}\n[{section}]\nmax_moved = 0.1\n")
+    assert error == f"shop.toml:14: [{section}] {message}"
+
+
+@pytest.mark.parametrize("key", ["model.k_range", "model.random_state", "membership.margin"])
+def test_removed_key_is_reported_with_what_to_do(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    error = only_error(tmp_path, f"{MINIMAL}\n[{section}]\n{name} = 1\n")
+    assert error == f"shop.toml:15: {key} is no longer a setting; its value is a constant since 0.3.0; remove the line"
 
 
 @pytest.mark.parametrize("n_clusters", ["1", "13", '"many"', "2.5", "true"])

@@ -195,7 +195,7 @@ def test_only_a_day_of_the_settings_may_end_after_the_run(as_of: str, ahead: boo
 ONE_CUSTOMER = "customer_id = (select min(customer_id) from {0})"
 PENDING = (
     "insert into segmentation_models select models.* replace ('pending' || n as model_id, number + n as number,"
-    " 'held' as status, 'Only ' || n || ' % keep theirs.' as reasons) from segmentation_models as models,"
+    " 'pending' as status, 'Only ' || n || ' % keep theirs.' as reasons) from segmentation_models as models,"
     " range(1, {} + 1) as made(n)"
 )
 DORMANT = (
@@ -290,11 +290,11 @@ BAD = {
     "last_model_was_promoted": {"a pending model": PENDING.format(1)},
     "model_is_up_to_date": {"other settings": "update segmentation_models set settings_digest = 'other'"},
     "no_drift_since_fit": {
-        "half of the customers moved": "update model_drift set value = 0.5 where figure = 'share_moved'",
+        "half of the customers moved": "update model_drift set value = 0.5 where metric = 'share_moved'",
     },
     "segments_predict_no_worse_than_rules": {
         "rules predict better": "update backtest_metrics set segments_lead_low = -0.2, segments_lead_high = -0.01"
-        " where segmentation = 'rfm_segments' and population = 'all' and figure = 'gini'",
+        " where segmentation = 'rfm_segments' and population = 'all' and metric = 'gini'",
     },
     "no_sudden_loss": {
         "half of the customers lost": "delete from rfm_features where customer_id >= '10030'",

@@ -92,13 +92,13 @@ def test_run_for_an_earlier_date_fits_nothing(settings: Retailer, folders: Retai
 
 
 def test_approved_model_is_due(settings: Retailer, folders: RetailerFolders, database: Warehouse) -> None:
-    database.connection.execute("update segmentation_models set status = 'promoted'")
+    database.connection.execute("update segmentation_models set status = 'approved'")
     database.connection.execute(
-        "insert into segmentation_models by name select * replace ('active' as model_id, 2 as number, 'standing' as"
+        "insert into segmentation_models by name select * replace ('other' as model_id, 2 as number, 'active' as"
         " status) from segmentation_models"
     )
     [(model_id,)] = database.connection.execute(
-        "select model_id from segmentation_models where status = 'promoted'"
+        "select model_id from segmentation_models where status = 'approved'"
     ).fetchall()
     database.connection.close()
     assert why_model_is_due(settings, folders) == f"model {model_id} is approved and not active yet"

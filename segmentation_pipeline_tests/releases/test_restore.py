@@ -138,7 +138,7 @@ def shop(three_nights: Shop, tmp_path: Path) -> Shop:
 def test_the_nights_leave_something_to_lose(three_nights: Shop) -> None:
     state = state_of(three_nights.work)
     assert len(state["segmentation_models"]) == 2
-    assert {row[2] for row in state["segmentation_models"]} == {"standing", "retired"}
+    assert {row[2] for row in state["segmentation_models"]} == {"active", "retired"}
     assert len({row for row in state["segment_membership"] if row[-1] is not None}) > 5, "customers have moved"
 
 

@@ -25,12 +25,18 @@ from segmentation_pipeline.releases.files import OLDEST_CLIENT, Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, contracts, published
 from segmentation_pipeline.tables.contract import Contract, quoted
-from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import (
+    QUICK_SEARCH,
+    constants,
+    line,
+    regular_customers,
+    retailer_file,
+    run_job,
+    write_csv,
+)
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 OLD_CLIENT = PROJECT / ".venv" / "oldest-client"
-# Quick, and so that one number of clusters passes among so few customers.
-SEARCHED = {"n_clusters": "auto", "k_range": [4, 5], "resamples": 2, "min_stability": -1, "min_share": 0}
 NOVEMBER = datetime.fromisoformat("2024-11-01")
 EACH_PUBLISHED = pytest.mark.parametrize("contract", published(), ids=lambda contract: contract.table)
 
@@ -57,6 +63,13 @@ class Ran:
         return self.data / "corner_shop" / "work.duckdb"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_search() -> Iterator[None]:
+    """Search few numbers of clusters in every run of this module."""
+    with constants(SEARCH=QUICK_SEARCH):
+        yield
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A run whose data folder's name is all that a pattern or a quotation could trip over."""
@@ -66,7 +79,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     dear = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
     source = write_csv(folder / "source" / "a.csv", [*regular_customers(), dear]).parent
     # A look-back shorter than the data: month ends can be compared, so that no published table is empty.
-    retailer = retailer_file(folder, source, rfm={"look_back_days": 200}, model=SEARCHED)
+    retailer = retailer_file(folder, source, rfm={"look_back_days": 200}, model={"n_clusters": "auto"})
     with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
         environment.setenv("SEGMENTATION_DATA", str(data))
         environment.setenv("SEGMENTATION_RETAILER", str(retailer))

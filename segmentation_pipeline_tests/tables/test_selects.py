@@ -743,13 +743,13 @@ def given_registry(warehouse: Warehouse) -> None:
         {
             "model_id": "now",
             "number": 2,
-            "status": "standing",
+            "status": "active",
             "fitted_as_of": STOOD,
             "settings_digest": "d",
             "random_state": 42,
             **facts,
         },
-        {"model_id": "new", "number": 3, "status": "held", **facts},
+        {"model_id": "new", "number": 3, "status": "pending", **facts},
     )
     given(
         warehouse,
@@ -1793,10 +1793,10 @@ def test_segment_changes_tell_from_where_to_where_when_and_why(warehouse: Wareho
     assert only(derived(warehouse, "segment_changes"), *names) == [
         ("a-hash", DAY_3, None, None, "erased", "m2"),
         ("back", DAY_1, None, "grow", "new", "m1"),
-        ("back", DAY_2, "grow", None, "gone", "m1"),
+        ("back", DAY_2, "grow", None, "removed", "m1"),
         ("back", DAY_3, None, "grow", "new", "m2"),
         ("gone", DAY_1, None, "grow", "new", "m1"),
-        ("gone", DAY_2, "grow", None, "gone", "m1"),
+        ("gone", DAY_2, "grow", None, "removed", "m1"),
         ("held", DAY_1, None, "grow", "new", "m1"),
         ("moved", DAY_1, None, "grow", "new", "m1"),
         ("moved", DAY_2, "grow", "retain", "behaviour", "m1"),
