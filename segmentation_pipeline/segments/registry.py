@@ -194,8 +194,8 @@ class Registry:
         found = [model for model in self.models if model.model_id.startswith(model_id)]
         if len(found) != 1:
             known = ", ".join(model.model_id for model in self.models) or "none yet"
-            problem = "Several models begin" if found else "No model begins"
-            raise RegistryError(f"{problem} with {model_id!r}. Models: {known}.")
+            problem = "several models begin" if found else "no model begins"
+            raise RegistryError(f"{problem} with {model_id!r}: {known}")
         return found[0]
 
     def before_fit(self, as_of: datetime) -> "Registry":
@@ -237,7 +237,7 @@ class Registry:
         """
         is_active = model.status == "active"
         if is_active and self.approved is None:
-            raise RegistryError(f"{model.model_id} is already active.")
+            raise RegistryError(f"{model.model_id} is already active")
 
         def status(other: ModelRecord) -> Status:
             if other.model_id == model.model_id and not is_active:

@@ -272,17 +272,14 @@ def test_too_little_data_names_the_rules_that_rejected_most(tmp_path: Path) -> N
 
 # The models.
 
-SEARCH = {"n_clusters": "auto", "resamples": 2, "min_stability": -1, "min_share": 0}
-
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, Ended]:
     """Return a shop with a model of four segments after a search that found three, and the output of the search."""
-    shop = shop_in(tmp_path_factory.mktemp("searched"))
-    shop.configure(model={**SEARCH, "k_range": [4, 4]})
+    shop = shop_in(tmp_path_factory.mktemp("searched"), regular_customers(24))
     first = segments(shop, "run", "--as-of", "2024-10-20")
     assert first.code == 0, first.errors
-    shop.configure(model={**SEARCH, "k_range": [3, 3]})
+    shop.configure(model={"n_clusters": "auto"})
     return shop, segments(shop, "model", "search")
 
 
@@ -298,7 +295,7 @@ def test_search_with_another_number_of_segments_awaits_approval(searched: tuple[
     assert (ended.code, "last_model_was_promoted" in warned_checks(ended)) == (0, True)
     [[active, *first], [pending, *second]] = listed_models(shop)
     assert (first, second) == (["active", "4"], ["pending", "3"])
-    assert re.search(rf"{pending} is pending approval: 3 clusters for 4: new .+; retiring ", unwrap(ended.stdout))
+    assert re.search(rf"{pending} is pending approval: 3 clusters instead of 4: new .+; retired ", unwrap(ended.stdout))
     assert unwrap(segments(shop, "model", "list").stdout) in unwrap(ended.stdout), "the output ends with the list"
     assert shop.release.manifest["model_id"] == active
 

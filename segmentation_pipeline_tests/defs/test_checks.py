@@ -561,7 +561,7 @@ def test_a_failed_fit_changes_no_table_of_the_model(finished_shop: Shop, instanc
     finished_shop.execute("update rfm_features set recency = 1, frequency = 1, monetary = 1")
     result = run_part(instance, *MODEL_TABLES)
     assert not result.success
-    assert "the customers cannot be clustered: 1 distinct" in failure(result)
+    assert "The customers cannot be clustered: 1 distinct" in failure(result)
     assert model(finished_shop) == before
 
 
