@@ -1,4 +1,4 @@
-"""The web interface as a data engineer sees it: Dagster's own, as `make dev` starts it, in a real browser."""
+"""Tests of Dagster's web interface, as `make dev` starts it, in a real browser."""
 
 import json
 import os
@@ -27,10 +27,10 @@ from segmentation_pipeline_tests.scenarios import regular_customers, retailer_fi
 PROJECT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
 HOST = "127.0.0.1"
-ELSEWHERE = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
-# The system's, which `make test` installs where it is absent. Playwright itself switches off all of it that calls home.
+EXTERNAL = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
+# The browser of the system, which `make test` installs. Playwright switches off its background requests.
 CHROMIUM = "/usr/bin/chromium"
-# The lineage is taller than wide, and only what is within the window is drawn.
+# Only the part of the lineage within the window is drawn, and the lineage is taller than wide.
 WINDOW = ViewportSize(width=2400, height=6400)
 SECONDS = 30
 SECRETS = {"SEGMENTATION_PRIVACY_KEY": "7e" * 32, "SEGMENTATION_WEBHOOK": "http://127.0.0.1:9/hook-5c0ffee5"}
@@ -39,29 +39,29 @@ SECRETS = {"SEGMENTATION_PRIVACY_KEY": "7e" * 32, "SEGMENTATION_WEBHOOK": "http:
 class Visit(NamedTuple):
     page: Page
     folder: Path
-    elsewhere: list[str]  # what the page asked of other hosts
+    external: list[str]  # requests of the page to other hosts
 
-    def ask(self, query: str, **variables: object) -> Any:
-        """The answer of the web interface's own programming interface."""
+    def query(self, query: str, **variables: object) -> Any:
+        """Return the answer of Dagster's GraphQL interface."""
         answer = self.page.request.post("/graphql", data={"query": query, "variables": variables}).json()
         assert "errors" not in answer, answer
         [value] = answer["data"].values()
         return value
 
     def choose(self, entry: str) -> None:
-        """Press an entry of the menu; fails while a dialog lies over it."""
+        """Click an entry of the menu; fails while a dialog covers it."""
         self.page.get_by_role("navigation").get_by_text(entry, exact=True).click()
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Where the shop in this folder keeps its things."""
+    """Return the environment of the shop in this folder."""
     data = {"SEGMENTATION_DATA": str(folder / "data"), "DAGSTER_HOME": str(folder / "data" / "dagster")}
     return os.environ | data | SECRETS | {"SEGMENTATION_RETAILER": str(folder / "retailer.toml")}
 
 
 @contextmanager
 def interface(folder: Path) -> Iterator[str]:
-    """The address of `dg dev` over a small shop; ended with all that it started."""
+    """Start `dg dev` on a small shop, and yield its address."""
     retailer_file(folder, write_csv(folder / "source" / "a.csv", regular_customers()).parent)
     env = environment(folder)
     env["DAGSTER_HOME"] = subprocess.check_output([COMMANDS / "segments", "home"], env=env, text=True).strip()
@@ -71,10 +71,10 @@ def interface(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=out, stderr=out, start_new_session=True)
     try:
-        deadline = time.monotonic() + SECONDS
-        while f"Serving dagster-webserver on http://{HOST}:{port}" not in (said := (folder / "log").read_text("utf-8")):
-            assert process.poll() is None, said
-            assert time.monotonic() < deadline, said
+        deadline = time.monotonic() + 3 * SECONDS
+        while f"Serving dagster-webserver on http://{HOST}:{port}" not in (log := (folder / "log").read_text("utf-8")):
+            assert process.poll() is None, log
+            assert time.monotonic() < deadline, log
             time.sleep(0.1)
         yield f"http://{HOST}:{port}"
     finally:
@@ -87,10 +87,10 @@ def interface(folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     folder = tmp_path_factory.mktemp("interface")
-    elsewhere: list[str] = []
+    external: list[str] = []
 
-    def refuse(route: Route) -> None:
-        elsewhere.append(route.request.url)
+    def block(route: Route) -> None:
+        external.append(route.request.url)
         route.abort()
 
     with (
@@ -101,15 +101,15 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     ):
         context.set_default_timeout(SECONDS * 1000)
         expect.set_options(timeout=SECONDS * 1000)
-        context.route(ELSEWHERE, refuse)
-        # A socket that nobody connects stays a dead end.
-        context.route_web_socket(ELSEWHERE, lambda route: elsewhere.append(route.url))
-        yield Visit(context.new_page(), folder, elsewhere)
+        context.route(EXTERNAL, block)
+        # A routed socket connects to no server unless the route does it.
+        context.route_web_socket(EXTERNAL, lambda route: external.append(route.url))
+        yield Visit(context.new_page(), folder, external)
 
 
 @pytest.fixture(scope="module")
 def run_id(visit: Visit) -> str:
-    """A run that was started, and seen to end in success, in the browser."""
+    """Return the id of a run that was started in the browser, and succeeded."""
     visit.page.goto("/")
     visit.choose("Lineage")
     visit.page.get_by_role("button", name="Materialize all").click()
@@ -120,7 +120,7 @@ def run_id(visit: Visit) -> str:
     return Path(visit.page.url).name
 
 
-def test_the_lineage_shows_every_asset_by_its_name(visit: Visit) -> None:
+def test_lineage_shows_every_asset(visit: Visit) -> None:
     assets = {key.to_user_string() for key in defs().resolve_asset_graph().get_all_asset_keys()}
     visit.page.goto("/")
     visit.choose("Lineage")
@@ -130,19 +130,19 @@ def test_the_lineage_shows_every_asset_by_its_name(visit: Visit) -> None:
     expect(drawn).to_have_count(len(assets))
     for node in drawn.all():
         expect(node).to_be_in_viewport()
-    # A long name is drawn with an ellipsis in its middle.
+    # Long names are shortened in the middle.
     patterns = [text.replace("…", "*") for text in drawn.all_text_contents()]
-    meant = [name for pattern in patterns for name in assets if fnmatchcase(name, pattern)]
-    assert sorted(meant) == sorted(assets)
+    shown = [name for pattern in patterns for name in assets if fnmatchcase(name, pattern)]
+    assert sorted(shown) == sorted(assets)
 
 
-def test_materialize_all_ends_in_success_and_its_release_is_current(visit: Visit, run_id: str) -> None:
+def test_materialize_all_publishes_the_current_release(visit: Visit, run_id: str) -> None:
     manifest = visit.folder / "data" / "corner_shop" / "releases" / "current" / "manifest.json"
     assert json.loads(manifest.read_text("utf-8"))["run_id"] == run_id
 
 
 @pytest.mark.usefixtures("run_id")
-def test_the_page_of_customer_segments_tells_columns_rows_and_passed_checks(visit: Visit) -> None:
+def test_asset_page_shows_columns_rows_and_passed_checks(visit: Visit) -> None:
     page = visit.page
     page.goto("/assets/customer_segments")
     for column in contracts()["customer_segments"].columns:
@@ -156,14 +156,14 @@ def test_the_page_of_customer_segments_tells_columns_rows_and_passed_checks(visi
         expect(page.get_by_title(check.name, exact=True).locator("..")).to_contain_text("Succeeded")
 
 
-def test_no_dialog_stands_in_the_way_and_no_other_host_is_asked(visit: Visit) -> None:
+def test_no_dialog_opens_and_no_other_host_is_contacted(visit: Visit) -> None:
     with visit.page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")):
         visit.page.goto("/")
     for entry in ("Overview", "Runs", "Catalog", "Jobs", "Automation", "Lineage", "Deployment"):
         visit.choose(entry)
         visit.page.wait_for_load_state("networkidle")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
-    assert visit.elsewhere == []
+    assert visit.external == []
 
 
 LAUNCH = """mutation($run: ExecutionParams!) {
@@ -179,16 +179,16 @@ NIGHTLY = {
 STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 
 
-def wait_until(true: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], message: str) -> None:
     deadline = time.monotonic() + 3 * SECONDS
-    while not true():
-        assert time.monotonic() < deadline, what
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.1)
 
 
 @contextmanager
 def command(folder: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`segments run`, which does not outlive the test."""
+    """Start `segments run`, and kill it at the end of the test."""
     with log.open("wb") as out:
         process = subprocess.Popen([COMMANDS / "segments", "run"], env=environment(folder), stdout=out, stderr=out)
         try:
@@ -198,42 +198,39 @@ def command(folder: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait()
 
 
-def test_runs_of_the_web_interface_and_of_the_command_line_wait_for_each_other_and_all_publish(
-    visit: Visit, run_id: str
-) -> None:
-    """Who looks into the working database keeps the run that has the lock from going on, until the other is there.
+def test_concurrent_runs_of_both_interfaces_wait_and_publish(visit: Visit, run_id: str) -> None:
+    """A reader of the working database holds up the run that has the lock until the other run has started.
 
-    Dagster keeps a run of the web interface in its queue while any other is on; a command goes by no queue, and so it
-    is the one that meets the lock.
+    Dagster queues a run of the web interface while another one is in progress. A command does not use the queue, so it
+    is the one that waits for the lock.
     """
     shop, logs = visit.folder / "data" / "corner_shop", [visit.folder / "first.log", visit.folder / "second.log"]
 
-    def writer() -> str:
+    def lock_holder() -> str:
         return (shop / "work.lock").read_text("utf-8")
 
-    def look() -> duckdb.DuckDBPyConnection:
+    def read_database() -> duckdb.DuckDBPyConnection:
         return duckdb.connect(str(shop / "work.duckdb"), read_only=True)
 
     def status() -> str:
-        return str(visit.ask(STATUS, run=launched)["status"])
+        return str(visit.query(STATUS, run=launched)["status"])
 
     with command(visit.folder, logs[0]) as first:
-        with look():
-            wait_until(lambda: f"process {first.pid}, run " in writer(), "the lock of the first command")
-            launched = visit.ask(LAUNCH, run=NIGHTLY)["run"]["runId"]
-            wait_until(lambda: "waiting for" in logs[0].read_text("utf-8"), "for who looks")
+        with read_database():
+            wait_until(lambda: f"process {first.pid}, run " in lock_holder(), "the first command has no lock")
+            launched = visit.query(LAUNCH, run=NIGHTLY)["run"]["runId"]
+            wait_until(lambda: "waiting for" in logs[0].read_text("utf-8"), "the command does not wait for the reader")
             assert status() == "QUEUED"
         assert first.wait(3 * SECONDS) == 0, logs[0].read_text("utf-8")
-    with ExitStack() as looking:
-        looking.enter_context(look())
-        wait_until(lambda: f", run {launched}" in writer(), "the lock of the web interface's run")
-        whom = f"waiting for {writer()}, which writes to {shop}"
+    with ExitStack() as reading:
+        reading.enter_context(read_database())
+        wait_until(lambda: f", run {launched}" in lock_holder(), "the launched run has no lock")
+        message = f"waiting for {lock_holder()}, which writes to {shop}"
         with command(visit.folder, logs[1]) as second:
-            wait_until(lambda: whom in " ".join(logs[1].read_text("utf-8").split()), whom)
-            # It goes on only now.
-            looking.close()
+            wait_until(lambda: message in " ".join(logs[1].read_text("utf-8").split()), message)
+            reading.close()
             assert second.wait(3 * SECONDS) == 0, logs[1].read_text("utf-8")
-    wait_until(lambda: status() in ("SUCCESS", "FAILURE"), "the end of the web interface's run")
+    wait_until(lambda: status() in ("SUCCESS", "FAILURE"), "the launched run does not end")
     assert status() == "SUCCESS"
     releases = Releases(shop / "releases")
     assert not any(releases.verify().values())
@@ -241,7 +238,7 @@ def test_runs_of_the_web_interface_and_of_the_command_line_wait_for_each_other_a
     assert before.manifest["run_id"] == run_id
     assert three[1].manifest["run_id"] == launched, "between the two commands"
     assert releases.current == three[2]
-    # Of the same files, so the same tables: none saw what another had half written.
+    # The same files give the same tables, so no run read what another one had half written.
     [one, *others] = [{file.name: file.read_bytes() for file in release.folder.glob("*.parquet")} for release in three]
     assert others == [one, one]
 
@@ -254,9 +251,10 @@ EVENTS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
       ... on MarkdownMetadataEntry { mdStr } ... on TableMetadataEntry { table { records } } } } } } } } }"""
 
 
-def test_whoever_reaches_its_programming_interface_reads_no_secret_and_no_customer(visit: Visit, run_id: str) -> None:
+def test_graphql_exposes_no_secret_and_no_customer(visit: Visit, run_id: str) -> None:
     at = {"repositoryName": "__repository__", "repositoryLocationName": "segmentation_pipeline"}
-    said = json.dumps([visit.ask(RESOURCES, at=at), visit.ask(EVENTS, run=run_id)])
-    assert all(word in said for word in ("retailer", "lock_patience", "segment_profiles", "median monetary")), said
-    customers = {one[6] for one in regular_customers()}
-    assert [word for word in (*customers, *SECRETS.values()) if word in said] == []
+    answers = json.dumps([visit.query(RESOURCES, at=at), visit.query(EVENTS, run=run_id)])
+    expected = ("retailer", "lock_timeout", "segment_profiles", "median monetary")
+    assert [word for word in expected if word not in answers] == []
+    customers = {fields[6] for fields in regular_customers()}
+    assert [word for word in (*customers, *SECRETS.values()) if word in answers] == []
