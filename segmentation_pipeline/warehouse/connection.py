@@ -120,10 +120,10 @@ def _wait_until_free(database: Path, timeout: float, report: Callable[[str], Non
             # Not just "lock": the error of a damaged file contains "block".
             if "Could not set lock" not in str(error):
                 raise WarehouseError(
-                    f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another "
-                    "version of DuckDB wrote it, use that version. If it is damaged, restore a backup, or run `segments "
-                    "restore RELEASE --replace`: the file holds the models and the membership history, and without them "
-                    "the next run starts anew."
+                    f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another"
+                    " version of DuckDB wrote it, use that version. If it is damaged, restore a backup, or run"
+                    " `segments restore RELEASE --replace`: the file holds the models and the membership history, and"
+                    " without them the next run starts anew."
                 ) from None
             if time.monotonic() > deadline:
                 raise WarehouseError(

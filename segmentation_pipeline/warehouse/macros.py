@@ -3,10 +3,11 @@
 Contains the inlining of macro bodies. The macros themselves are created by `database.Warehouse`.
 """
 
+from functools import cache
 from typing import Any
 
 from segmentation_pipeline.tables.catalog import macros
-from segmentation_pipeline.warehouse.syntax import macro_bodies, syntax_tree, text_of
+from segmentation_pipeline.warehouse.syntax import Tree, macro_bodies, syntax_tree, text_of
 
 
 def inlined(macro: str, *arguments: str) -> str:
@@ -19,10 +20,15 @@ def inlined(macro: str, *arguments: str) -> str:
         KeyError: There is no such macro.
         ValueError: The number of arguments is not that of the parameters.
     """
-    parameters, body = macro_bodies(macros())[macro]
+    parameters, tree = _body(macro)
     expressions = {name: _expression(text) for name, text in zip(parameters, arguments, strict=True)}
-    tree = syntax_tree(f"select {body}")
     return text_of(_replaced(tree, expressions)).removeprefix("SELECT ")
+
+
+@cache
+def _body(macro: str) -> tuple[tuple[str, ...], Tree]:
+    parameters, body = macro_bodies(macros())[macro]
+    return parameters, syntax_tree(f"select {body}")
 
 
 def _expression(text: str) -> Any:

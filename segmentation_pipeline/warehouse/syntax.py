@@ -18,7 +18,7 @@ def syntax_tree(select: str) -> Tree:
     Raises:
         ValueError: The text is not a SELECT.
     """
-    tree = _answer("select json_serialize_sql($text)", select)
+    tree: Tree = json.loads(_answer("select json_serialize_sql($text)", select))
     if tree["error"]:
         raise ValueError(f"not a SELECT: {tree['error_message']}")
     return tree
@@ -26,8 +26,7 @@ def syntax_tree(select: str) -> Tree:
 
 def text_of(tree: Tree) -> str:
     """Return the SELECT that has a syntax tree."""
-    [text] = _rows("select json_deserialize_sql(cast($text as json))", json.dumps(tree))[0]
-    return str(text)
+    return _answer("select json_deserialize_sql(cast($text as json))", json.dumps(tree))
 
 
 @cache
@@ -43,14 +42,10 @@ def macro_bodies(statements: str) -> dict[str, tuple[tuple[str, ...], str]]:
     return {name: (tuple(parameters), body) for name, parameters, body in found}
 
 
-def _answer(query: str, text: str) -> Tree:
-    [answer] = _rows(query, text)[0]
-    tree: Tree = json.loads(answer)
-    return tree
-
-
-def _rows(query: str, text: str) -> list[tuple[Any, ...]]:
-    return _parser().execute(query, {"text": text}).fetchall()
+def _answer(query: str, text: str) -> str:
+    row = _parser().execute(query, {"text": text}).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 @cache
