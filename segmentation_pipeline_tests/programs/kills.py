@@ -1,7 +1,7 @@
-"""Nights that are killed: what one must leave behind, whenever it is cut off.
+"""Kill nights at the end of a step or at a random time; check what they leave, and what the next night gives.
 
-The tests kill a few, `make soak` one at the end of each step and fifty at random moments. Prints one line of JSON for
-each fault that it found, and one of figures; the exit code is 1 where there is a fault.
+The tests kill a few, `make soak` one at the end of each step and fifty at random times. Prints one line of JSON for
+each error, and one of totals; the exit code is 1 if there is an error.
 """
 
 import argparse
@@ -23,36 +23,36 @@ from unittest import mock
 
 import dagster as dg
 
-from segmentation_pipeline_tests.programs.shop import MEMORY, Shop, State, ended
+from segmentation_pipeline_tests.programs.forked_shop import MEMORY, ForkedShop, State, wait
 from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, write_csv
 
 SEED = 20_240_229
-# The kills are drawn into so many parts, so that two processes can share them as they have time.
+# The kills are divided into so many parts, so that two processes can share them.
 PARTS = 5
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A night that is cut off: at the end of its n-th step, or after a share of its usual time."""
+    """A kill at the end of the n-th step of a night, or after a share of its usual time."""
 
     refit: bool
     boundary: int | None = None
     moment: float | None = None
 
 
-def after_a_night(folder: Path) -> Shop:
-    """A shop with a first release, a standing model and, by now, newer files."""
-    shop = Shop(folder)
+def shop_after_a_night(folder: Path) -> ForkedShop:
+    """Build a shop with a first release, an active model and newer files."""
+    shop = ForkedShop(folder)
     write_csv(folder / "source" / "a.csv", regular_customers(40))
     retailer_file(folder, Path("source"), release={"max_as_of_jump_days": 400})
-    assert shop.night() == 0, shop.said
+    assert shop.night() == 0, shop.output
     lines = [(*line[:4], line[4].replace("2024-", "2025-"), *line[5:]) for line in regular_customers(60)]
     write_csv(folder / "source" / "b.csv", [line for line in lines if line[4] < "2025-03"])
     return shop
 
 
-def _die_at_boundary(number: int) -> None:
-    """Let this process kill itself when Dagster has written down that the step of this number is done."""
+def _kill_after_step(number: int) -> None:
+    """Kill this process when Dagster has recorded the success of the step of this number."""
     report, done = dg.DagsterInstance.handle_new_event, 0
 
     def reported(self: dg.DagsterInstance, event: Any, **others: Any) -> Any:
@@ -69,9 +69,9 @@ def _die_at_boundary(number: int) -> None:
 
 @dataclass
 class Nights:
-    """Nights that are cut off, each held against the same night without a kill."""
+    """Killed nights, each compared with the same night without a kill."""
 
-    before: Shop
+    before: ForkedShop
     old: State
     new: dict[bool, State]
     seconds: float
@@ -79,102 +79,102 @@ class Nights:
 
     @classmethod
     def prepared(cls, folder: Path, kinds: Sequence[bool]) -> "Nights":
-        """The night before, and each kind of night, with a refit or not, once without a kill."""
-        before = after_a_night(folder / "before")
-        whole, seconds, steps = {}, 0.0, 0
+        """Run the night before, and each kind of night (with and without a refit) once without a kill."""
+        before = shop_after_a_night(folder / "before")
+        complete, seconds, steps = {}, 0.0, 0
         for refit in kinds:
-            shop = before.copy(folder / f"whole-{refit}")
-            begun = time.monotonic()
-            assert shop.night(refit=refit) == 0, shop.said
-            seconds = time.monotonic() - begun
-            whole[refit] = shop.state()
-            done = shop.said[len(before.said) :]
+            shop = before.copy(folder / f"complete-{refit}")
+            started = time.monotonic()
+            assert shop.night(refit=refit) == 0, shop.output
+            seconds = time.monotonic() - started
+            complete[refit] = shop.state()
+            done = shop.output[len(before.output) :]
             steps = len(re.findall(r"^✓ ", done, re.MULTILINE))
-        return cls(before, before.state(), whole, seconds, steps)
+        return cls(before, before.state(), complete, seconds, steps)
 
-    def faults(self, kill: Kill, folder: Path) -> list[str]:
-        """What is wrong after a night that was cut off, and after the next one."""
-        shop, wanted = self.before.copy(folder), self.new[kill.refit]
+    def errors(self, kill: Kill, folder: Path) -> list[str]:
+        """Return what is wrong after a killed night, and after the next one."""
+        shop, expected = self.before.copy(folder), self.new[kill.refit]
         if kill.boundary is not None:
-            code = shop.night(refit=kill.refit, first=partial(_die_at_boundary, kill.boundary))
+            code = shop.night(refit=kill.refit, first=partial(_kill_after_step, kill.boundary))
         else:
             assert kill.moment is not None
             process = shop.start(refit=kill.refit)
             time.sleep(kill.moment * self.seconds)
             os.kill(process, signal.SIGKILL)
-            code = ended(process)
-        found = [] if code in (0, -signal.SIGKILL) else [f"the night ended with {code}: {shop.said[-500:]}"]
+            code = wait(process)
+        found = [] if code in (0, -signal.SIGKILL) else [f"the night ended with {code}: {shop.output[-500:]}"]
         state = shop.state()
         found += [
-            f"{name} is neither that of before nor that of after"
+            f"{name} is neither the old table nor the new one"
             for name, digest in state.tables.items()
-            if digest not in (self.old.tables.get(name), wanted.tables.get(name))
+            if digest not in (self.old.tables.get(name), expected.tables.get(name))
         ]
-        if state.release not in (self.old.release, wanted.release):
-            found.append("the current release is neither that of before nor that of after")
+        if state.release not in (self.old.release, expected.release):
+            found.append("the current release is neither the old one nor the new one")
         if state.name == self.old.name and state.release != self.old.release:
-            found.append("the release of before has changed")
+            found.append("the old release has changed")
         if shop.night(refit=kill.refit) != 0:
-            found.append(f"the next night failed: {shop.said[-500:]}")
+            found.append(f"the next night failed: {shop.output[-500:]}")
         after = shop.state()
         differs = [
-            name for name in {**wanted.tables, **after.tables} if wanted.tables.get(name) != after.tables.get(name)
+            name for name in {**expected.tables, **after.tables} if expected.tables.get(name) != after.tables.get(name)
         ]
         found += [f"after the next night {name} differs" for name in differs]
-        if after.release != wanted.release:
+        if after.release != expected.release:
             found.append("after the next night the release differs")
         if left := [path.name for path in (shop.folder / "data" / "runs").iterdir() if path.name[0] != "."]:
-            found.append(f"signs of life are left: {left}")
+            found.append(f"heartbeat files are left: {left}")
         shutil.rmtree(folder)
         return found
 
 
 def planned(steps: int, boundaries: int | None, moments: int) -> list[Kill]:
-    """Those of each boundary, and those of random moments, of both kinds of night.
+    """Return the kills at the end of each step and at random times, for both kinds of night.
 
-    The few that the seed draws instead are of a refit, which does all that another night does, and more.
+    With `boundaries`, only so many of them, all in nights with a refit, which do everything that other nights do.
     """
-    drawn = random.Random(SEED)  # noqa: S311 - nothing secret
+    rng = random.Random(SEED)  # noqa: S311 - nothing secret
     if boundaries is not None:
-        at_boundaries = [Kill(True, boundary=number) for number in drawn.sample(range(steps), boundaries)]
-        return at_boundaries + [Kill(True, moment=drawn.random()) for _ in range(moments)]
+        at_boundaries = [Kill(True, boundary=number) for number in rng.sample(range(steps), boundaries)]
+        return at_boundaries + [Kill(True, moment=rng.random()) for _ in range(moments)]
     every = [Kill(refit, boundary=number) for refit in (False, True) for number in range(steps)]
-    every += [Kill(drawn.random() < 0.5, moment=drawn.random()) for _ in range(moments)]
-    # So that of all kinds some are tried where there is no time for every one.
-    return drawn.sample(every, len(every))
+    every += [Kill(rng.random() < 0.5, moment=rng.random()) for _ in range(moments)]
+    # In random order, so that some of each kind are tried where there is no time for all.
+    return rng.sample(every, len(every))
 
 
 def main() -> int:
-    """Kill as many as are asked for."""
+    """Run the kills that the command line requests."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--boundaries", type=int, help="how many that the seed draws (else all)")
-    parser.add_argument("--moments", type=int, default=50)
-    parser.add_argument("--parts", type=int, nargs="*", default=range(PARTS), help=f"which of the {PARTS} of them")
-    parser.add_argument("--minutes", type=float, default=60, help="after which the rest is left out")
-    asked = parser.parse_args()
-    begun = time.monotonic()
+    parser.add_argument("--boundaries", type=int, help="how many kills at the end of a step; default: all")
+    parser.add_argument("--moments", type=int, default=50, help="how many kills at random times")
+    parser.add_argument("--parts", type=int, nargs="*", default=range(PARTS), help=f"which of the {PARTS} parts")
+    parser.add_argument("--minutes", type=float, default=60, help="skip the kills that remain after this time")
+    options = parser.parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
-        nights = Nights.prepared(Path(scratch), (False, True) if asked.boundaries is None else (True,))
-        every = planned(nights.steps, asked.boundaries, asked.moments)
-        todo = [kill for number, kill in enumerate(every) if number % PARTS in asked.parts]
-        found, done = {}, list[Kill]()
+        nights = Nights.prepared(Path(scratch), (False, True) if options.boundaries is None else (True,))
+        every = planned(nights.steps, options.boundaries, options.moments)
+        todo = [kill for number, kill in enumerate(every) if number % PARTS in options.parts]
+        errors, done = {}, list[Kill]()
         for number, kill in enumerate(todo):
-            if time.monotonic() - begun > asked.minutes * 60:
+            if time.monotonic() - started > options.minutes * 60:
                 break
             done.append(kill)
-            if faults := nights.faults(kill, Path(scratch) / f"kill-{number}"):
-                found[str(kill)] = faults
-                print(json.dumps({str(kill): faults}), file=sys.stderr, flush=True)
+            if found := nights.errors(kill, Path(scratch) / f"kill-{number}"):
+                errors[str(kill)] = found
+                print(json.dumps({str(kill): found}), file=sys.stderr, flush=True)
     at_boundary = sum(kill.boundary is not None for kill in done)
-    figures = {
+    totals = {
         "boundaries": at_boundary,
-        "moments": len(done) - at_boundary,
-        "left_out": len(todo) - len(done),
+        "random_times": len(done) - at_boundary,
+        "skipped": len(todo) - len(done),
         "steps": nights.steps,
-        "faults": found,
+        "errors": errors,
     }
-    print(json.dumps(figures))
-    return bool(found)
+    print(json.dumps(totals))
+    return bool(errors)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Readers of `current`, each a process with a client of its own, that ask without pause while nights go on.
+"""Query the current release from many processes with different clients while nights publish.
 
-The tests run a few, `make soak` fifty. Whatever a reader asks in one connection must be what the manifest of its
-release tells. The releases differ in as_of, customers and revenue, so that an answer of another one would be seen.
+The tests run ten readers, `make soak` fifty. Every answer of a connection must equal the manifest of its release. The
+releases differ in as_of, customers and revenue, so an answer from another release is noticed.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_pipeline.tables.catalog import published
-from segmentation_pipeline_tests.programs.shop import MEMORY, Shop
+from segmentation_pipeline_tests.programs.forked_shop import MEMORY, ForkedShop
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, write_csv
 
 TESTS = Path(__file__).parent
 VENV = TESTS.parent / ".venv"
 NODE_CLIENT = VENV / "node-client"
-# The folder of each client that the Makefile installs, by the part of its version that this name tells.
+# The folder in which the Makefile installs each client.
 PYTHON_CLIENTS: Mapping[str, Path | None] = {
     "DuckDB of the package": None,
     "DuckDB 1.5": VENV / "oldest-duckdb",
@@ -31,10 +31,10 @@ PYTHON_CLIENTS: Mapping[str, Path | None] = {
     "DuckDB 1.1": VENV / "oldest-client",
 }
 CLIENTS = (*PYTHON_CLIENTS, "Node")
-OF_ONE_MOMENT = ("rfm_features", "customer_segments", "segment_profiles", "model_drift")
-# In several queries of one connection: what the manifest tells of the release, and where it tells it.
-QUESTIONS: Sequence[tuple[str, Sequence[str]]] = (
-    *((f"select distinct strftime(as_of, '%Y-%m-%d %H:%M:%S') from {name}", ["as_of"]) for name in OF_ONE_MOMENT),
+WITH_AS_OF = ("rfm_features", "customer_segments", "segment_profiles", "model_drift")
+# Each query of a connection, and the path of its answer in the manifest.
+QUERIES: Sequence[tuple[str, Sequence[str]]] = (
+    *((f"select distinct strftime(as_of, '%Y-%m-%d %H:%M:%S') from {name}", ["as_of"]) for name in WITH_AS_OF),
     *((f'select count(*)::varchar from "{one.table}"', ["tables", one.table]) for one in published()),
     ("select sum(customers)::varchar from segment_profiles", ["figures", "customers"]),
     ("select count(*)::varchar from customer_segments", ["figures", "customers"]),
@@ -45,117 +45,119 @@ QUESTIONS: Sequence[tuple[str, Sequence[str]]] = (
 
 @dataclass(frozen=True)
 class Reader:
-    """A consumer that is reading."""
+    """A process that reads releases."""
 
     client: str
     process: "subprocess.Popen[str]"
 
     @classmethod
     def started(cls, client: str, current: Path, stop: Path) -> "Reader":
-        """One that asks in what time the nights leave: they would else have a twenty-fifth of two cores."""
-        arguments = [str(current), str(stop), json.dumps(QUESTIONS)]
+        """Start a reader with idle priority, because fifty of them would leave the nights 4 % of two cores."""
+        arguments = [str(current), str(stop), json.dumps(QUERIES)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         if client == "Node":
-            command = ["node", str(TESTS / "read_on.mjs"), str(NODE_CLIENT), *arguments]
+            command = ["node", str(TESTS / "release_reader.mjs"), str(NODE_CLIENT), *arguments]
         else:
-            command = [sys.executable, str(TESTS / "read_on.py"), *arguments]
+            command = [sys.executable, str(TESTS / "release_reader.py"), *arguments]
             if (folder := PYTHON_CLIENTS[client]) is not None:
                 environment["PYTHONPATH"] = str(folder)
         pipe = subprocess.PIPE
         idle = ["chrt", "--idle", "0", *command]
         return cls(client, subprocess.Popen(idle, env=environment, stdout=pipe, stderr=pipe, text=True))
 
-    def begun(self) -> None:
-        """Wait until it has read a release once; where it failed, `ended` tells why."""
+    def wait_until_reading(self) -> None:
+        """Wait until the reader has read a release once; if it failed, `result` has the reason."""
         assert self.process.stdout is not None
         self.process.stdout.readline()
 
     @property
     def memory(self) -> int:
-        """What it holds that no other process shares, in bytes."""
+        """The memory of the process in bytes, with its part of what it shares with others."""
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text("utf-8")
         return 1024 * int(rollup.split("Pss:")[1].split()[0])
 
-    def ended(self) -> dict[str, Any]:
-        """What it saw; or what went wrong."""
-        out, complaint = self.process.communicate(timeout=300)
+    def result(self) -> dict[str, Any]:
+        """Wait for the end, and return the counts of the reader, or its error."""
+        out, error = self.process.communicate(timeout=300)
         if self.process.returncode != 0:
-            return {"client": self.client, "fault": complaint.strip()[-1000:]}
+            return {"client": self.client, "error": error.strip()[-1000:]}
         return {"client": self.client, **json.loads(out.splitlines()[-1])}
 
 
-def shop_of(folder: Path, keep: int) -> Shop:
-    """One that has published a release, of which so few are kept that they are pruned while readers hold them."""
-    shop = Shop(folder)
+def shop_with_a_release(folder: Path, keep: int) -> ForkedShop:
+    """Build a shop with one release; it keeps so few that releases are pruned while readers hold them."""
+    shop = ForkedShop(folder)
     write_csv(folder / "source" / "0.csv", regular_customers(40))
     retailer_file(folder, Path("source"), release={"keep": keep})
-    assert shop.night() == 0, shop.said
+    assert shop.night() == 0, shop.output
     return shop
 
 
-def new_lines(shop: Shop, night: int) -> None:
-    """What a day brings: a customer more, so that as_of, rows and revenue are others."""
+def add_a_day(shop: ForkedShop, night: int) -> None:
+    """Add a line of a new customer, which changes as_of, rows and revenue."""
     day = f"2024-{11 + night // 28:02d}-{1 + night % 28:02d} 10:00:00"
     sold = line(invoice=f"{800000 + night}", at=day, customer=f"{20000 + night}", price=f"{3 + night}.25")
     write_csv(shop.folder / "source" / f"{night + 1}.csv", [sold])
 
 
 def read_through(folder: Path, number: int, nights: int, keep: int) -> dict[str, Any]:
-    """So many nights while so many read: what the readers saw, and what went wrong."""
-    shop, stop = shop_of(folder, keep), folder / "stop"
+    """Run nights while readers query; return the totals of the readers, and every error."""
+    shop, stop = shop_with_a_release(folder, keep), folder / "stop"
     current = shop.home / "releases" / "current"
     readers = [Reader.started(CLIENTS[n % len(CLIENTS)], current, stop) for n in range(number)]
     try:
         for reader in readers:
-            reader.begun()
-        begun = time.monotonic()
-        faults = []
+            reader.wait_until_reading()
+        started = time.monotonic()
+        errors = []
         for night in range(nights):
-            new_lines(shop, night)
+            add_a_day(shop, night)
             if shop.night() != 0:
-                faults.append(f"night {night}: {shop.said[-500:]}")
-        seconds = time.monotonic() - begun
+                errors.append(f"night {night}: {shop.output[-500:]}")
+        seconds = time.monotonic() - started
         memory = sum(reader.memory for reader in readers if reader.process.poll() is None)
         stop.touch()
-        seen = [reader.ended() for reader in readers]
+        seen = [reader.result() for reader in readers]
     finally:
         for reader in readers:
             reader.process.kill()
             reader.process.wait()
-    faults += [f"{one['client']}: {one['fault']}" for one in seen if "fault" in one]
+    errors += [f"{one['client']}: {one['error']}" for one in seen if "error" in one]
     return {
         "readers": number,
         "nights": nights,
         "seconds_per_night": seconds / nights,
         "megabytes": memory // 10**6,
-        "clients": {client: _of(client, seen) for client in CLIENTS},
-        "faults": faults,
+        "clients": {client: _totals(client, seen) for client in CLIENTS},
+        "errors": errors,
     }
 
 
-def _of(client: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all readers with one client saw; of the releases, the number that the one saw that saw the fewest."""
-    of_client = [one for one in seen if one["client"] == client and "fault" not in one]
+def _totals(client: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the totals of the readers with one client; `releases` is the lowest number that one of them saw."""
+    of_client = [one for one in seen if one["client"] == client and "error" not in one]
     return {
         "versions": sorted({one["version"] for one in of_client}),
         "readers": len(of_client),
         "queries": sum(one["queries"] for one in of_client),
         "releases": min((len(one["seen"]) for one in of_client), default=0),
-        "outlived": sum(one["outlived"] for one in of_client),
+        "after_pruning": sum(one["after_pruning"] for one in of_client),
     }
 
 
 def main() -> int:
-    """Let them read, and print one line of JSON; 1 where something went wrong."""
+    """Run the readers and print one line of JSON; return 1 if there was an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--nights", type=int, default=30)
-    parser.add_argument("--keep", type=int, default=5, help="releases; a reader's is pruned after as many nights")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--keep", type=int, default=5, help="releases to keep; the one of a reader is pruned after as many nights"
+    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
-        figures = read_through(Path(scratch), asked.readers, asked.nights, asked.keep)
-    print(json.dumps(figures))
-    return bool(figures["faults"])
+        totals = read_through(Path(scratch), options.readers, options.nights, options.keep)
+    print(json.dumps(totals))
+    return bool(totals["errors"])
 
 
 if __name__ == "__main__":

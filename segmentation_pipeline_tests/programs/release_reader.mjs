@@ -1,12 +1,12 @@
-// A consumer with the Node client: what read_on.py is, which tells why. The client's folder is the first argument.
+// Read releases with the Node client, as release_reader.py does. The first argument is the client's folder.
 
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join } from "node:path";
 
-const [, , client, current, stop, asked] = process.argv;
+const [, , client, current, stop, listed] = process.argv;
 const { DuckDBInstance, version } = createRequire(join(client, "index.js"))("@duckdb/node-api");
-const questions = JSON.parse(asked);
+const queries = JSON.parse(listed);
 
 async function open() {
   const folder = realpathSync(current);
@@ -21,33 +21,33 @@ function close(opened) {
   opened.instance.closeSync();
 }
 
-async function ask(opened) {
-  for (const [question, place] of questions) {
-    const told = String(place.reduce((found, key) => found[key], opened.manifest));
-    const answers = (await opened.connection.runAndReadAll(question)).getRowsJson();
-    if (JSON.stringify(answers) !== JSON.stringify([[told]])) {
-      throw new Error(JSON.stringify([basename(opened.folder), question, answers, told]));
+async function query(opened) {
+  for (const [text, path] of queries) {
+    const expected = String(path.reduce((found, key) => found[key], opened.manifest));
+    const answers = (await opened.connection.runAndReadAll(text)).getRowsJson();
+    if (JSON.stringify(answers) !== JSON.stringify([[expected]])) {
+      throw new Error(JSON.stringify([basename(opened.folder), text, answers, expected]));
     }
   }
-  return questions.length;
+  return queries.length;
 }
 
-let [queries, outlived, kept] = [0, 0, await open()];
+let [count, afterPruning, kept] = [0, 0, await open()];
 const seen = new Set();
 for (;;) {
   const last = existsSync(stop);
   const opened = await open();
-  queries += await ask(opened);
+  count += await query(opened);
   close(opened);
   if (!seen.size) console.log("reading");
   seen.add(basename(opened.folder));
-  const gone = !existsSync(kept.folder);
-  if (gone || last) {
-    outlived += gone;
-    queries += await ask(kept);
+  const isPruned = !existsSync(kept.folder);
+  if (isPruned || last) {
+    afterPruning += isPruned;
+    count += await query(kept);
     close(kept);
     if (last) break;
     kept = await open();
   }
 }
-console.log(JSON.stringify({ version: version(), queries, seen: [...seen].sort(), outlived }));
+console.log(JSON.stringify({ version: version(), queries: count, seen: [...seen].sort(), after_pruning: afterPruning }));
