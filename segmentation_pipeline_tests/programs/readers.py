@@ -20,8 +20,8 @@ from segmentation_pipeline.tables.catalog import published
 from segmentation_pipeline_tests.programs.forked_shop import MEMORY, ForkedShop
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, write_csv
 
-TESTS = Path(__file__).parent
-VENV = TESTS.parent / ".venv"
+PROGRAMS = Path(__file__).parent
+VENV = PROGRAMS.parents[1] / ".venv"
 NODE_CLIENT = VENV / "node-client"
 # The folder in which the Makefile installs each client.
 PYTHON_CLIENTS: Mapping[str, Path | None] = {
@@ -56,9 +56,9 @@ class Reader:
         arguments = [str(current), str(stop), json.dumps(QUERIES)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         if client == "Node":
-            command = ["node", str(TESTS / "release_reader.mjs"), str(NODE_CLIENT), *arguments]
+            command = ["node", str(PROGRAMS / "release_reader.mjs"), str(NODE_CLIENT), *arguments]
         else:
-            command = [sys.executable, str(TESTS / "release_reader.py"), *arguments]
+            command = [sys.executable, str(PROGRAMS / "release_reader.py"), *arguments]
             if (folder := PYTHON_CLIENTS[client]) is not None:
                 environment["PYTHONPATH"] = str(folder)
         pipe = subprocess.PIPE
