@@ -1,7 +1,3 @@
-with models as (
-    select * from segmentation_models
-)
-
 select
     model_id,
     fitted_as_of,
@@ -12,5 +8,5 @@ select
     customers,
     inertia,
     silhouette
-from models
+from segmentation_models
 where status = 'active'
