@@ -1,4 +1,4 @@
-"""Files of every format and shape become the same lines, each with its number, and no line is lost."""
+"""Files of every format give the same lines, each with its number, and no line is lost."""
 
 import csv
 import gzip
@@ -30,7 +30,7 @@ from segmentation_pipeline_tests.workbooks import write_workbook
 
 
 def at(*parts: int) -> datetime:
-    """A moment in the retailer's local time, as DuckDB gives it."""
+    """Return a timestamp in local time, as DuckDB returns it."""
     return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
 
 
@@ -54,14 +54,13 @@ def retailer(path: str | list[str], columns: dict[str, str] | None = None, **sou
 
 
 def read(settings: Retailer, base: Path) -> Warehouse:
-    """The working database with raw_transactions, filled as the asset fills it; no file may be set aside."""
+    """Return a working database with raw_transactions as the asset writes it; no file may be quarantined."""
     warehouse = Warehouse(duckdb.connect(config={"threads": 2}))
     strict = settings.model_copy(update={"source": settings.source.model_copy(update={"max_quarantined": 0})})
-    with load_source(
-        warehouse, strict, source_files(strict.source, base), base / "spill", LoadRequest("a run", "", "")
-    ) as taken:
-        outcomes = warehouse.write(taken.writes, settings.sql_values, taken.inputs)
-    assert not any(outcome.violations for outcome in outcomes)
+    files, request = source_files(strict.source, base), LoadRequest("a run", "", "")
+    with load_source(warehouse, strict, files, base / "spill", request) as load:
+        results = warehouse.write(load.writes, settings.sql_values, load.inputs)
+    assert not any(result.violations for result in results)
     assert warehouse.rows(check_select("lines_of_each_file")) == []
     assert not list((base / "spill").iterdir())
     return warehouse
@@ -73,12 +72,12 @@ def lines_of(settings: Retailer, base: Path) -> list[tuple[Any, ...]]:
 
 
 def numbers_of(settings: Retailer, base: Path) -> dict[tuple[str, str, int], str | None]:
-    """Of each line its file, sheet and number, and its invoice, or else what could not be read."""
+    """Return the invoice of each line by its file, sheet and number, or the text of a malformed record."""
     rows = read(settings, base).connection.execute(
         "select source_file, source_sheet, source_line, coalesce(unparsed ->> 'line', invoice) from raw_transactions"
         " order by all"
     )
-    return {(file, sheet, number): told for file, sheet, number, told in rows.fetchall()}
+    return {(file, sheet, number): text for file, sheet, number, text in rows.fetchall()}
 
 
 def text_of(lines: Sequence[Sequence[str]], delimiter: str = ",", end: str = "\n") -> str:
@@ -89,7 +88,7 @@ def text_of(lines: Sequence[Sequence[str]], delimiter: str = ",", end: str = "\n
 
 @pytest.fixture(scope="module")
 def expected() -> list[tuple[Any, ...]]:
-    """The shop's lines, typed by hand."""
+    """The shop's lines with typed values."""
     money = Decimal
     return [
         (
@@ -139,7 +138,7 @@ def expected() -> list[tuple[Any, ...]]:
     ]
 
 
-# -- the same lines, however they are written
+# -- formats, encodings and notations
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -149,7 +148,7 @@ def test_csv_gives_the_same_lines_in_every_encoding(
 ) -> None:
     header, lines = SHOP
     (tmp_path / "a.csv").write_bytes(text_of([header, *lines], end=end).encode(encoding))
-    # A mark is no matter of setting.
+    # A byte order mark needs no setting.
     named = "utf-8" if encoding == "utf-8-sig" else encoding
     assert lines_of(retailer("a.csv", encoding=named), tmp_path) == expected
 
@@ -208,9 +207,9 @@ def workbook(path: Path, sheets: dict[str, Sequence[Sequence[Any]]]) -> Path:
     return path
 
 
-def cells(given: Line) -> list[Any]:
-    """A line as a person's workbook has it: numbers where there are digits, text elsewhere, moments as dates."""
-    invoice, code, text, quantity, at, price, customer, country = given
+def cells(sold: Line) -> list[Any]:
+    """Return a line as a workbook has it: digits as numbers, timestamps as dates, and the rest as text."""
+    invoice, code, text, quantity, at, price, customer, country = sold
     return [
         int(invoice) if invoice.isdigit() else invoice,
         int(code) if code.isdigit() else code,
@@ -254,13 +253,13 @@ def test_typed_columns_ignore_the_notation_of_the_settings(tmp_path: Path) -> No
 
 def test_timestamp_with_offset_is_converted_to_local_time(tmp_path: Path) -> None:
     columns = {"transaction_at": "at", "customer_id": "who", "amount": "money"}
-    moments = [
+    timestamps = [
         "2024-07-01T10:00:00Z",
         "2024-07-01 12:00:00+02",
         "2024-07-01T15:30:00.0+05:30",
         "2024-07-01 11:00:00",
     ]
-    write_csv(tmp_path / "a.csv", [(at, "1", "1") for at in moments], ("at", "who", "money"))
+    write_csv(tmp_path / "a.csv", [(at, "1", "1") for at in timestamps], ("at", "who", "money"))
     duckdb.connect().execute(
         "copy (select timestamptz '2024-07-01 10:00:00+00' as at, 1 as who, 1 as money)"
         f" to '{tmp_path}/a.parquet' (format parquet)"
@@ -319,7 +318,7 @@ def test_number_is_read_as_written_or_not_at_all(tmp_path: Path, decimal: str, t
         ("quantity", ".1234", None),
         ("quantity", "1234500e-5", "12.345"),
         ("quantity", "123456e-5", None),
-        # What a double makes of a short number: one or two units in its last place away from it.
+        # A short number as a double: one or two units in the last place away from it.
         ("price", "2.5500000000000003", "2.55"),
         ("price", "2.5499999999999998", "2.55"),
         ("price", "1.4500000000000002E1", "14.5"),
@@ -327,15 +326,15 @@ def test_number_is_read_as_written_or_not_at_all(tmp_path: Path, decimal: str, t
         ("price", "1234.5600000000002", "1234.56"),
         ("price", "98765432.019999996", "98765432.02"),
         ("quantity", "6.999999999999999", "7"),
-        # Digits that somebody wrote.
+        # Digits that were written.
         ("price", "2.5500000001", None),
         ("price", "2.55000000000001", None),
         ("quantity", "6.9999999", None),
     ],
 )
 def test_number_that_does_not_fit_is_kept_as_text(tmp_path: Path, column: str, text: str, value: str | None) -> None:
-    given = line(quantity="1", price=text) if column == "price" else line(quantity=text, price="1")
-    write_csv(tmp_path / "a.csv", [given])
+    sold = line(quantity="1", price=text) if column == "price" else line(quantity=text, price="1")
+    write_csv(tmp_path / "a.csv", [sold])
     row = read(retailer("a.csv"), tmp_path).row(f"select {column} as value, amount, unparsed from raw_transactions")
     read_as = None if value is None else Decimal(value)
     assert (row["value"], row["amount"]) == (read_as, read_as)
@@ -388,10 +387,10 @@ def test_dates_follow_the_configured_format(tmp_path: Path) -> None:
     lines = [line("1", at="01/02/2024 10:00"), line("2", at="31/12/2024 23:59"), line("3", at="12/31/2024 10:00")]
     write_csv(tmp_path / "a.csv", lines)
     rows = read(retailer("a.csv", date_format="%d/%m/%Y %H:%M"), tmp_path).rows(
-        "select transaction_at, unparsed ->> 'transaction_at' as told from raw_transactions order by invoice"
+        "select transaction_at, unparsed ->> 'transaction_at' as text from raw_transactions order by invoice"
     )
     assert [row["transaction_at"] for row in rows] == [at(2024, 2, 1, 10), at(2024, 12, 31, 23, 59), None]
-    assert [row["told"] for row in rows] == [None, None, "12/31/2024 10:00"]
+    assert [row["text"] for row in rows] == [None, None, "12/31/2024 10:00"]
 
 
 def test_columns_are_found_by_name_in_any_order(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
@@ -408,8 +407,8 @@ def test_columns_are_found_by_name_in_any_order(tmp_path: Path, expected: list[t
 def test_files_of_a_folder_may_have_different_columns(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     header, lines = SHOP
     write_csv(tmp_path / "in" / "1.csv", lines[:1])
-    write_csv(tmp_path / "in" / "2.csv", [given[::-1] for given in lines[1:2]], header[::-1])
-    write_csv(tmp_path / "in" / "3.csv", [(*given, "x") for given in lines[2:3]], (*header, "Extra"))
+    write_csv(tmp_path / "in" / "2.csv", [sold[::-1] for sold in lines[1:2]], header[::-1])
+    write_csv(tmp_path / "in" / "3.csv", [(*sold, "x") for sold in lines[2:3]], (*header, "Extra"))
     workbook(tmp_path / "in" / "4.xlsx", {"All": [header, *map(cells, lines[3:])]})
     assert lines_of(retailer("in"), tmp_path) == expected
 
@@ -442,8 +441,8 @@ def test_amount_column_replaces_price_and_quantity(tmp_path: Path) -> None:
 
 
 def test_unparsed_values_are_kept_as_text(tmp_path: Path) -> None:
-    given = line(quantity="two", at="1st of March", price="")
-    write_csv(tmp_path / "a.csv", [given])
+    sold = line(quantity="two", at="1st of March", price="")
+    write_csv(tmp_path / "a.csv", [sold])
     row = read(retailer("a.csv"), tmp_path).row("select * from raw_transactions")
     assert (row["quantity"], row["transaction_at"], row["price"], row["amount"]) == (None, None, None, None)
     assert {name: text for name, text in json.loads(row["unparsed"]).items() if text is not None} == {
@@ -459,20 +458,23 @@ def test_popular_online_retail_csv_needs_the_two_documented_settings(
     lines = [line(at="12/1/2010 8:26"), line(description="£1", at="1/31/2011 16:05")]
     (tmp_path / "data.csv").write_bytes(text_of([HEADER, *lines]).encode("cp1252"))
     shipped = (SHIPPED / "online_retail.toml").read_text("utf-8")
-    for text, wanted in ((shipped, 0), (re.sub("^# (date_format|encoding)", r"\1", shipped, flags=re.MULTILINE), 2)):
+    for text, expected_lines in (
+        (shipped, 0),
+        (re.sub("^# (date_format|encoding)", r"\1", shipped, flags=re.MULTILINE), 2),
+    ):
         settings = tomllib.loads(text)
         settings["source"]["path"] = "data.csv"
         rows = read(Retailer.model_validate(settings), tmp_path).rows(
             "select transaction_at as at, description from raw_transactions where unparsed is null order by 1"
         )
-        assert len(rows) == wanted
+        assert len(rows) == expected_lines
     assert [(row["at"], row["description"]) for row in rows] == [
         (at(2010, 12, 1, 8, 26), "LANTERN"),
         (at(2011, 1, 31, 16, 5), "£1"),
     ]
 
 
-# -- broken lines: each costs itself, and nothing else
+# -- malformed records: each spoils itself only
 
 
 def good(number: int) -> str:
@@ -480,7 +482,7 @@ def good(number: int) -> str:
 
 
 HEAD = text_of([HEADER])
-BROKEN = {
+MALFORMED = {
     "too short": "a,b\n",
     "too long": "1,2,3,4,5,6,7,8,9\n",
     "one word": "total\n",
@@ -490,12 +492,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("kind", MALFORMED)
 @pytest.mark.parametrize("place", ["first", "middle", "last", "alone"])
-def test_malformed_record_is_kept_as_text_with_its_number(tmp_path: Path, fault: str, place: str) -> None:
+def test_malformed_record_is_kept_as_text_with_its_number(tmp_path: Path, kind: str, place: str) -> None:
     around = {"first": (0, 3), "middle": (2, 2), "last": (3, 0), "alone": (0, 0)}
     before, after = around[place]
-    lines = [*(str(number) for number in range(100, 100 + before)), BROKEN[fault].rstrip("\n")]
+    lines = [*(str(number) for number in range(100, 100 + before)), MALFORMED[kind].rstrip("\n")]
     lines += [str(number) for number in range(200, 200 + after)]
     text = HEAD + "".join(good(int(one)) if one.isdigit() else f"{one}\n" for one in lines)
     (tmp_path / "a.csv").write_text(text)
@@ -503,25 +505,25 @@ def test_malformed_record_is_kept_as_text_with_its_number(tmp_path: Path, fault:
 
 
 def test_all_kinds_of_malformed_records_spoil_no_other_line(tmp_path: Path) -> None:
-    text, wanted = HEAD, dict[int, str]()
-    for at, fault in enumerate(BROKEN.values()):
-        text += good(100 + at) + fault
-        wanted |= {2 + 2 * at: str(100 + at), 3 + 2 * at: fault.rstrip("\n")}
+    text, expected_lines = HEAD, dict[int, str]()
+    for at, kind in enumerate(MALFORMED.values()):
+        text += good(100 + at) + kind
+        expected_lines |= {2 + 2 * at: str(100 + at), 3 + 2 * at: kind.rstrip("\n")}
     (tmp_path / "a.csv").write_text(text + good(999))
     found = numbers_of(retailer("a.csv"), tmp_path)
-    assert {number: told for (_, _, number), told in found.items()} == wanted | {14: "999"}
+    assert {number: text for (_, _, number), text in found.items()} == expected_lines | {14: "999"}
 
 
 def test_unclosed_quote_spoils_one_line_of_a_large_file(tmp_path: Path) -> None:
     lines = 40_000
     rest = "".join(good(number).replace("LANTERN", '"LANTERN, ""BIG"""') for number in range(lines))
-    (tmp_path / "a.csv").write_text(HEAD + good(1) + BROKEN["unclosed quote"] + rest)
+    (tmp_path / "a.csv").write_text(HEAD + good(1) + MALFORMED["unclosed quote"] + rest)
     row = read(retailer("a.csv"), tmp_path).row(
-        "select count(*) as lines, count(unparsed) as broken, max(source_line) as last, sum(amount) as money,"
+        "select count(*) as lines, count(unparsed) as malformed, max(source_line) as last, sum(amount) as money,"
         " count(distinct source_line) as numbers from raw_transactions"
     )
     money = Decimal(5 * (lines + 1))
-    assert row == {"lines": lines + 2, "broken": 1, "last": lines + 3, "money": money, "numbers": lines + 2}
+    assert row == {"lines": lines + 2, "malformed": 1, "last": lines + 3, "money": money, "numbers": lines + 2}
 
 
 @pytest.mark.parametrize(
@@ -529,12 +531,14 @@ def test_unclosed_quote_spoils_one_line_of_a_large_file(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("files", [1, 12])
 def test_last_line_cut_off_inside_a_quote_is_malformed(tmp_path: Path, files: int, cut: str) -> None:
-    """Of more than twice as many files as it has threads, DuckDB leaves it out without noting that it did."""
+    """DuckDB omits it without an error where there are more than twice as many files as threads."""
     (tmp_path / "in").mkdir()
     for number in range(files):
         (tmp_path / "in" / f"{number}.csv").write_text(HEAD + good(1) + cut)
-    wanted = {(f"{number}.csv", "", 2 + at): told for number in range(files) for at, told in enumerate(("1", cut))}
-    assert numbers_of(retailer("in"), tmp_path) == wanted
+    expected_lines = {
+        (f"{number}.csv", "", 2 + at): text for number in range(files) for at, text in enumerate(("1", cut))
+    }
+    assert numbers_of(retailer("in"), tmp_path) == expected_lines
 
 
 def test_undecodable_bytes_spoil_one_line(tmp_path: Path) -> None:
@@ -544,18 +548,18 @@ def test_undecodable_bytes_spoil_one_line(tmp_path: Path) -> None:
     # cp1252 has no character for 0x81.
     (tmp_path / "c.csv").write_bytes((tmp_path / "a.csv").read_bytes().replace(b"\xc4", b"\x81"))
     shown = good(2).rstrip("\n").replace("LAN", r"L\xc4N")
-    wanted = {2: "1", 3: shown, 4: "3"}
+    expected_lines = {2: "1", 3: shown, 4: "3"}
     for name, encoding in (("a.csv", "utf-8"), ("b.csv.gz", "utf-8")):
         found = numbers_of(retailer(name, encoding=encoding), tmp_path)
-        assert {number: told for (_, _, number), told in found.items()} == wanted
+        assert {number: text for (_, _, number), text in found.items()} == expected_lines
     found = numbers_of(retailer("c.csv", encoding="cp1252"), tmp_path)
-    assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: shown.replace("xc4", "x81"), 4: "3"}
+    assert {number: text for (_, _, number), text in found.items()} == {2: "1", 3: shown.replace("xc4", "x81"), 4: "3"}
 
 
 def test_field_of_several_lines_is_one_record(tmp_path: Path) -> None:
     for end in ("\n", "\r\n"):
         for inside in ("\n", "\r\n", "\r"):
-            text = HEAD + good(1).replace("LANTERN", '"LAN~TERN"') + good(2) + "broken\n" + good(3)
+            text = HEAD + good(1).replace("LANTERN", '"LAN~TERN"') + good(2) + "malformed\n" + good(3)
             (tmp_path / "a.csv").write_bytes(text.replace("\n", end).replace("~", inside).encode())
             warehouse = read(retailer("a.csv"), tmp_path)
             assert warehouse.rows("select source_line as n, description as d from raw_transactions order by n") == [
@@ -578,20 +582,20 @@ def test_mixed_line_ends_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
     )
     (tmp_path / "a.csv").write_bytes(text.encode())
     found = numbers_of(retailer("a.csv"), tmp_path)
-    assert {number: told for (_, _, number), told in found.items()} == {2: "1", 3: "2", 4: "3", 5: "4"}
+    assert {number: text for (_, _, number), text in found.items()} == {2: "1", 3: "2", 4: "3", 5: "4"}
 
 
 def test_lines_are_numbered_per_file(tmp_path: Path) -> None:
-    wanted: dict[tuple[str, str, int], str | None] = {}
+    expected_lines: dict[tuple[str, str, int], str | None] = {}
     for at, name in enumerate(["a.csv", "b.csv", "deep/c.csv", "z.csv"]):
         lines = [str(1000 * at + number) for number in range(3 + at)]
         if at % 2:
-            lines.insert(1, "broken")
+            lines.insert(1, "malformed")
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(HEAD + "".join(good(int(one)) if one.isdigit() else f"{one}\n" for one in lines))
-        wanted |= {(name, "", 2 + number): one for number, one in enumerate(lines)}
-    assert numbers_of(retailer("in"), tmp_path) == wanted
+        expected_lines |= {(name, "", 2 + number): one for number, one in enumerate(lines)}
+    assert numbers_of(retailer("in"), tmp_path) == expected_lines
 
 
 def test_repeated_header_is_an_unparsed_line(tmp_path: Path) -> None:
@@ -612,12 +616,12 @@ def test_malformed_json_lines_are_kept_as_text_with_their_number(tmp_path: Path)
     def item(number: int) -> str:
         return json.dumps(dict(zip(HEADER, line(invoice=str(number)), strict=True)))
 
-    broken = ['{"InvoiceNo": ', "[1, 2]", "5", f"{item(9)} x"]
-    lines = [item(1), broken[0], item(2), "", broken[1], broken[2], broken[3], item(3)]
+    malformed = ['{"InvoiceNo": ', "[1, 2]", "5", f"{item(9)} x"]
+    lines = [item(1), malformed[0], item(2), "", malformed[1], malformed[2], malformed[3], item(3)]
     (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"InvoiceNo": "\xff"}\n')
     found = numbers_of(retailer("a.jsonl"), tmp_path)
-    wanted = ["1", broken[0], "2", *broken[1:], "3", r'{"InvoiceNo": "\xff"}']
-    assert {number: told for (_, _, number), told in found.items()} == dict(enumerate(wanted, 1))
+    expected_lines = ["1", malformed[0], "2", *malformed[1:], "3", r'{"InvoiceNo": "\xff"}']
+    assert {number: text for (_, _, number), text in found.items()} == dict(enumerate(expected_lines, 1))
 
 
 # -- which files are read
@@ -668,11 +672,11 @@ def test_file_named_twice_is_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a [1] 'x' *.csv", "[ab].csv", "what?.csv", "über uns.csv"])
 def test_wildcards_in_file_names_are_literal(tmp_path: Path, name: str) -> None:
     (tmp_path / "a [1]").mkdir()
-    (tmp_path / "a [1]" / name).write_text(HEAD + good(1) + "broken\n")
+    (tmp_path / "a [1]" / name).write_text(HEAD + good(1) + "malformed\n")
     write_csv(tmp_path / "a [1]" / "a.csv", [line(invoice="2")])
-    wanted = {(name, "", 2): "1", (name, "", 3): "broken"}
-    assert numbers_of(retailer(f"a [1]/{name}"), tmp_path) == wanted
-    assert numbers_of(retailer("a [1]"), tmp_path) == wanted | {("a.csv", "", 2): "2"}
+    expected_lines = {(name, "", 2): "1", (name, "", 3): "malformed"}
+    assert numbers_of(retailer(f"a [1]/{name}"), tmp_path) == expected_lines
+    assert numbers_of(retailer("a [1]"), tmp_path) == expected_lines | {("a.csv", "", 2): "2"}
     assert names(retailer("*.csv"), tmp_path / "a [1]") == sorted([name, "a.csv"])
 
 
@@ -687,21 +691,21 @@ def test_unknown_ending_needs_a_format(tmp_path: Path) -> None:
 def test_path_without_files_is_named_in_the_message(tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("x")
-    with pytest.raises(SourceError) as told:
+    with pytest.raises(SourceError) as error:
         names(retailer(path), tmp_path)
-    assert str(told.value).startswith(
+    assert str(error.value).startswith(
         f"source.path: nothing to read at {tmp_path / path}; expected files ending in .csv"
     )
 
 
-# -- what cannot be read says so
+# -- errors
 
 
-def sentence(settings: Retailer, base: Path) -> str:
-    with pytest.raises(SourceError) as told:
+def error_message(settings: Retailer, base: Path) -> str:
+    with pytest.raises(SourceError) as error:
         read(settings, base)
     assert not list((base / "spill").iterdir())
-    return str(told.value)
+    return str(error.value)
 
 
 def test_empty_files_are_skipped(tmp_path: Path) -> None:
@@ -718,10 +722,13 @@ def test_source_without_lines_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.csv").write_text("")
-    assert sentence(retailer("in"), tmp_path) == "source.path: no lines to read (1 file, all empty). Check the export."
+    assert (
+        error_message(retailer("in"), tmp_path)
+        == "source.path: no lines to read (1 file, all empty). Check the export."
+    )
     write_csv(folder / "b.csv", [])
     assert (
-        sentence(retailer("in"), tmp_path)
+        error_message(retailer("in"), tmp_path)
         == "source.path: no lines to read (2 files with a header and nothing below it). Check the export."
     )
 
@@ -730,7 +737,7 @@ def test_missing_column_is_reported_with_those_found(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "good.csv", [line()])
     header = ("Invoice", *HEADER[1:4], "InvoiceDate", "UnitPrice", "Customer", "Country")
     write_csv(tmp_path / "in" / "other.csv", [line()], header)
-    assert sentence(retailer("in"), tmp_path) == (
+    assert error_message(retailer("in"), tmp_path) == (
         "other.csv: no column for customer_id = 'CustomerID', invoice = 'InvoiceNo'; it has Invoice, StockCode, "
         "Description, Quantity, InvoiceDate, UnitPrice, Customer, Country. Correct [columns] of the retailer file, "
         "or leave out a column that the source does not have."
@@ -739,42 +746,42 @@ def test_missing_column_is_reported_with_those_found(tmp_path: Path) -> None:
 
 def test_repeated_column_is_reported(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [(*line(), "3")], (*HEADER, "unit price"))
-    assert "a.csv: more than one column for price = 'UnitPrice'; it has " in sentence(retailer("a.csv"), tmp_path)
+    assert "a.csv: more than one column for price = 'UnitPrice'; it has " in error_message(retailer("a.csv"), tmp_path)
 
 
 def test_wrong_delimiter_or_encoding_shows_the_columns_found(tmp_path: Path) -> None:
     header, lines = SHOP
     (tmp_path / "a.csv").write_text(text_of([header, *lines], ";"))
-    assert "it has InvoiceNo;StockCode;" in sentence(retailer("a.csv"), tmp_path)
+    assert "it has InvoiceNo;StockCode;" in error_message(retailer("a.csv"), tmp_path)
     (tmp_path / "b.csv").write_bytes(text_of([header, *lines]).encode("utf-16"))
-    told = sentence(retailer("b.csv"), tmp_path)
-    assert "InvoiceNo, StockCode, " in told
-    assert told.endswith("Check source.encoding too.")
-    assert "\0" not in told
+    message = error_message(retailer("b.csv"), tmp_path)
+    assert "InvoiceNo, StockCode, " in message
+    assert message.endswith("Check source.encoding too.")
+    assert "\0" not in message
     (tmp_path / "c.csv").write_text(text_of([header, *lines]))
-    assert sentence(retailer("c.csv", encoding="utf-16"), tmp_path).startswith("c.csv: cannot be read as csv: ")
+    assert error_message(retailer("c.csv", encoding="utf-16"), tmp_path).startswith("c.csv: cannot be read as csv: ")
 
 
 def test_message_shows_a_header_of_several_lines_in_one(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"Who\n\x1bis it",Money\n1,2\n')
-    told = sentence(retailer("a.csv"), tmp_path)
-    assert "it has Whois it, Money. Correct" in told
-    assert told.isprintable()
+    message = error_message(retailer("a.csv"), tmp_path)
+    assert "it has Whois it, Money. Correct" in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.xlsx", "a.csv.gz", "a.jsonl.gz", "a.csv.zst", "a.jsonl"])
 def test_file_with_wrong_content_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("This is not what its name says.\n")
-    told = sentence(retailer(name), tmp_path)
-    assert told.startswith((f"{name}: cannot be read as ", f"{name}: no line of it is a JSON object"))
-    assert "\n" not in told
+    message = error_message(retailer(name), tmp_path)
+    assert message.startswith((f"{name}: cannot be read as ", f"{name}: no line of it is a JSON object"))
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(("name", "compress"), [("a.csv.gz", gzip.compress), ("a.csv.zst", zstandard.compress)])
 def test_truncated_compressed_file_is_an_error(tmp_path: Path, name: str, compress: Callable[[bytes], bytes]) -> None:
     data = compress("".join([HEAD, *map(good, range(1000))]).encode())
     (tmp_path / name).write_bytes(data[: len(data) // 2])
-    assert sentence(retailer(name), tmp_path).startswith(f"{name}: cannot be read as csv: Compressed file ended")
+    assert error_message(retailer(name), tmp_path).startswith(f"{name}: cannot be read as csv: Compressed file ended")
 
 
 # -- workbooks
@@ -791,16 +798,16 @@ def test_all_sheets_or_named_ones_are_read(tmp_path: Path) -> None:
 def test_missing_sheet_is_reported_with_those_found(tmp_path: Path) -> None:
     workbook(tmp_path / "a.xlsx", {"Lines": SHOP[1], "Notes": []})
     assert (
-        sentence(retailer("a.xlsx", sheets=["Line"]), tmp_path)
+        error_message(retailer("a.xlsx", sheets=["Line"]), tmp_path)
         == "a.xlsx: no sheet Line; it has Lines, Notes. Correct source.sheets."
     )
 
 
 def test_sheet_without_the_columns_is_named(tmp_path: Path) -> None:
     workbook(tmp_path / "a.xlsx", {"Lines": [HEADER, cells(line())], "Notes": [["Made by"], ["us"]]})
-    told = sentence(retailer("a.xlsx"), tmp_path)
-    assert told.startswith("a.xlsx [Notes]: no column for transaction_at = 'InvoiceDate', ")
-    assert told.endswith("or name the sheets that have them in source.sheets.")
+    message = error_message(retailer("a.xlsx"), tmp_path)
+    assert message.startswith("a.xlsx [Notes]: no column for transaction_at = 'InvoiceDate', ")
+    assert message.endswith("or name the sheets that have them in source.sheets.")
 
 
 def test_error_cell_is_read_as_empty(tmp_path: Path) -> None:
@@ -816,15 +823,15 @@ def test_error_cell_is_read_as_empty(tmp_path: Path) -> None:
 
 
 def test_file_with_too_many_columns_is_an_error(tmp_path: Path) -> None:
-    """Columns between the others and it would be millions, of which DuckDB runs out of memory."""
+    """DuckDB would run out of memory with the columns between a distant cell and the others."""
     book = write_workbook(tmp_path / "book.xlsx", {"Lines": [HEADER, line()]})
     with zipfile.ZipFile(book) as whole, zipfile.ZipFile(tmp_path / "a.xlsx", "w") as damaged:
         for name in whole.namelist():
             damaged.writestr(name, whole.read(name).replace(b'r="E2"', b'r="ABCDE2"'))
-    said = "columns; a sheet has 16,384 at most, so it is damaged"
-    assert sentence(retailer("a.xlsx"), tmp_path) == f"a.xlsx: 494,265 {said}"
+    problem = "columns; a sheet has 16,384 at most, so it is damaged"
+    assert error_message(retailer("a.xlsx"), tmp_path) == f"a.xlsx: 494,265 {problem}"
     write_csv(tmp_path / "b.csv", [line()], (*HEADER, *map(str, range(20_000))))
-    assert sentence(retailer("b.csv"), tmp_path) == f"b.csv: 20,008 {said}"
+    assert error_message(retailer("b.csv"), tmp_path) == f"b.csv: 20,008 {problem}"
 
 
 def test_blank_rows_of_a_workbook_are_skipped(tmp_path: Path) -> None:

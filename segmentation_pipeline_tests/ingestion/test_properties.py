@@ -1,4 +1,4 @@
-"""Whatever the files: lines and pence reconcile, the order in which they come is no matter, reruns change nothing."""
+"""For any files: lines and pence reconcile, order does not matter, and a second run changes nothing."""
 
 import csv
 import gc
@@ -26,13 +26,13 @@ from segmentation_pipeline_tests.workbooks import write_workbook
 
 # The same examples each time, on machines of any speed.
 SAME: Any = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
-MOUTH = ("raw_transactions", "clean_transactions", "rejected_transactions", "cleaning_report")
+INGESTION_AND_CLEANING = ("raw_transactions", "clean_transactions", "rejected_transactions", "cleaning_report")
 ENDINGS = ("csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "xlsx", "parquet")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def callbacks() -> Iterator[None]:
-    """Hypothesis leaves one in the collector, with which DuckDB outlives the interpreter and says so in forty lines."""
+    """Remove the callback that Hypothesis adds to the garbage collector, which keeps DuckDB open at exit."""
     before = gc.callbacks.copy()
     yield
     gc.callbacks[:] = before
@@ -40,35 +40,35 @@ def callbacks() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def context() -> Iterator[None]:
-    """One for all nights: each has an instance of Dagster's, which takes its time."""
+    """Share one context, because each creates an instance of Dagster."""
     with dg.build_asset_context() as made:
         Shop.shared_context = made
         yield
 
 
-# -- files, and what a person would read in them
+# -- files, and the values that a person would read in them
 
 
 @dataclass(frozen=True)
 class Row:
-    """A whole line as it is written, with what its cells mean: no number or moment where they mean none."""
+    """A well-formed line and the values of its cells; None where a cell is not a number."""
 
     cells: tuple[str, ...]
     quantity: Decimal | None
     price: Decimal | None
-    has_moment: bool
+    has_timestamp: bool
 
     @property
     def money(self) -> Decimal:
-        """What the line adds to the money that was read."""
+        """The money of the line; 0 where it cannot be read."""
         return Decimal(0) if self.quantity is None or self.price is None else self.quantity * self.price
 
     @property
     def counts(self) -> bool:
-        """Whether no rule of the shop refuses the line, in the words of its retailer file."""
+        """Whether no rule of the retailer file rejects the line."""
         invoice, stock_code, _, _, _, _, customer, _ = map(str.strip, self.cells)
         cancels = bool(re.search(r"^C\d{6}$", invoice))
-        if self.quantity is None or self.price is None or not self.has_moment or not customer:
+        if self.quantity is None or self.price is None or not self.has_timestamp or not customer:
             return False
         named = cancels or re.search(r"^\d{6}$", re.sub(r"^(\d+)\.0+$", r"\1", invoice))
         a_product = re.search(r"^\d{5}[a-zA-Z]*$", stock_code)
@@ -77,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class File:
-    """Rows, and lines that are none, in their order; `end` is that of its lines."""
+    """Rows and malformed lines in their order; `end` is the line end."""
 
     ending: str
     lines: Sequence[Row | str]
@@ -85,21 +85,21 @@ class File:
 
     @property
     def rows(self) -> list[Row]:
-        """Those that are whole."""
+        """The well-formed lines."""
         return [line for line in self.lines if isinstance(line, Row)]
 
     @property
-    def broken(self) -> int:
-        """How many are not; a workbook and a Parquet file have none, and a blank line is nothing."""
+    def malformed(self) -> int:
+        """The number of malformed lines; workbooks and Parquet files have none, and blank lines do not count."""
         return sum(isinstance(line, str) and bool(line.strip()) for line in self.lines) if self.has_text else 0
 
     @property
     def has_text(self) -> bool:
-        """Whether it consists of lines of text, which may break."""
+        """Whether the file consists of lines of text, which can be malformed."""
         return not self.ending.startswith(("xlsx", "parquet"))
 
     def write(self, path: Path, delimiter: str) -> None:
-        """Write it, in its format."""
+        """Write the file in its format."""
         rows = [row.cells for row in self.rows]
         if self.ending == "xlsx":
             write_workbook(path, {"Lines": [HEADER, *([cell or None for cell in row] for row in rows)]})
@@ -129,7 +129,7 @@ def _record(delimiter: str) -> Callable[[Sequence[str]], str]:
     return record
 
 
-# A text, and the number that it is.
+# Texts with their numbers.
 QUANTITIES: dict[str, str | None] = {
     "1": "1",
     "2": "2",
@@ -171,7 +171,7 @@ MOMENTS = {
     "yesterday": False,
     "01/03/2024 10:00": False,
 }
-BROKEN = {
+MALFORMED = {
     False: ["536365", "1,2,3", "1;2;3", '"a"b,c', "br\udcffken", "=1+1", ",,,,,,,,,,,,,", ";;;;;;;;;;;;;"],
     True: ["{", "[1, 2]", "5", '"text"', '{"InvoiceNo": ', '{"InvoiceNo": "\udcff"}'],
 }
@@ -206,22 +206,24 @@ ROWS = st.builds(
 
 @st.composite
 def files(draw: st.DrawFn) -> File:
-    """A file of any format: whole lines, the same one again, broken and blank ones."""
+    """Draw a file of any format with well-formed, repeated, malformed and blank lines."""
     ending = draw(st.sampled_from(ENDINGS))
-    odd = st.sampled_from([*BROKEN[ending.startswith("jsonl")], "", ""])
+    odd = st.sampled_from([*MALFORMED[ending.startswith("jsonl")], "", ""])
     some: list[Row | str] = draw(st.lists(st.one_of(ROWS, ROWS, ROWS, odd), max_size=12))
     if ending.startswith("jsonl") and not any(isinstance(line, Row) for line in some):
-        # A file without one object is something else, and set aside.
+        # A JSON lines file without an object is quarantined.
         some = []
     again = draw(st.lists(st.sampled_from(some), max_size=3)) if some else []
     return File(ending, [*some, *again], draw(st.sampled_from(["\n", "\r\n"])))
 
 
-SOURCES = st.lists(files(), min_size=1, max_size=5).filter(lambda some: any(file.rows or file.broken for file in some))
+SOURCES = st.lists(files(), min_size=1, max_size=5).filter(
+    lambda some: any(file.rows or file.malformed for file in some)
+)
 
 
 class Shop(Nights):
-    """A retailer with files; its nights run the assets of the project one after the other."""
+    """A retailer with files; `execute` runs the assets one after the other without Dagster."""
 
     shared_context: dg.AssetExecutionContext
 
@@ -235,13 +237,13 @@ class Shop(Nights):
         self.folder, self.delimiter = folder, delimiter
         (folder / "in").mkdir(parents=True)
 
-    def bring(self, some: Mapping[str, File]) -> None:
-        """More files, by their names."""
+    def add_files(self, some: Mapping[str, File]) -> None:
+        """Write files into the source."""
         for name, file in some.items():
             file.write(self.folder / "in" / f"{name}.{file.ending}", self.delimiter)
 
-    def night(self, assets: Sequence[str] = MOUTH, *, whole: bool = False) -> None:
-        """Run the ingestion and the cleaning, and every other table where `whole` is given."""
+    def execute(self, assets: Sequence[str] = INGESTION_AND_CLEANING, *, whole: bool = False) -> None:
+        """Run the ingestion and the cleaning, and every other table if `whole`."""
         for name in assets:
             checks = [one for one in self.results(ASSETS[name]) if isinstance(one, dg.AssetCheckResult)]
             assert all(check.passed for check in checks if check.check_name == "contract")
@@ -251,57 +253,61 @@ class Shop(Nights):
 
     @property
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
-        """The rows of every table that stands, in the order of its key."""
+        """The rows of every existing table, in the order of its key."""
         return {table: self.table(table) for table in contracts() if self.warehouse.has(table)}
 
 
 def numbered(some: Sequence[File]) -> dict[str, File]:
-    """Files by names of which none is another's."""
+    """Return files by unique names."""
     return {f"f{number}": file for number, file in enumerate(some)}
 
 
 # -- lines and pence
 
 
-@settings(max_examples=40, **SAME)
+@settings(max_examples=25, **SAME)
 @given(some=SOURCES, delimiter=st.sampled_from(",;\t|"))
 def test_every_line_and_penny_is_clean_or_rejected(some: list[File], delimiter: str) -> None:
-    """Counted here from what was written: each file's lines, those that break, and which lines the rules let pass."""
+    """The expected numbers are counted from the lines that the test writes."""
     with TemporaryDirectory() as folder:
         shop = Shop(Path(folder), delimiter)
-        shop.bring(numbered(some))
+        shop.add_files(numbered(some))
         every = [row for file in some for row in file.rows]
         clean = [row for row in every if row.counts]
         if not clean:
             with pytest.raises(dg.Failure, match=r"^clean_transactions would break its contract \(not empty"):
-                shop.night()
+                shop.execute()
         else:
-            shop.night()
-            for table, rows, broken in (
+            shop.execute()
+            for table, rows, malformed in (
                 ("clean_transactions", clean, 0),
-                ("rejected_transactions", [row for row in every if not row.counts], sum(file.broken for file in some)),
+                (
+                    "rejected_transactions",
+                    [row for row in every if not row.counts],
+                    sum(file.malformed for file in some),
+                ),
             ):
                 [found] = shop.rows(f"select count(*), coalesce(sum(amount), 0) from {table}")
-                assert found == (len(rows) + broken, sum((row.money for row in rows), Decimal(0))), table
+                assert found == (len(rows) + malformed, sum((row.money for row in rows), Decimal(0))), table
         [money] = shop.rows("select coalesce(sum(amount), 0) from raw_transactions")
         assert money == (sum((row.money for row in every), Decimal(0)),)
         assert shop.rows("select source_file, lines, malformed from ingested_files order by 1") == [
-            (f"{name}.{file.ending}", len(file.rows) + file.broken, file.broken)
+            (f"{name}.{file.ending}", len(file.rows) + file.malformed, file.malformed)
             for name, file in numbered(some).items()
         ]
         counted = dict(shop.rows("select source_file, count(*) from raw_transactions group by 1"))
         assert counted == {
-            f"{name}.{file.ending}": len(file.rows) + file.broken
+            f"{name}.{file.ending}": len(file.rows) + file.malformed
             for name, file in numbered(some).items()
-            if file.rows or file.broken
+            if file.rows or file.malformed
         }
 
 
-# -- order, and again
+# -- order and repetition
 
 
 def with_customers(some: Sequence[File], random: Random) -> dict[str, File]:
-    """Files with enough customers for a model among them, dealt out."""
+    """Return files that also contain enough customers for a model."""
     sold = [Row(line, None, None, True) for line in regular_customers(24)]
     dealt: list[list[Row | str]] = [[*file.lines] for file in some]
     for row in sold:
@@ -310,32 +316,32 @@ def with_customers(some: Sequence[File], random: Random) -> dict[str, File]:
 
 
 def derived(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
-    """What is derived of customers, after a whole night."""
-    shop.night(whole=True)
+    """Return the derived tables after a whole run."""
+    shop.execute(whole=True)
     return {table: shop.table(table) for table in NIGHT if shop.warehouse.has(table)}
 
 
-@settings(max_examples=3, **SAME)
+@settings(max_examples=2, **SAME)
 @given(some=st.lists(files(), min_size=2, max_size=4), seed=st.integers(0, 2**32), overlap=st.booleans())
 def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, overlap: bool) -> None:
-    """All at once; one a night in any order, some written again meanwhile; and with the lines of each file shuffled."""
+    """Compare all files at once, one a run in any order with repeats, and with shuffled lines."""
     random = Random(seed)  # noqa: S311 - nothing secret
-    brought = with_customers(some, random)
+    source = with_customers(some, random)
     with TemporaryDirectory() as folder:
-        at_once, nightly, shuffled = (
+        at_once, one_by_one, shuffled = (
             Shop(Path(folder) / name, cleaning={"sources_overlap": overlap}) for name in "abc"
         )
-        at_once.bring(brought)
+        at_once.add_files(source)
         wanted = derived(at_once)
         assert wanted["customer_segments"]
-        order = random.sample([*brought], len(brought))
+        order = random.sample([*source], len(source))
         for name in [*order, *order[:1]]:
-            nightly.bring({name: brought[name]})
-            nightly.night(MOUTH[:1])
-        assert nightly.table("raw_transactions") == at_once.table("raw_transactions")
-        assert derived(nightly) == wanted
-        shuffled.bring(
-            {name: File(one.ending, random.sample(one.lines, len(one.lines)), one.end) for name, one in brought.items()}
+            one_by_one.add_files({name: source[name]})
+            one_by_one.execute(INGESTION_AND_CLEANING[:1])
+        assert one_by_one.table("raw_transactions") == at_once.table("raw_transactions")
+        assert derived(one_by_one) == wanted
+        shuffled.add_files(
+            {name: File(one.ending, random.sample(one.lines, len(one.lines)), one.end) for name, one in source.items()}
         )
         assert derived(shuffled) == wanted
 
@@ -345,12 +351,12 @@ def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, 
 def test_second_run_changes_no_table(some: list[File], seed: int) -> None:
     with TemporaryDirectory() as folder:
         shop = Shop(Path(folder))
-        shop.bring(with_customers(some, Random(seed)))  # noqa: S311 - nothing secret
-        shop.night(whole=True)
+        shop.add_files(with_customers(some, Random(seed)))  # noqa: S311 - nothing secret
+        shop.execute(whole=True)
         before = shop.tables
         assert {"ingested_files", "segmentation_models", "segment_membership", *NIGHT} - {"segmentation_model"} <= {
             *before
         }
-        shop.night(whole=True)
+        shop.execute(whole=True)
         after = shop.tables
         assert {table for table in before if repr(before[table]) != repr(after[table])} == set()
