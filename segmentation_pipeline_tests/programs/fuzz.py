@@ -1,8 +1,8 @@
-"""Whatever bytes come as a source or as a retailer file: a sentence or all its lines, never a traceback or a hang.
+"""Fuzz the ingestion: any bytes give a message or all their lines, never a traceback, a hang or a lost line.
 
 `make fuzz` runs it for five minutes and writes the figures into docs/reliability.md; the tests run a few inputs. Each
-input is told by its number, so a fault is seen again with `--number N`, which also prints the smallest input that still
-has it. Inputs are tried in child processes, so that one that kills its process, or never ends, is a fault like others.
+input depends on its number only, so `--number N` repeats a failure and prints the smallest input that still has it.
+Inputs run in child processes, so that a crash or a hang is a failure like others.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import duckdb
+import zstandard
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
@@ -47,21 +48,21 @@ from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_cu
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
-MEMORY = Path("/dev/shm")  # noqa: S108 - folders of their own in it
+MEMORY = Path("/dev/shm")  # noqa: S108 - each child has a folder of its own there
 MINUTES = 5
-# An input is a few kilobytes, of which most take hundredths of a second.
+# Most inputs are a few kilobytes and take hundredths of a second.
 SLOW_SECONDS, HANG_SECONDS = 10.0, 30.0
-# A sheet is laid out whole in memory, as far as its cells lie apart; what takes more than this would end the run.
+# A sheet is in memory as the rectangle of its cells; one that takes more would abort the run.
 MOST_BYTES = 4 << 30
-# Whole runs take seconds: of so many retailer files that validate, one.
+# One in so many valid retailer files loads the definitions, or runs the job, which takes seconds.
 LOADED_ONE_IN, RUN_ONE_IN = 10, 100
-# Of a line that is longer only the beginning is kept, and so many lines are no record.
+# Only the beginning of a longer line is kept, and a record has fewer lines.
 _LONG_LINE, _MANY_LINES = 100_000, 1_000
-_AROUND = ("clean_transactions", "rejected_transactions", "cleaning_report")
+_CLEANING_TABLES = ("clean_transactions", "rejected_transactions", "cleaning_report")
 
 
-class Mouth:
-    """A working database, used again for every input; beside each lies a good file that must load whatever comes."""
+class Ingestion:
+    """A working database for all inputs; each is loaded beside a good file, which must load too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.source = folder, folder / "in"
@@ -70,60 +71,63 @@ class Mouth:
         self.good = write_csv(folder / "good" / "a.csv", regular_customers()).parent
         self.validated = 0
 
-    def faults(self, given: Input) -> list[str]:
-        """What is wrong with what became of an input."""
-        begun = time.monotonic()
+    def failures(self, tested: Input) -> list[str]:
+        """Load an input and return what is wrong with the result."""
+        started = time.monotonic()
         try:
-            found = self._retailer_file(given) if given.is_retailer_file else self._source_files(given)
+            found = self._retailer_file(tested) if tested.is_retailer_file else self._source_files(tested)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a panic of a native library is no Exception
-            self._begin_anew()
+        except BaseException as error:  # a panic of a native library is not an Exception
+            self._roll_back()
             found = [f"{type(error).__name__}: {str(error)[:300]}"]
-        if (seconds := time.monotonic() - begun) > SLOW_SECONDS:
+        if (seconds := time.monotonic() - started) > SLOW_SECONDS:
             found.append(f"it took {seconds:.0f} s")
         return found
 
-    def _begin_anew(self) -> None:
+    def _roll_back(self) -> None:
         with contextlib.suppress(duckdb.Error):
             self.warehouse.connection.rollback()
 
-    def _source_files(self, given: Input) -> list[str]:
-        for left in self.source.iterdir():
-            left.unlink()
-        for name, data in given.files.items():
+    def _source_files(self, tested: Input) -> list[str]:
+        for path in self.source.iterdir():
+            path.unlink()
+        for name, data in tested.files.items():
             (self.source / name).write_bytes(data)
-        with (self.source / "a.csv").open("w", encoding=given.source["encoding"], newline="") as file:
-            at = "01/03/2024 10:00" if "date_format" in given.source else "2024-03-01 10:00:00"
+        with (self.source / "a.csv").open("w", encoding=tested.source["encoding"], newline="") as file:
+            at = "01/03/2024 10:00" if "date_format" in tested.source else "2024-03-01 10:00:00"
             good = [line(at=at), line("536366", at=at), line("C536367", quantity="-1", at=at)]
-            csv.writer(file, delimiter=given.source["delimiter"]).writerows([HEADER, *good])
-        # One thread alone loses other things than several.
-        self.warehouse.connection.execute(f"set threads = {1 + given.number % 2}")
-        settings = Retailer.model_validate(retailer_settings(self.source, source=given.source))
-        found = self._taken_in(settings, self.source)
+            csv.writer(file, delimiter=tested.source["delimiter"]).writerows([HEADER, *good])
+        # DuckDB loses other lines with one thread than with several.
+        self.warehouse.connection.execute(f"set threads = {1 + tested.number % 2}")
+        settings = Retailer.model_validate(retailer_settings(self.source, source=tested.source))
+        found = self._load(settings, self.source)
         if self._rows(_LINES_OF, "a.csv") != [*map(_typed, good)]:
             found.append("the good file beside it has other lines")
-        ledger = self._rows("select source_file, status, reason from ingested_files where source_file > 'a.csv'")
-        for name, status, reason in ledger:
+        files = self._rows("select source_file, status, reason from ingested_files where source_file > 'a.csv'")
+        for name, status, reason in files:
             if status == "loaded":
-                found += [f"{name}: {lost}" for lost in _lost(given, name, self.source, self._rows(_TOLD, name))]
+                found += [
+                    f"{name}: {difference}"
+                    for difference in _differences(tested, name, self.source, self._rows(_TEXTS, name))
+                ]
             elif not re.fullmatch(rf"{re.escape(name)}( \[.*\])?: .+", reason) or "\0" in reason:
-                found.append(f"{name}: its reason is no sentence: {reason!r}")
+                found.append(f"{name}: its reason is not a message: {reason!r}")
         return found
 
-    def _taken_in(self, settings: Retailer, base: Path, *, may_be_refused: bool = False) -> list[str]:
-        """What is wrong with the tables of the mouth and of the cleaning after a run over the files."""
-        asked = LoadRequest("a run", "", str(base), reload=True)
+    def _load(self, settings: Retailer, base: Path, *, may_be_rejected: bool = False) -> list[str]:
+        """Run the ingestion and the cleaning, and return what is wrong with their tables."""
+        request = LoadRequest("a run", "", str(base), reload=True)
         files = source_files(settings.source, base)
-        with load_source(self.warehouse, settings, files, self.folder / "spill", asked) as taken:
-            outcomes = self.warehouse.write(taken.writes, settings.sql_values, taken.inputs)
-        for table in _AROUND:
+        with load_source(self.warehouse, settings, files, self.folder / "spill", request) as load:
+            results = self.warehouse.write(load.writes, settings.sql_values, load.inputs)
+        for table in _CLEANING_TABLES:
             writes = [TableWrite(table, select_of(table))]
-            outcomes += self.warehouse.write(writes, settings.sql_values, cleaning.query_inputs(settings))
-        if may_be_refused:
-            # The rules of a strange retailer file may refuse every line.
+            results += self.warehouse.write(writes, settings.sql_values, cleaning.query_inputs(settings))
+        if may_be_rejected:
+            # The rules of a random retailer file may reject every line.
             return []
-        found = [f"{one.table} breaks its contract: {one.violations}" for one in outcomes if one.violations]
+        found = [f"{one.table} breaks its contract: {one.violations}" for one in results if one.violations]
         for check in ("lines_of_each_file", "lines_and_money_reconcile"):
             found += [f"{check}: {row}" for row in self.warehouse.rows(check_select(f"{check}"))]
         if left := list((self.folder / "spill").iterdir()):
@@ -133,34 +137,34 @@ class Mouth:
     def _rows(self, select: str, *values: Any) -> list[tuple[Any, ...]]:
         return self.warehouse.connection.execute(select, list(values)).fetchall()
 
-    def _retailer_file(self, given: Input) -> list[str]:
+    def _retailer_file(self, tested: Input) -> list[str]:
         path = self.folder / "m.toml"
-        path.write_bytes(given.files["m.toml"])
+        path.write_bytes(tested.files["m.toml"])
         for source in ("", str(self.good)):
             try:
                 settings = load_settings(str(path), source)
             except RetailerError as error:
-                if not all(said.startswith((path.name, str(path))) for said in str(error).split("\n")):
-                    return [f"no sentence: {error}"]
-                if given.number % LOADED_ONE_IN == 0:
+                if not all(message.startswith((path.name, str(path))) for message in str(error).split("\n")):
+                    return [f"not a message: {error}"]
+                if tested.number % LOADED_ONE_IN == 0:
                     _definitions(path)
                 return []
         self.validated += 1
         if self.validated % LOADED_ONE_IN == 0:
             _definitions(path)
         with contextlib.suppress(SourceError):
-            self._taken_in(settings, self.good, may_be_refused=True)
+            self._load(settings, self.good, may_be_rejected=True)
         return self._run(path) if self.validated % RUN_ONE_IN == 0 else []
 
     def _run(self, path: Path) -> list[str]:
-        """What is wrong with a whole run: it may fail, with a sentence."""
+        """Run the job and return the failures without a message; others are allowed."""
         import dagster as dg
 
         from segmentation_pipeline_tests.scenarios import run_job
 
         data = self.folder / "data"
-        named = {"SEGMENTATION_RETAILER": path, "SEGMENTATION_SOURCE": self.good, "SEGMENTATION_DATA": data}
-        os.environ |= {name: str(value) for name, value in named.items()}
+        environment = {"SEGMENTATION_RETAILER": path, "SEGMENTATION_SOURCE": self.good, "SEGMENTATION_DATA": data}
+        os.environ |= {name: str(value) for name, value in environment.items()}
         with dg.DagsterInstance.ephemeral() as instance:
             result = run_job(instance)
         shutil.rmtree(data, ignore_errors=True)
@@ -175,12 +179,12 @@ def _definitions(path: Path) -> None:
     defs().resolve_job_def("nightly_segmentation")
 
 
-# -- what another reader finds
+# -- comparison with another reader
 
-Told = Sequence[tuple[Any, ...]]
+Lines = Sequence[tuple[Any, ...]]
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Of each line sheet, number, description, country, text if it is broken, and all of its text.
-_TOLD = """
+# Sheet, number, description, country, text of a malformed record, and all text of each line.
+_TEXTS = """
     select source_sheet, source_line, description, country, unparsed ->> 'line', concat_ws(chr(10), invoice, stock_code,
         description, customer_id, country, unparsed)
     from raw_transactions where source_file = ? order by 1, 2"""
@@ -191,22 +195,32 @@ def _typed(good: Line) -> tuple[str, Decimal]:
     return good[0], Decimal(good[3])
 
 
-def _lost(given: Input, name: str, folder: Path, lines: Told) -> Iterator[str]:
-    """What of a loaded file's lines is not there, held against another reader of the format."""
-    data = given.files[name]
+def _differences(tested: Input, name: str, folder: Path, lines: Lines) -> Iterator[str]:
+    """Yield differences between the lines of a loaded file and those that another reader of its format finds."""
+    data = tested.files[name]
     if name.endswith("parquet"):
-        return _lost_of_parquet(folder / name, lines)
+        return _differences_of_parquet(folder / name, lines)
     if name.endswith("xlsx"):
-        return _lost_of_xlsx(data, lines)
+        return _differences_of_xlsx(data, lines)
     try:
-        unpacked = gzip.decompress(data) if name.endswith(".gz") else data
-        text = unpacked.decode(given.source["encoding"], "surrogateescape").removeprefix("\ufeff")
-    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        unpacked = _decompressed(name, data)
+        text = unpacked.decode(tested.source["encoding"], "surrogateescape").removeprefix("\ufeff")
+    except (OSError, EOFError, UnicodeError, zlib.error, zstandard.ZstdError) as error:
         return iter([f"it was loaded, and Python cannot read it: {error}"])
-    return _lost_of_csv(text, given.source["delimiter"], lines) if ".csv" in name else _lost_of_jsonl(text, lines)
+    return (
+        _differences_of_csv(text, tested.source["delimiter"], lines)
+        if ".csv" in name
+        else _differences_of_jsonl(text, lines)
+    )
 
 
-def _lost_of_csv(text: str, delimiter: str, lines: Told) -> Iterator[str]:
+def _decompressed(name: str, data: bytes) -> bytes:
+    if name.endswith(".zst"):
+        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+    return gzip.decompress(data) if name.endswith(".gz") else data
+
+
+def _differences_of_csv(text: str, delimiter: str, lines: Lines) -> Iterator[str]:
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
     except csv.Error:
@@ -216,62 +230,62 @@ def _lost_of_csv(text: str, delimiter: str, lines: Told) -> Iterator[str]:
         header, *records = rows
         place = {"".join(name.split()).casefold(): at for at, name in enumerate(header)}
         described, country = place["description"], place["country"]
-        wanted = [(row[described] or None, row[country].strip() or None) for row in records]
-        got = [(told[2], (told[3] or "").strip() or None) for told in lines]
-        if wanted != got:
-            yield f"Python reads {len(wanted)} records, {len(got)} stand; {_first(wanted, got)}"
+        expected = [(row[described] or None, row[country].strip() or None) for row in records]
+        got = [(line_read[2], (line_read[3] or "").strip() or None) for line_read in lines]
+        if expected != got:
+            yield f"Python reads {len(expected)} records, {len(got)} are loaded; {_first(expected, got)}"
     header_reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = next((row for row in header_reader if row), [])
     if usual and len(header) == len(HEADER):
         below = io.StringIO(text, newline="")
         for _ in range(header_reader.line_num):
             below.readline()
-        yield from _lost_marks(below.read(), lines)
+        yield from _missing_marks(below.read(), lines)
 
 
-def _first(wanted: list[Any], got: list[Any]) -> str:
-    different = [pair for pair in zip(wanted, got, strict=False) if pair[0] != pair[1]]
-    return f"first {different[0]}"[:300] if different else "those of both are the same"
+def _first(expected: list[Any], got: list[Any]) -> str:
+    different = [pair for pair in zip(expected, got, strict=False) if pair[0] != pair[1]]
+    return f"first {different[0]}"[:300] if different else "the common ones are the same"
 
 
-def _lost_marks(text: str, lines: Told) -> Iterator[str]:
+def _missing_marks(text: str, lines: Lines) -> Iterator[str]:
     mark = re.compile(r"Q\d{4}Z")
-    stand = Counter(found for told in lines for found in mark.findall(told[5]))
-    if missed := Counter(mark.findall(text)) - stand:
+    loaded = Counter(found for line_read in lines for found in mark.findall(line_read[5]))
+    if missed := Counter(mark.findall(text)) - loaded:
         yield f"lost: {dict(missed)}"
 
 
-def _lost_of_jsonl(text: str, lines: Told) -> Iterator[str]:
+def _differences_of_jsonl(text: str, lines: Lines) -> Iterator[str]:
     physical = [one for one in re.split(r"\r\n|\r|\n", text) if one.strip()]
     if len(physical) != len(lines):
-        yield f"{len(physical)} lines that are not blank, {len(lines)} stand"
+        yield f"{len(physical)} lines that are not blank, {len(lines)} are loaded"
         return
-    for one, (_, number, description, _, broken, _) in zip(physical, lines, strict=True):
-        if broken:
-            if broken[:50] != one[:50].encode(errors="surrogateescape").decode(errors="backslashreplace")[:50]:
-                yield f"line {number} is told as {broken[:50]!r}, and is {one[:50]!r}"
+    for one, (_, number, description, _, malformed, _) in zip(physical, lines, strict=True):
+        if malformed:
+            if malformed[:50] != one[:50].encode(errors="surrogateescape").decode(errors="backslashreplace")[:50]:
+                yield f"line {number} is stored as {malformed[:50]!r}, and is {one[:50]!r}"
             continue
         try:
             item = json.loads(one)
         except (ValueError, RecursionError):
             continue
-        told = item.get("Description") if isinstance(item, dict) else None
+        expected = item.get("Description") if isinstance(item, dict) else None
         if (
-            isinstance(told, str)
-            and "\0" not in told
+            isinstance(expected, str)
+            and "\0" not in expected
             and one.count('"Description"') == 1
-            and description != (told or None)
+            and description != (expected or None)
         ):
-            yield f"line {number} is described as {description!r}, and as {told!r} in the file"
+            yield f"line {number} is described as {description!r}, and as {expected!r} in the file"
 
 
-def _lost_of_xlsx(data: bytes, lines: Told) -> Iterator[str]:
-    """Rows with a value, where Python can read the parts; an entity is left to the reader."""
+def _differences_of_xlsx(data: bytes, lines: Lines) -> Iterator[str]:
+    """Compare the number of rows with a value where Python can read the sheets, except those with XML entities."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             names = packed.namelist()
             texts = {name: packed.read(name) for name in names}
-    except Exception:  # Python's reader may fail in any way: only what it can read is held against
+    except Exception:  # compared only where Python can read the file
         return
     if len(names) != len(set(names)) or any(b"<!" in text for text in texts.values()):
         return
@@ -287,52 +301,52 @@ def _lost_of_xlsx(data: bytes, lines: Told) -> Iterator[str]:
             cell.get("r") or "" for cell in tree.iter() if any(v.tag.rpartition("}")[2] == "v" and v.text for v in cell)
         ]
         rows = {reference.lstrip(ascii_uppercase) for reference in valued}
-        stand = [told for told in lines if told[0] == sheet]
-        if stand and all(map(str.isdecimal, rows)) and len(rows) - 1 != len(stand):
-            yield f"sheet {sheet} has {len(rows)} rows with a value, {len(stand)} lines stand"
+        loaded = [line_read for line_read in lines if line_read[0] == sheet]
+        if loaded and all(map(str.isdecimal, rows)) and len(rows) - 1 != len(loaded):
+            yield f"sheet {sheet} has {len(rows)} rows with a value, {len(loaded)} lines are loaded"
 
 
-def _lost_of_parquet(path: Path, lines: Told) -> Iterator[str]:
+def _differences_of_parquet(path: Path, lines: Lines) -> Iterator[str]:
     if not path.stat().st_size:
         return
     with duckdb.connect(config={"threads": 1}) as connection:
-        wanted = connection.execute("select Description from read_parquet($path)", {"path": str(path)}).fetchall()
-    if [(text or None,) for (text,) in wanted] != [(told[2],) for told in lines]:
-        yield f"{len(wanted)} rows, {len(lines)} lines stand, or they differ"
+        expected = connection.execute("select Description from read_parquet($path)", {"path": str(path)}).fetchall()
+    if [(text or None,) for (text,) in expected] != [(line_read[2],) for line_read in lines]:
+        yield f"{len(expected)} rows, {len(lines)} lines are loaded, or they differ"
 
 
-# -- running it
+# -- running
 
 
 @dataclass
 class Figures:
-    """What was tried, and the faults that were found by their number."""
+    """The number of inputs tried, and the failures by the input's number."""
 
     tried: int = 0
-    faults: dict[int, list[str]] = field(default_factory=dict)
+    failures: dict[int, list[str]] = field(default_factory=dict)
 
 
 def child(first: int, step: int, count: int) -> None:
-    """Try inputs one after the other, telling of each before it is tried, and of its faults."""
+    """Try inputs one after the other; print the number of each before it is tried, and its failures after."""
     resource.setrlimit(resource.RLIMIT_AS, (2 * MOST_BYTES, 2 * MOST_BYTES))
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         os.environ |= {"SEGMENTATION_DATA": f"{folder}/data", "DAGSTER_HOME": ""}
-        mouth = Mouth(Path(folder))
+        ingestion = Ingestion(Path(folder))
         for number in range(first, first + step * count, step):
             print(json.dumps({"at": number}), flush=True)
-            given = input_of(number)
-            found = mouth.faults(given)
-            # In kilobytes; it never falls, so the first beyond the bound ends the child.
+            tested = input_of(number)
+            found = ingestion.failures(tested)
+            # In kilobytes. It never falls, so the first input above the limit ends the child.
             if (most := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) > MOST_BYTES:
                 found.append(f"{most >> 20} MB of memory")
-            print(json.dumps({"at": number, "tried": len(given.files), "faults": found}), flush=True)
+            print(json.dumps({"at": number, "tried": len(tested.files), "failures": found}), flush=True)
             if most > MOST_BYTES:
                 break
     print(json.dumps({"done": True}), flush=True)
 
 
 def watched(first: int, step: int, until: float, most: int, batch: int = 400) -> Figures:
-    """Try inputs in children until a moment, or so many of them."""
+    """Try inputs in child processes until a time, or so many of them."""
     figures, number, end = Figures(), first, first + step * most
     while number < end and time.monotonic() < until:
         count = min(batch, (end - number + step - 1) // step)
@@ -349,7 +363,7 @@ def watched(first: int, step: int, until: float, most: int, batch: int = 400) ->
 
 
 def _followed(process: "subprocess.Popen[bytes]", figures: Figures, at: int, until: float) -> int:
-    """Read what a child tells; the last number that it tried. A child that is silent or dies is a fault."""
+    """Read what a child prints and return the last number that it tried. A silent or dead child is a failure."""
     assert process.stdout is not None
     rest = b""
     while True:
@@ -359,89 +373,91 @@ def _followed(process: "subprocess.Popen[bytes]", figures: Figures, at: int, unt
         if not (some := os.read(process.stdout.fileno(), 65_536)):
             break
         *whole, rest = (rest + some).split(b"\n")
-        for said in map(json.loads, whole):
-            if said.get("done"):
+        for report in map(json.loads, whole):
+            if report.get("done"):
                 return at
-            at = said["at"]
-            figures.tried += said.get("tried", 0)
-            if faults := said.get("faults"):
-                _found(figures, at, faults)
+            at = report["at"]
+            figures.tried += report.get("tried", 0)
+            if failures := report.get("failures"):
+                _found(figures, at, failures)
         if time.monotonic() > until:
             process.kill()
             return at
     assert process.stderr is not None
-    said_last = process.stderr.read().decode(errors="replace")[-1_000:]
-    return _found(figures, at, [f"its process ended with {process.wait()}: {said_last}"])
+    last_output = process.stderr.read().decode(errors="replace")[-1_000:]
+    return _found(figures, at, [f"its process ended with {process.wait()}: {last_output}"])
 
 
-def _found(figures: Figures, at: int, faults: list[str]) -> int:
-    figures.faults[at] = faults
-    print(json.dumps({at: faults}), file=sys.stderr, flush=True)
+def _found(figures: Figures, at: int, failures: list[str]) -> int:
+    figures.failures[at] = failures
+    print(json.dumps({at: failures}), file=sys.stderr, flush=True)
     return at
 
 
 def run(seconds: float, most: int = 10**9, first: int = 0, processes: int = 2) -> Figures:
-    """Try inputs side by side."""
+    """Try inputs in parallel."""
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(processes) as pool:
         parts = list(
             pool.map(lambda part: watched(first + part, processes, until, most // processes), range(processes))
         )
-    return Figures(sum(part.tried for part in parts), {at: said for part in parts for at, said in part.faults.items()})
+    return Figures(
+        sum(part.tried for part in parts), {at: found for part in parts for at, found in part.failures.items()}
+    )
 
 
-def smallest(given: Input) -> Input:
-    """The input cut down to what still has its fault: to one file, and by leaving out ever smaller pieces of it."""
+def smallest(tested: Input) -> Input:
+    """Reduce an input to the smallest that still fails: to one file, and by removing ever smaller pieces of it."""
     with tempfile.TemporaryDirectory() as folder:
-        mouth = Mouth(Path(folder))
+        ingestion = Ingestion(Path(folder))
 
         def kind_of(files: dict[str, bytes]) -> str:
-            found = mouth.faults(replace(given, files=files))
+            found = ingestion.failures(replace(tested, files=files))
             return re.sub(r"m?\d+\S*", "", found[0])[:40] if found else ""
 
-        wanted, files = kind_of(given.files), given.files
-        files = next(({name: data} for name, data in files.items() if kind_of({name: data}) == wanted), files)
+        expected, files = kind_of(tested.files), tested.files
+        files = next(({name: data} for name, data in files.items() if kind_of({name: data}) == expected), files)
         name, data = next(iter(files.items()))
-        size = len(data) // 2 if wanted and len(files) == 1 else 0
+        size = len(data) // 2 if expected and len(files) == 1 else 0
         while size:
             at = 0
             while at < len(data):
-                if kind_of({name: data[:at] + data[at + size :]}) == wanted:
+                if kind_of({name: data[:at] + data[at + size :]}) == expected:
                     data = data[:at] + data[at + size :]
                 else:
                     at += size
             size //= 2
-    return replace(given, files={**files, name: data})
+    return replace(tested, files={**files, name: data})
 
 
 def main() -> int:
-    """Fuzz for five minutes, or look at one input."""
+    """Fuzz for five minutes, or repeat one input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=MINUTES * 60)
     parser.add_argument("--first", type=int, default=0, help="the number of the first input")
-    parser.add_argument("--number", type=int, help="one input alone, cut down to its fault")
+    parser.add_argument("--number", type=int, help="repeat this input, reduced to the smallest that fails")
     parser.add_argument("--page", action="store_true", help="write the figures into docs/reliability.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        child(*map(int, asked.child.split(",")))
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(*map(int, arguments.child.split(",")))
         return 0
-    if asked.number is not None:
-        found = smallest(input_of(asked.number))
+    if arguments.number is not None:
+        found = smallest(input_of(arguments.number))
         with tempfile.TemporaryDirectory() as folder:
-            print(found.source, Mouth(Path(folder)).faults(found), repr(found.files)[:4_000], sep="\n")
+            print(found.source, Ingestion(Path(folder)).failures(found), repr(found.files)[:4_000], sep="\n")
         return 0
-    figures = run(asked.seconds, first=asked.first)
-    said = (
-        f"- {figures.tried:,} inputs tried in {asked.seconds / 60:.0f} minutes (CSV, XLSX, JSON lines, Parquet,"
-        f" retailer files): {len(figures.faults)} faults found. DuckDB {duckdb.__version__}."
+    figures = run(arguments.seconds, first=arguments.first)
+    message = (
+        f"- {figures.tried:,} inputs tried in {arguments.seconds / 60:.0f} minutes (CSV, XLSX, JSON lines, Parquet,"
+        f" retailer files): {len(figures.failures)} failures. DuckDB {duckdb.__version__}."
     )
-    print(said)
-    if asked.page:
+    print(message)
+    if arguments.page:
         between = re.compile(r"(<!-- fuzz -->\n).*?(<!-- end of fuzz -->)", re.DOTALL)
         text = PAGE.read_text("utf-8")
-        PAGE.write_text(between.sub(lambda found: f"{found[1]}{said}\n{found[2]}", text), "utf-8")
-    return bool(figures.faults)
+        PAGE.write_text(between.sub(lambda found: f"{found[1]}{message}\n{found[2]}", text), "utf-8")
+    return bool(figures.failures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Inputs of the fuzzing: valid files, mutated in their bytes and in their structure, each told by its number alone.
+"""Inputs of the fuzzing: valid files, mutated in their bytes and in their structure.
 
-Belongs here: what is tried. Does not: what must hold of it (`fuzz`).
+Contains the inputs, each of which depends on its number only. What must be true of the result is in `fuzz`.
 """
 
 import csv
@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 import tomli_w
+import zstandard
 
 from segmentation_pipeline.config.loading import SHIPPED
 from segmentation_pipeline.config.retailer import Retailer
@@ -27,16 +28,16 @@ from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_s
 from segmentation_pipeline_tests.workbooks import mixed, write_workbook
 
 SEED = 20_240_301
-# What one night brings, as files of many in one folder cost little more than one.
-_BROUGHT = ("csv", "csv", "csv", "csv", "jsonl", "jsonl", "xlsx", "parquet")
-# Every line has its own, so that a lost one is missed.
+# The files of one input, because many files in a folder take little longer than one.
+_FORMATS = ("csv", "csv", "csv", "csv", "jsonl", "jsonl", "xlsx", "parquet")
+# In the description of each line, so that a lost line shows.
 MARK = "Q{:04d}Z"
 _TIMES = (1, 1, 1, 2, 2, 3, 5, 8)
 
 
 @dataclass(frozen=True)
 class Input:
-    """Files of one night, or a retailer file, and what the retailer file says of the source."""
+    """Files of a source with the settings to read them, or a retailer file."""
 
     number: int
     files: dict[str, bytes]
@@ -44,28 +45,28 @@ class Input:
 
     @property
     def is_retailer_file(self) -> bool:
-        """Whether it is no source but a retailer file."""
+        """Whether the input is a retailer file."""
         return "m.toml" in self.files
 
 
 def input_of(number: int) -> Input:
-    """The input of a number, the same for ever."""
-    random = Random(f"{SEED}:{number}")  # noqa: S311 - nothing secret
+    """Return the input of a number."""
+    random = Random(f"{SEED}:{number}")  # noqa: S311 - not for cryptography
     if number % 3 == 2:
         return Input(number, {"m.toml": _toml(random)})
     source = {
         "delimiter": random.choice(",,,;\t|"),
         "encoding": random.choice(("utf-8", "utf-8", "utf-8", "utf-16", "utf-16-le", "cp1252", "latin-1")),
-        "max_quarantined": len(_BROUGHT),
+        "max_quarantined": len(_FORMATS),
     }
     if random.random() < 0.2:
         source["date_format"] = "%d/%m/%Y %H:%M"
-    made = [_MAKERS[kind](random, source) for kind in _BROUGHT]
+    made = [_MAKERS[kind](random, source) for kind in _FORMATS]
     return Input(number, {f"m{place}.{ending}": data for place, (ending, data) in enumerate(made)}, source)
 
 
 def sold() -> list[Line]:
-    """Lines of a shop, good ones and odd ones, each with its mark in the description."""
+    """Return usual and unusual lines, each with its mark in the description."""
     odd = {
         1: {"quantity": "-1", "invoice": "C536366"},
         2: {"customer": ""},
@@ -77,9 +78,9 @@ def sold() -> list[Line]:
     }
     lines = []
     for number in range(12):
-        told = odd.get(number, {})
-        text = told.get("description", "LANTERN ") + ("" if number == 8 else MARK.format(number))
-        lines.append(line(**{"invoice": f"{536365 + number}", **told, "description": text}))
+        cells = odd.get(number, {})
+        text = cells.get("description", "LANTERN ") + ("" if number == 8 else MARK.format(number))
+        lines.append(line(**{"invoice": f"{536365 + number}", **cells, "description": text}))
     return lines
 
 
@@ -164,7 +165,7 @@ _LONG = [b"z" * 150_000, b"z" * 2_500_000, b"," * 5_000, b"\n" * 20_000, b'"' * 
 
 
 def mutated(random: Random, data: bytes, tokens: list[bytes]) -> bytes:
-    """Bytes that were changed in a few places."""
+    """Change bytes in a few places."""
     for _ in range(random.choice(_TIMES)):
         at = random.randrange(len(data) + 1)
         end = min(len(data), at + random.choice((1, 1, 2, 8, 40, 200)))
@@ -190,17 +191,18 @@ def mutated(random: Random, data: bytes, tokens: list[bytes]) -> bytes:
 
 
 def _packed(random: Random, ending: str, data: bytes) -> tuple[str, bytes]:
-    """Now and then compressed, and now and then damaged after that."""
+    """Compress some of the inputs, and damage half of those."""
     if random.random() > 0.15:
         return ending, data
-    packed = gzip.compress(data, mtime=0)
-    return f"{ending}.gz", mutated(random, packed, TOKENS[:20]) if random.random() < 0.5 else packed
+    compression = random.choice(("gz", "zst"))
+    packed = gzip.compress(data, mtime=0) if compression == "gz" else zstandard.compress(data)
+    return f"{ending}.{compression}", mutated(random, packed, TOKENS[:20]) if random.random() < 0.5 else packed
 
 
 def _csv(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
     text, encoding = io.StringIO(), source["encoding"]
     if encoding == "utf-8" and random.random() < 0.2:
-        # A mark is no matter of setting.
+        # A byte order mark needs no setting.
         encoding = "utf-8-sig"
     end = random.choice(("\n", "\n", "\r\n", "\r"))
     lines = sold()[: random.choice((1, 4, 12, 12))]
@@ -209,13 +211,13 @@ def _csv(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
     writer = random.choice((plain, quoted))
     writer.writerows([HEADER, *lines])
     data = text.getvalue().encode(encoding)
-    # The header is mostly left alone: without its columns a file is refused, and nothing else is tried of it.
+    # Mostly leave the header alone: without its columns a file is quarantined, and nothing else is tested.
     head = len(text.getvalue().split(end, 1)[0].encode(encoding)) if random.random() < 0.7 else 0
     return _packed(random, "csv", data[:head] + mutated(random, data[head:], TOKENS))
 
 
 def _jsonl(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
-    objects = [dict(zip(HEADER, told, strict=True)) for told in sold()]
+    objects = [dict(zip(HEADER, cells, strict=True)) for cells in sold()]
     for item in objects:
         if random.random() < 0.3:
             item |= random.choice(_ODD_CELLS)
@@ -246,7 +248,7 @@ _ODD_CELLS: list[dict[str, Any]] = [
 ]
 
 
-# -- files of parts
+# -- workbooks and Parquet
 
 
 @cache
@@ -348,7 +350,7 @@ def _zipped(entries: list[tuple[str, bytes]], compression: int) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", compression) as file:
         for name, text in entries:
-            # Of no moment, so that the bytes hang on the number alone.
+            # Without a time, so that the bytes depend on the number only.
             file.writestr(zipfile.ZipInfo(name), text, compression)
     return packed.getvalue()
 
