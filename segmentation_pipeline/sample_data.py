@@ -1,10 +1,9 @@
-"""A made-up retailer: two years of trade as monthly CSV files, for when nobody has data yet.
+"""Generate sample data: two years of transactions of a fictional retailer as monthly CSV files.
 
-Belongs here: how the made-up customers buy, and the flaws that real exports are known for, so that the
-pipeline meets them before real data does. Does not belong here: reading, cleaning or judging transactions.
+Contains how customers buy, and the flaws that real exports have. Reading and cleaning are in `ingestion`.
 
-The same arguments write the same bytes: one seeded generator, money in whole pence, no wall clock. (Between
-versions of numpy the bytes may differ: its Generator promises the same numbers only within one.)
+The same arguments write the same bytes: one seeded generator, money in whole pence, no clock. Between versions of
+numpy the bytes may differ, because its Generator promises the same numbers within one version only.
 """
 
 import csv
@@ -21,31 +20,31 @@ Lines: TypeAlias = npt.NDArray[np.void]  # of the type LINE
 
 HEADER: Final = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 
-# The flaws, as shares of the lines, about as in the public Online Retail data (541,909 lines).
+# Flaws as shares of the lines, similar to the public Online Retail data (541,909 lines).
 RATES: Final = {
-    "guest": 0.25,  # on whole invoices of buyers who left no customer number
-    "cancellation": 0.017,  # on C invoices, each taking back an earlier line of the same customer
-    "duplicate": 0.01,  # written once more in the same invoice
-    "odd_code": 0.005,  # postage, fees, manual entries: not products
-    "write_off": 0.0032,  # no customer, price zero, negative quantity, every other without a description
-    "gift": 0.0014,  # price zero on an invoice of goods; with the write-offs 0.46 %
+    "guest": 0.25,  # on whole invoices, without a customer number
+    "cancellation": 0.017,  # on C invoices, each of an earlier line of the same customer
+    "duplicate": 0.01,  # repeated in the same invoice
+    "odd_code": 0.005,  # postage, fees and manual entries
+    "write_off": 0.0032,  # no customer, price zero, negative quantity; every other without a description
+    "gift": 0.0014,  # price zero on an invoice of products; with the write-offs 0.46 %
 }
-RETURNED_LINES: Final = 0.3  # of an invoice from which something comes back
-BLANK_NAMES: Final = 0.05  # of the products have a blank at the edge of their description
+RETURNED_LINES: Final = 0.3  # of an invoice with cancellations
+BLANK_NAMES: Final = 0.05  # of the products have a description that ends with a blank
 TWO_COUNTRIES: Final = 0.004  # of the customers may have invoices in two countries
-ORPHANS: Final = 3  # cancellations by customers whose purchases were made before the data begins
+ORPHANS: Final = 3  # cancellations of purchases before the data begin
 BOOKED_PENCE: Final = (1_106_206, -1_106_206, -1_106_206, -1_250, -480)  # three bad debts, two corrections
 
-# How customers buy: parameters of our own, for features as skewed as a real shop's.
-R, ALPHA, A, B = 0.75, 80.0, 0.22, 2.8  # BG/NBD, per open day: see _purchases
+# Parameters of the purchases, chosen for features as skewed as those of a real shop.
+R, ALPHA, A, B = 0.75, 80.0, 0.22, 2.8  # BG/NBD, per trading day: see _purchases
 FIRST_A, FIRST_B = 0.9, 2.5  # beta distribution of the first purchases over the two years
 P, Q, GAMMA = 12.0, 8.0, 17_500.0  # Gamma-Gamma, in pence: see _spends
-LINES_SHAPE, LINES_CHANCE = 1.2, 0.11  # negative binomial, of the lines of an invoice beyond the first
+LINES_SHAPE, LINES_CHANCE = 1.2, 0.11  # negative binomial, lines of an invoice after the first
 
 KINDS: Final = ["SMALL", "LARGE", "VINTAGE", "STRIPED", "SPOTTED", "PAINTED", "FOLDING", "WOVEN", "CRÈME"]
 STUFFS: Final = ["OAK", "TIN", "COTTON", "ENAMEL", "LINEN", "GLASS", "WICKER", "CORK", "SLATE", "FELT"]
 THINGS: Final = ["BOWL", "BASKET", "TRAY,ROUND", "CANDLE DISH", "PEG BAG", "EGG CUP", "DOOR STOP", 'SIGN 4"']
-PRODUCTS: Final = 600  # their items are 0 to 599, those of the odd codes follow
+PRODUCTS: Final = 600  # items 0 to 599; those of other codes follow
 ODD: Final = {
     "POST": "POSTAGE",
     "DOT": "DOTCOM POSTAGE",
@@ -68,40 +67,41 @@ DAYS: Final = np.arange(START, MONTHS[-1])
 HOLIDAYS: Final = [day for day in DAYS if str(day)[5:] == "01-01" or str(day)[5:] >= "12-24"]
 OPEN_DAYS: Final[Ints] = (DAYS[np.is_busday(DAYS, "1111101", HOLIDAYS)] - START).astype(np.int64)
 FIRST_CUSTOMER, FIRST_INVOICE = 12_346, 200_000
-# A line: `minute` counts from START, `customer` 0 is none, `document` is one for each invoice.
+# A line: `minute` counts from START, `customer` is 0 where it is missing, `document` is the invoice.
 COLUMNS = ["minute", "document", "prefix", "item", "text", "quantity", "pence", "customer", "country"]
 LINE: Final = np.dtype([(column, np.int64) for column in COLUMNS])
-MARK: Final = ".made-up"  # in the folder of the files: what they were made of
+MARK: Final = ".made-up"  # file with the arguments that the files were written with
 
 
 def write_once(folder: Path, *, customers: int, seed: int) -> None:
-    """Write the files where the folder is empty, or holds made-up files of another size or seed, or half of them.
+    """Write the files if the folder is empty, or has incomplete files or those of another size or seed.
 
-    Files that stand are left alone, whatever somebody did to them, and so is a folder of other files.
+    Existing files with the same arguments are left alone, also if a person edited them, and so is a folder of other
+    files.
     """
-    mark, made_of = folder / MARK, f"{customers} customers, seed {seed}\n"
-    marked = mark.read_text("utf-8") if mark.exists() else made_of
-    if folder.is_file() or (marked == made_of and any(folder.glob("[!.]*"))):
+    mark, arguments = folder / MARK, f"{customers} customers, seed {seed}\n"
+    written_with = mark.read_text("utf-8") if mark.exists() else arguments
+    if folder.is_file() or (written_with == arguments and any(folder.glob("[!.]*"))):
         return
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("", "utf-8")
     write_sample(folder, customers=customers, seed=seed)
-    mark.write_text(made_of, "utf-8")
+    mark.write_text(arguments, "utf-8")
 
 
 def write_sample(folder: Path, *, customers: int = 5_000, seed: int = 20_240_101) -> list[Path]:
-    """Write the 24 monthly files; each repeats the last trading day of the month before.
+    """Write 24 monthly files; each repeats the last trading day of the previous month.
 
     Args:
-        folder: Where the files go; created if absent. Files of the same names are replaced.
-        customers: How many customers with a number buy something, from 1 to 100,000.
-        seed: Of the random generator.
+        folder: The folder of the files, created if absent. Files of the same names are replaced.
+        customers: Number of customers with a customer number, from 1 to 100,000.
+        seed: Seed of the random generator.
 
     Returns:
-        The files, in order of their months.
+        The files in the order of their months.
 
     Raises:
-        ValueError: If the number of customers is out of range.
+        ValueError: The number of customers is out of range.
     """
     if not 1 <= customers <= 100_000:
         raise ValueError(f"customers must be from 1 to 100,000, not {customers}")
@@ -134,12 +134,12 @@ def _catalogue(rng: np.random.Generator) -> tuple[list[str], list[str], Ints]:
 
 
 def _purchases(rng: np.random.Generator, customers: int) -> tuple[Ints, Floats]:
-    """Return who buys when, in open days, by BG/NBD.
+    """Return the customer and time, in trading days, of each purchase by BG/NBD.
 
     Fader, Hardie & Lee (2005), "Counting Your Customers the Easy Way", Marketing Science 24(2): a customer
     buys at a rate from Gamma(R, ALPHA), at exponential intervals, and after each repeat purchase drops out
-    with a probability from Beta(A, B). The clock runs only on open days, so that every purchase falls on
-    one. When customers first buy, the model's time zero, is ours: at any time, but more often early.
+    with a probability from Beta(A, B). Time counts trading days only, so that every purchase is on one. The first
+    purchase, the model's time zero, is at any time, but more often early.
     """
     rate, dropout = rng.gamma(R, 1 / ALPHA, customers), rng.beta(A, B, customers)
     who, now = np.arange(customers), len(OPEN_DAYS) * rng.beta(FIRST_A, FIRST_B, customers)
@@ -154,10 +154,10 @@ def _purchases(rng: np.random.Generator, customers: int) -> tuple[Ints, Floats]:
 
 
 def _spends(rng: np.random.Generator, buyers: Ints) -> Ints:
-    """Return the pence that each buyer spends on an invoice, by Gamma-Gamma.
+    """Return the pence that each customer spends on an invoice by Gamma-Gamma.
 
     Fader, Hardie & Lee (2005), "RFM and CLV: Using Iso-Value Curves for Customer Base Analysis", Journal of
-    Marketing Research 42(4): Gamma(P, nu), with the buyer's own nu from Gamma(Q, GAMMA); the mean
+    Marketing Research 42(4): Gamma(P, nu), with a customer's nu from Gamma(Q, GAMMA); the mean
     P * GAMMA / (Q - 1) is 300 pounds.
     """
     nu = rng.gamma(Q, 1 / GAMMA, int(buyers.max()) + 1)
@@ -165,13 +165,13 @@ def _spends(rng: np.random.Generator, buyers: Ints) -> Ints:
 
 
 def _minutes(times: Floats) -> Ints:
-    """Return times in open days as minutes since START, from 8 to 18 h."""
+    """Return times in trading days as minutes since START, from 8 to 18 h."""
     days = np.minimum(times.astype(np.int64), len(OPEN_DAYS) - 1)
     return OPEN_DAYS[days] * 1440 + 480 + np.minimum((times - days) * 600, 599).astype(np.int64)
 
 
 def _goods(rng: np.random.Generator, customers: int, prices: Ints) -> Lines:
-    """Return the lines of all purchases, of customers and of guests."""
+    """Return the lines of all purchases, with and without a customer number."""
     buyers, times = _purchases(rng, customers)
     guests = round(len(buyers) * RATES["guest"] / (1 - RATES["guest"]))
     buyers = np.concatenate([buyers, customers + np.arange(guests)])
@@ -188,7 +188,7 @@ def _goods(rng: np.random.Generator, customers: int, prices: Ints) -> Lines:
 
 
 def _baskets(rng: np.random.Generator, spends: Ints, prices: Ints) -> Lines:
-    """Return lines of distinct products that cost about the spend of each invoice, skewed to popular ones."""
+    """Return lines of distinct products, mostly popular ones, that cost about the spend of each invoice."""
     wanted = np.minimum(1 + rng.negative_binomial(LINES_SHAPE, LINES_CHANCE, len(spends)), 1 + spends // 500)
     picks = (PRODUCTS * rng.random(wanted.sum()) * rng.random(wanted.sum())).astype(np.int64)
     pairs = np.unique(np.repeat(np.arange(len(spends)), wanted) * PRODUCTS + picks)
@@ -198,7 +198,7 @@ def _baskets(rng: np.random.Generator, spends: Ints, prices: Ints) -> Lines:
     weight = rng.gamma(2.0, 1.0, len(lines))
     share = weight / np.bincount(document, weight)[document]
     quantity = np.maximum(1, np.rint(share * spends[document] / price)).astype(np.int64)
-    # What whole quantities leave over or overspend goes to the cheapest line of the invoice.
+    # The remainder that whole quantities leave goes to the cheapest line of the invoice.
     cheapest = np.lexsort((price, document))[np.searchsorted(document, np.arange(len(spends)))]
     rest = spends - np.bincount(document, quantity * price).astype(np.int64)
     quantity[cheapest] = np.maximum(1, quantity[cheapest] + rest // price[cheapest])
@@ -207,7 +207,7 @@ def _baskets(rng: np.random.Generator, spends: Ints, prices: Ints) -> Lines:
 
 
 def _cancellations(rng: np.random.Generator, goods: Lines) -> Lines:
-    """Return lines on C invoices that take back, open days later, some of what customers bought."""
+    """Return lines on C invoices that cancel some of the purchases, trading days later."""
     documents = int(goods["document"].max()) + 1
     day = np.searchsorted(OPEN_DAYS, goods["minute"] // 1440)
     later = day + rng.geometric(0.1, documents)[goods["document"]]
@@ -226,7 +226,7 @@ def _cancellations(rng: np.random.Generator, goods: Lines) -> Lines:
 
 
 def _extra_lines(rng: np.random.Generator, goods: Lines) -> Lines:
-    """Return gifts and lines of odd stock codes on invoices of goods."""
+    """Return gifts and lines of other stock codes on invoices of products."""
     gifts, odd = round(RATES["gift"] * len(goods)), round(RATES["odd_code"] * len(goods))
     lines: Lines = goods[rng.integers(len(goods), size=gifts + odd)]
     item = rng.integers(PRODUCTS, DEBT, size=odd)  # evenly
@@ -274,7 +274,7 @@ def _as_text(lines: Lines, numbers: Ints, codes: list[str], texts: list[str]) ->
 
 
 def _file_parts(minutes: Ints) -> list[slice]:
-    """Return which of the ordered rows each month's file holds."""
+    """Return the range of ordered rows in each month's file."""
     starts = np.searchsorted(minutes, (MONTHS - START).astype(np.int64) * 1440).tolist()
     first = [0]
     for previous, start in pairwise(starts[:-1]):
@@ -284,7 +284,7 @@ def _file_parts(minutes: Ints) -> list[slice]:
 
 
 def _write(path: Path, rows: list[tuple[str, ...]]) -> None:
-    """Write one file whole or not at all."""
+    """Write a file completely or not at all."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""The made-up retailer: what its files promise."""
+"""Sample data: the files, their flaws and how customers buy."""
 
 import re
 from itertools import pairwise
@@ -14,12 +14,12 @@ PRODUCT = r"\d{5}[A-Z]?"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_sample(tmp_path_factory.mktemp("sample") / "made" / "here")
+    return write_sample(tmp_path_factory.mktemp("sample") / "new" / "folder")
 
 
 @pytest.fixture(scope="module")
 def exported(files: list[Path]) -> pd.DataFrame:
-    """Every line of every file as text, with the numbers and dates that tests ask for."""
+    """Every line of every file as text, with numbers and dates."""
     parts = [pd.read_csv(path, dtype=str, keep_default_na=False).assign(file=path.name) for path in files]
     lines = pd.concat(parts, ignore_index=True)
     lines["quantity"] = lines["Quantity"].astype(int)
@@ -30,13 +30,13 @@ def exported(files: list[Path]) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def lines(exported: pd.DataFrame) -> pd.DataFrame:
-    """The lines without those that stand in the next month's file again."""
+    """The lines without those that the next month's file repeats."""
     return exported[exported["file"].str[13:20] == exported["month"]]
 
 
 @pytest.fixture(scope="module")
 def purchases(lines: pd.DataFrame) -> pd.DataFrame:
-    """Products that a customer bought for money, without duplicates."""
+    """Lines of products with a customer and a price, without duplicates."""
     bought = lines["InvoiceNo"].str.fullmatch(r"\d{6}") & lines["StockCode"].str.fullmatch(PRODUCT)
     paid = (lines["CustomerID"] != "") & (lines["UnitPrice"] != "0.00")
     return lines[bought & paid].drop_duplicates()
@@ -58,33 +58,33 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_edited_files_are_left_alone(tmp_path: Path) -> None:
-    write_once(tmp_path / "made", customers=20, seed=1)
-    [edited, dropped, *_] = sorted((tmp_path / "made").glob("*.csv"))
-    edited.write_text("mine", "utf-8")
+    write_once(tmp_path / "sample", customers=20, seed=1)
+    [edited, dropped, *_] = sorted((tmp_path / "sample").glob("*.csv"))
+    edited.write_text("other", "utf-8")
     dropped.unlink()
-    before = contents(tmp_path / "made")
+    before = contents(tmp_path / "sample")
     assert len(before) == 23
-    write_once(tmp_path / "made", customers=20, seed=1)
-    assert contents(tmp_path / "made") == before
+    write_once(tmp_path / "sample", customers=20, seed=1)
+    assert contents(tmp_path / "sample") == before
 
 
 @pytest.mark.parametrize(("customers", "seed"), [(30, 1), (20, 2)])
 def test_changed_size_or_seed_writes_new_files(tmp_path: Path, customers: int, seed: int) -> None:
     for size, number in ((20, 1), (customers, seed)):
-        write_once(tmp_path / "made", customers=size, seed=number)
+        write_once(tmp_path / "sample", customers=size, seed=number)
     write_sample(tmp_path / "wanted", customers=customers, seed=seed)
-    assert contents(tmp_path / "made") == contents(tmp_path / "wanted")
+    assert contents(tmp_path / "sample") == contents(tmp_path / "wanted")
 
 
 def test_incomplete_files_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(path: Path, target: Path) -> Path:
+    def interrupted(path: Path, target: Path) -> Path:
         if target.name == "transactions-2024-07.csv":
             raise KeyboardInterrupt
         return real(path, target)
 
     real = Path.replace
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", killed)
+        patched.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_once(tmp_path, customers=20, seed=1)
     assert len(contents(tmp_path)) == 6
@@ -93,10 +93,10 @@ def test_incomplete_files_are_written_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("mine", "utf-8")
+    (tmp_path / "other.csv").write_text("other", "utf-8")
     write_once(tmp_path, customers=20, seed=1)
-    write_once(tmp_path / "mine.csv", customers=20, seed=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
+    write_once(tmp_path / "other.csv", customers=20, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
 
 
 def test_another_seed_writes_other_lines(tmp_path: Path) -> None:

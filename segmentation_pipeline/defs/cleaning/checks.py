@@ -1,4 +1,4 @@
-"""Checks of the cleaning: no line or money is lost, the feed is alive, and the loss is the usual one."""
+"""Checks of the cleaning: lines and money reconcile, the newest transaction is recent, the rejected share is usual."""
 
 import dagster as dg
 
@@ -9,8 +9,9 @@ from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import check_select
 from segmentation_pipeline.warehouse.database import Warehouse
 
-USUAL_RELEASES = 5
-MOST = 0.5
+COMPARED_RELEASES = 5
+# Without earlier releases, a larger share is a wrong setting or source.
+MAX_FIRST_REJECTED_SHARE = 0.5
 
 lines_and_money_reconcile = sql_check(
     "lines_and_money_reconcile",
@@ -47,13 +48,13 @@ def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResour
     bound = retailer.settings.checks.max_rejected_change
     usual = sum(past) / max(len(past), 1)
     message = ""
-    # Where not one line is left, clean_transactions has failed with the same explanation.
-    if not past and MOST < share < 1:
+    # Without any clean line, clean_transactions has failed with the same explanation.
+    if not past and MAX_FIRST_REJECTED_SHARE < share < 1:
         message = explain_loss(database, retailer.settings)
     elif past and abs(share - usual) > bound:
         message = (
-            f"{share:.1%} of the lines are rejected; the last {len(past)} releases rejected {usual:.1%}; the bound of"
-            f" the difference is {bound:.1%}. cleaning_report shows which rule rejects them."
+            f"{share:.1%} of the lines are rejected; the last {len(past)} releases rejected {usual:.1%}."
+            f" checks.max_rejected_change allows a difference of {bound:.1%}. cleaning_report shows which rules reject them."
         )
     return dg.AssetCheckResult(
         passed=not message,
@@ -64,7 +65,7 @@ def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResour
 
 
 def _rejected_share(database: Warehouse) -> float:
-    """Return the share among the lines up to as_of; later lines are neither clean nor wrongly rejected."""
+    """Return the share of rejected lines up to as_of; later lines do not count as rejected."""
     report = database.row(
         "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as rejected,"
         " min(lines_left) as kept from cleaning_report"
@@ -73,5 +74,5 @@ def _rejected_share(database: Warehouse) -> float:
 
 
 def _past_rejected_shares(retailer: RetailerConfig) -> list[float]:
-    past = [release.metrics for release in Releases(retailer.folders.releases).all()][-USUAL_RELEASES:]
+    past = [release.metrics for release in Releases(retailer.folders.releases).all()][-COMPARED_RELEASES:]
     return [metrics["rejected_lines"] / (metrics["rejected_lines"] + metrics["clean_lines"]) for metrics in past]
