@@ -96,9 +96,9 @@ class Shop:
         """Write a CSV file into the source."""
         return write_csv(self.source / name, lines, header)
 
-    def load(self, **config: bool) -> Load:
+    def load(self, *, reload: bool = False, accept_change: bool = False) -> Load:
         """Run the ingestion once."""
-        load, retailer = Load(), RetailerConfig(**config)
+        load, retailer = Load(), RetailerConfig(reload=reload, accept_change=accept_change)
         retailer._run_id = str(uuid4())
         self.home.mkdir(parents=True, exist_ok=True)
         try:

@@ -54,7 +54,8 @@ def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResour
     elif past and abs(share - usual) > bound:
         message = (
             f"{share:.1%} of the lines are rejected; the last {len(past)} releases rejected {usual:.1%}."
-            f" checks.max_rejected_change allows a difference of {bound:.1%}. cleaning_report shows which rules reject them."
+            f" checks.max_rejected_change allows a difference of {bound:.1%}. cleaning_report shows the rules that"
+            " reject them."
         )
     return dg.AssetCheckResult(
         passed=not message,
