@@ -116,8 +116,11 @@ def execute(
 def _execute(retailer: Mapping[str, object], fit: _Fit, *, reads_source: bool, traceback: bool) -> bool:
     run_id, progress = str(uuid.uuid4()), Progress(out)
     settings = load_settings(str(retailer["file"]), str(retailer["source"]), str(retailer["as_of"]))
-    due = why_model_is_due(settings, RetailerFolders(data_folder(), settings.name))
+    folders = RetailerFolders(data_folder(), settings.name)
+    due = why_model_is_due(settings, folders)
     fits = bool(due) or fit.refit
+    if due and folders.working_database.exists():
+        out.print(f"A model is due: {due}.", markup=False, highlight=False, soft_wrap=True)
     loggers = {"progress": progress.logger(), "console": dg.colored_console_logger}
     definitions = dg.Definitions.merge(defs(), dg.Definitions(loggers=loggers))
     job = definitions.resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)

@@ -144,7 +144,8 @@ def test_schedule_publishes_after_power_loss_with_dead_and_queued_runs(
     assert run is not None
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert run.job_name == NIGHTLY_JOB
-    tick = datetime.fromisoformat(run.run_config["resources"]["retailer"]["config"]["tick"]).astimezone(ZONE)
+    config: Any = run.run_config
+    tick = datetime.fromisoformat(config["resources"]["retailer"]["config"]["tick"]).astimezone(ZONE)
     assert (tick.hour, tick.minute) == (2, 5)
     after = {run.run_id: run.status for run in home.get_runs()}
     for run_id, status in before.items():
