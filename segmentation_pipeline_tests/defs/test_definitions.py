@@ -98,7 +98,9 @@ def read_by(select: str) -> set[str]:
     """Return the tables that a SELECT reads, found by another parser than the package's."""
     tree = sqlglot.parse_one(select, read="duckdb")
     ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
-    named = {table.name for table in tree.find_all(exp.Table) if table.db == "main" or table.name not in ctes}
+    # A table function, such as range(), has no name.
+    tables = [table for table in tree.find_all(exp.Table) if table.name]
+    named = {table.name for table in tables if table.db == "main" or table.name not in ctes}
     return set[str]().union(*(BUILT_FROM.get(name, {name}) for name in named))
 
 
