@@ -16,7 +16,6 @@ from segmentation_pipeline.orchestration.job_selection import (
     NIGHTLY_JOB,
     REASON_TAG,
     REFIT_JOB,
-    job_for,
     why_model_is_due,
 )
 
@@ -135,7 +134,7 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Post each failed run to the webhook of SEGMENTATION_WEBHOOK; a command posts the failure of its own run.
 
-    All runs of the instance are monitored, because one that was started past the queue has no code location.
+    It monitors all runs of the instance, because a run that was started outside the queue has no code location.
     """
     run = context.dagster_run
     if not alerts.is_command_run(run):
@@ -164,10 +163,13 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     if runs := context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
         return _skip(cursor, f"new files are complete; they wait for run {runs[0].run_id}")
     cursor = cursor.after_request(files)
-    settings = load_settings()
-    job = job_for(settings, RetailerFolders(data_folder(), settings.name))
-    config = ONLY_WHAT_IS_DUE if job == REFIT_JOB else {}
-    request = dg.RunRequest(run_key=cursor.run_key, job_name=job, run_config=config)
+    reason = _why_model_is_due()
+    request = dg.RunRequest(
+        run_key=cursor.run_key,
+        job_name=REFIT_JOB if reason else NIGHTLY_JOB,
+        run_config=ONLY_WHAT_IS_DUE if reason else {},
+        tags={REASON_TAG: reason} if reason else {},
+    )
     return dg.SensorResult([request], cursor=cursor.text)
 
 

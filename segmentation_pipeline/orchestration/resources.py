@@ -187,5 +187,5 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
         return database
 
 
-def _local(moment: datetime, zone: ZoneInfo) -> datetime:
-    return moment.astimezone(zone).replace(tzinfo=None)
+def _local(timestamp: datetime, zone: ZoneInfo) -> datetime:
+    return timestamp.astimezone(zone).replace(tzinfo=None)
