@@ -56,8 +56,8 @@ def _select(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     texts = [quoted(name) for name, kind in described if kind == "VARCHAR"]
     guarded = [f"regexp_replace({name}, {literal(_FORMULA)}, '''\\0') as {name}" for name in texts]
     replace = f" replace ({', '.join(guarded)})" if guarded else ""
-    # Qualified, so that the published text orders the rows and not its replacement. A release of an earlier contract may
-    # have another key.
+    # Qualified, so that the published text orders the rows and not its replacement. A release of an earlier contract
+    # may have another key.
     key = contracts()[table].key if table in contracts() else ()
     is_known = bool(key) and {*key} <= {name for name, _ in described}
     order = ", ".join(f"published.{quoted(name)}" for name in key) if is_known else "all"

@@ -1,4 +1,4 @@
-"""What is wrong with a release or with `current` is found, told with what to do, and mended by the next run."""
+"""Damage to a release or to `current` is found, reported with the next step, and repaired by the next run."""
 
 import grp
 import json
@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,57 +18,31 @@ import pytest
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.manifest import write_manifest
-from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import contracts, state_selects
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.commands import segments
+from segmentation_pipeline_tests.scenarios import regular_customers, write_csv
+from segmentation_pipeline_tests.shops import SECOND_NIGHT, Shop
 
-SEGMENTS = Path(sys.executable).with_name("segments")
 NOVEMBER = datetime.fromisoformat("2024-11-01")
 NOBODY = 65534
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A retailer whose two releases a test may damage."""
-
-    data: Path
-    retailer: Path
-
-    @property
-    def releases(self) -> Releases:
-        return Releases(self.data / "corner_shop" / "releases")
-
-    @property
-    def work(self) -> Path:
-        return self.data / "corner_shop" / "work.duckdb"
-
-    def segments(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        environment = {"SEGMENTATION_DATA": str(self.data), "SEGMENTATION_RETAILER": str(self.retailer)}
-        return subprocess.run(
-            [SEGMENTS, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
-        )
+CUSTOMERS = 59
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    folder = tmp_path_factory.mktemp("ran")
-    source = write_csv(folder / "source" / "a.csv", regular_customers()).parent
-    shop = Shop(folder / "shop's [1] data", retailer_file(folder, source))
-    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
-        environment.setenv("SEGMENTATION_DATA", str(shop.data))
-        environment.setenv("SEGMENTATION_RETAILER", str(shop.retailer))
-        for day in ("2024-10-20", "2024-10-25"):
-            assert run_job(instance, config={"resources": {"retailer": {"config": {"as_of": day}}}}).success
+def two_nights(finished_template: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop with two releases, in a folder whose name needs quoting in SQL and in patterns."""
+    shop = finished_template.copy(tmp_path_factory.mktemp("two") / "shop's [1] folder")
+    assert shop.run(as_of=SECOND_NIGHT).success
     return shop
 
 
 @pytest.fixture
-def shop(ran: Shop, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """A copy, as its owner finds it."""
-    shutil.copytree(ran.data, data_folder, symlinks=True)
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(ran.retailer))
-    return Shop(data_folder, ran.retailer)
+def shop(two_nights: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A copy, which the test may damage."""
+    shop = two_nights.copy(tmp_path / "shop's [1] copy")
+    shop.enter(monkeypatch)
+    return shop
 
 
 @pytest.fixture
@@ -84,282 +57,283 @@ def publish(shop: Shop, work: duckdb.DuckDBPyConnection, number: int, *, keep: i
     )
 
 
-def unwrapped(text: str) -> str:
-    return " ".join(text.split())
+def current_name(shop: Shop) -> str:
+    return shop.release.name
 
 
-def changed(file: Path, text: bytes) -> None:
-    file.chmod(0o600)
-    file.write_bytes(text)
+def write(file: Path, content: bytes) -> None:
+    if file.exists():
+        file.chmod(0o600)
+    file.write_bytes(content)
 
 
-def one_byte_changed(release: Release, name: str) -> None:
-    whole = (release.folder / name).read_bytes()
-    middle = len(whole) // 2
-    changed(release.folder / name, whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+def flip_a_byte(release: Release, name: str) -> None:
+    content = (release.folder / name).read_bytes()
+    middle = len(content) // 2
+    write(release.folder / name, content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
 
 
-def facts_changed(release: Release, **facts: object) -> None:
-    """Edited by hand."""
-    changed(release.folder / "manifest.json", json.dumps({**release.manifest, **facts}).encode())
+def edit_manifest(release: Release, **entries: object) -> None:
+    """Change entries, and leave the digest as it was."""
+    write(release.folder / "manifest.json", json.dumps({**release.manifest, **entries}).encode())
 
 
-def of_an_older_version(release: Release, **facts: object) -> None:
-    manifest = {key: value for key, value in release.manifest.items() if key != "digest"} | facts
-    changed(release.folder / "manifest.json", json.dumps(manifest).encode())
+def remove_digest(release: Release, **entries: object) -> None:
+    """Change entries of a manifest as an early version wrote it."""
+    manifest = {key: value for key, value in release.manifest.items() if key != "digest"} | entries
+    write(release.folder / "manifest.json", json.dumps(manifest).encode())
 
 
-def test_whole_releases_are_told_to_be_whole(shop: Shop) -> None:
-    told = shop.segments("releases", "verify")
+def add_table(release: Release, table: str) -> None:
+    """List a table in the manifest that the database does not have."""
+    (release.folder / "manifest.json").chmod(0o600)
+    entries = {key: value for key, value in release.manifest.items() if key != "digest"}
+    write_manifest(release.folder, entries | {"tables": {**release.manifest["tables"], table: 1}})
+
+
+def test_intact_releases_are_verified(shop: Shop) -> None:
+    ended = segments(shop, "releases", "verify")
     names = [release.name for release in shop.releases.all()]
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout == "".join(f"{name} is whole\n" for name in names) + f"current leads to {names[-1]}\n"
-    told = shop.segments("releases", "verify", names[0])
-    assert told.stdout.splitlines() == [f"{names[0]} is whole", f"current leads to {names[-1]}"]
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.stdout.splitlines() == [*(f"{name} is intact" for name in names), f"current links to {names[-1]}"]
+    ended = segments(shop, "releases", "verify", names[0])
+    assert ended.stdout.splitlines() == [f"{names[0]} is intact", f"current links to {names[-1]}"]
 
 
-def test_verifying_without_a_release_or_one_that_is_not_there_is_bad_input(shop: Shop, tmp_path: Path) -> None:
-    told = shop.segments("releases", "verify", "000009-x")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "no release '000009-x'; there are: 000001-20241021-" in unwrapped(told.stderr)
-    told = Shop(tmp_path / "nothing", shop.retailer).segments("releases", "verify")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "yet; `segments run` publishes the first" in unwrapped(told.stderr)
+def test_verifying_an_unknown_release_is_an_error(shop: Shop, tmp_path: Path) -> None:
+    ended = segments(shop, "releases", "verify", "000009-x")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "no release '000009-x'; there are: 000001-20241019-" in ended.errors
+    ended = segments(shop, "releases", "verify", SEGMENTATION_DATA=str(tmp_path / "nothing"))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "yet; `segments run` publishes the first" in ended.errors
 
 
-COUNTED = {"customer_segments": 61}
-DAMAGES: dict[str, tuple[Callable[[Release], object], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Release], object], list[str]]] = {
     "a byte of the database": (
-        lambda release: one_byte_changed(release, "segments.duckdb"),
-        "segments.duckdb is not what was published: its checksum is another",
+        lambda release: flip_a_byte(release, "segments.duckdb"),
+        ["segments.duckdb was changed after it was published: its checksum does not match"],
     ),
     "a byte of the state": (
-        lambda release: one_byte_changed(release, "state.duckdb"),
-        "state.duckdb is not what was published: its checksum is another",
+        lambda release: flip_a_byte(release, "state.duckdb"),
+        ["state.duckdb was changed after it was published: its checksum does not match"],
     ),
-    "a file cut short": (
-        lambda release: changed(release.folder / "rfm_scores.parquet", b"PAR1"),
-        "rfm_scores.parquet has 4 bytes, but ",
+    "a truncated file": (
+        lambda release: write(release.folder / "rfm_scores.parquet", b"PAR1"),
+        ["rfm_scores.parquet has 4 bytes, but "],
     ),
-    "no state": (lambda release: (release.folder / "state.duckdb").unlink(), "state.duckdb is missing"),
-    "the log of somebody who wrote": (
-        lambda release: changed_or_new(release.folder / "segments.duckdb.wal"),
-        "segments.duckdb.wal does not belong to it",
+    "no state": (lambda release: (release.folder / "state.duckdb").unlink(), ["state.duckdb is missing"]),
+    "the log of a writer": (
+        lambda release: write(release.folder / "segments.duckdb.wal", b"x"),
+        ["segments.duckdb.wal does not belong to the release"],
     ),
-    "no manifest": (lambda release: (release.folder / "manifest.json").unlink(), "manifest.json is missing"),
-    "a manifest cut short": (
-        lambda release: changed(release.folder / "manifest.json", b'{"release": '),
-        "manifest.json is no JSON: ",
+    "no manifest": (lambda release: (release.folder / "manifest.json").unlink(), ["manifest.json is missing"]),
+    "a truncated manifest": (
+        lambda release: write(release.folder / "manifest.json", b'{"release": '),
+        ["manifest.json is not valid JSON: "],
     ),
     "another manifest": (
-        lambda release: changed(release.folder / "manifest.json", b"[1]"),
-        "manifest.json is no table of facts",
+        lambda release: write(release.folder / "manifest.json", b"[1]"),
+        ["manifest.json is not a JSON object"],
     ),
     "a manifest of zeros": (
-        lambda release: changed(release.folder / "manifest.json", bytes(100)),
-        "manifest.json is no JSON: ",
+        lambda release: write(release.folder / "manifest.json", bytes(100)),
+        ["manifest.json is not valid JSON: "],
     ),
     "an empty manifest": (
-        lambda release: changed(release.folder / "manifest.json", b"{}"),
-        "manifest.json lacks as_of",
+        lambda release: write(release.folder / "manifest.json", b"{}"),
+        ["manifest.json has no as_of, contract_version, figures, files, "],
     ),
-    "a figure of the manifest": (
-        lambda release: facts_changed(release, figures={"customers": 9}),
-        "manifest.json is not what was published: its digest is another",
+    "an edited manifest": (
+        lambda release: edit_manifest(release, figures={"customers": 9}),
+        ["manifest.json was changed after it was published: its digest does not match"],
     ),
-    "a wrong count, where a manifest has no digest yet": (
-        lambda release: of_an_older_version(release, tables={**release.manifest["tables"], **COUNTED}),
-        "customer_segments.parquet holds 59 rows of customer_segments, but the manifest tells 61; "
-        "segments.duckdb holds 59 rows of customer_segments, but the manifest tells 61",
+    "a wrong count without a digest": (
+        lambda release: remove_digest(release, tables={**release.manifest["tables"], "customer_segments": 61}),
+        [
+            f"customer_segments.parquet holds {CUSTOMERS} rows of customer_segments, but manifest.json says 61",
+            f"segments.duckdb holds {CUSTOMERS} rows of customer_segments, but manifest.json says 61",
+        ],
     ),
-    "a table too few": (
-        lambda release: write_manifest_with(release, {"no_such_table": 1}),
-        "segments.duckdb cannot be read: Catalog Error",
+    "a missing table": (
+        lambda release: add_table(release, "no_such_table"),
+        ["segments.duckdb cannot be read: Catalog Error"],
     ),
 }
 
 
-def changed_or_new(file: Path) -> None:
-    file.write_bytes(b"x")
-
-
-def write_manifest_with(release: Release, tables: dict[str, int]) -> None:
-    (release.folder / "manifest.json").chmod(0o600)
-    facts = {key: value for key, value in release.manifest.items() if key != "digest"}
-    write_manifest(release.folder, facts | {"tables": release.manifest["tables"] | tables})
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_to_a_release_is_found_and_named_and_it_is_not_gone_back_to(shop: Shop, damage: str) -> None:
-    spoil, said = DAMAGES[damage]
+def test_damage_is_found_and_prevents_a_rollback(shop: Shop, damage: str) -> None:
+    change, messages = DAMAGES[damage]
     first, second = shop.releases.all()
-    spoil(first)
-    faults = shop.releases.verify()
-    assert faults[second.name] == []
-    assert said in "; ".join(faults[first.name])
-    assert len(faults[first.name]) == (2 if "; " in said else 1), "and nothing else"
-    with pytest.raises(ReleaseError, match=f"release {first.name} is damaged: .*verify. tells of all"):
+    change(first)
+    errors = shop.releases.verify()
+    assert errors[second.name] == []
+    assert len(errors[first.name]) == len(messages)
+    for error, message in zip(errors[first.name], messages, strict=True):
+        assert message in error
+    with pytest.raises(ReleaseError, match=f"release {first.name} is damaged: .*verify. checks all releases"):
         shop.releases.rollback(first.name)
     assert shop.releases.paused_at is None
-    assert shop.releases.current is not None
-    assert shop.releases.current.name == second.name
+    assert current_name(shop) == second.name
 
 
-def test_verify_says_what_is_wrong_and_what_to_do_and_ends_with_1(shop: Shop) -> None:
+def test_verify_reports_errors_with_the_next_step(shop: Shop) -> None:
     first, second = shop.releases.all()
-    one_byte_changed(second, "segments.duckdb")
-    changed(first.folder / "manifest.json", b"{")
-    told = shop.segments("releases", "verify")
-    assert (told.returncode, told.stdout) == (1, f"current leads to {second.name}\n")
-    said = unwrapped(told.stderr)
-    assert f"{first.name} is damaged: manifest.json is no JSON" in said
-    assert "Consumers do not see it; do not go back to it. It goes when it is old, or delete its folder." in said
-    assert f"{second.name} is damaged: segments.duckdb is not what was published" in said
-    assert "Consumers see it. `segments releases rollback NAME` goes back to a whole one at once" in said
-    listed = shop.segments("releases")
-    assert listed.returncode == 0
-    assert f"{first.name} is damaged: manifest.json is no JSON" in unwrapped(listed.stdout)
-    assert f"* {second.name}" in unwrapped(listed.stdout)
-    assert shop.segments("releases", "verify", first.name).returncode == 1
+    flip_a_byte(second, "segments.duckdb")
+    write(first.folder / "manifest.json", b"{")
+    ended = segments(shop, "releases", "verify")
+    assert (ended.code, ended.stdout) == (1, f"current links to {second.name}\n")
+    assert f"{first.name} is damaged: manifest.json is not valid JSON" in ended.errors
+    assert (
+        "Consumers do not see it. Do not roll back to it. A later run prunes it, or delete its folder." in ended.errors
+    )
+    assert f"{second.name} is damaged: segments.duckdb was changed after it was published" in ended.errors
+    assert "Roll back to an intact release with `segments releases rollback NAME`" in ended.errors
+    assert segments(shop, "releases", "verify", first.name).code == 1
 
 
-def copied_over(link: Path) -> None:
-    """By a copy that follows links, say."""
+def test_the_list_of_releases_names_damaged_ones(shop: Shop) -> None:
+    first, second = shop.releases.all()
+    write(first.folder / "manifest.json", b"{")
+    ended = segments(shop, "releases")
+    assert ended.code == 0
+    printed = " ".join(ended.stdout.split())
+    assert f"{first.name} is damaged: manifest.json is not valid JSON" in printed
+    assert f"* {second.name}" in printed
+
+
+def replace_by_a_copy(link: Path) -> None:
+    """Replace the link as a copy does that follows links."""
     shutil.copytree(link.resolve(), link.with_name("copy"))
     link.unlink()
     link.with_name("copy").rename(link)
 
 
-def written_over(link: Path) -> None:
+def replace_by_a_file(link: Path) -> None:
     link.unlink()
     link.write_text("000001", "utf-8")
 
 
-def led_to(link: Path, target: Path | str) -> None:
+def redirect(link: Path, target: Path | str) -> None:
     link.unlink()
     link.symlink_to(target)
 
 
-SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+BROKEN_LINKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda link: link.unlink(), "current is missing"),
-    "dangling": (lambda link: led_to(link, "000000-gone"), "current leads to 000000-gone, which is not there"),
-    "a folder": (copied_over, "current is no link: a release was copied over it"),
-    "a file": (written_over, "current is no link"),
-    "elsewhere": (lambda link: led_to(link, "/"), "current leads to /: no release of this folder"),
-    "in a circle": (lambda link: led_to(link, "current"), "current leads to current, which is not there"),
-    "to one with a broken manifest": (
-        lambda link: changed(link.resolve() / "manifest.json", b"{"),
-        "manifest.json is no JSON",
+    "dangling": (lambda link: redirect(link, "000000-x"), "current links to 000000-x, which does not exist"),
+    "a folder": (replace_by_a_copy, "current is not a link: something, perhaps a copy of a release, replaced it"),
+    "a file": (replace_by_a_file, "current is not a link"),
+    "elsewhere": (lambda link: redirect(link, "/"), "current links to /: not a release of this folder"),
+    "circular": (lambda link: redirect(link, "current"), "current links to current, which does not exist"),
+    "to a damaged manifest": (
+        lambda link: write(link.resolve() / "manifest.json", b"{"),
+        "manifest.json is not valid JSON",
     ),
 }
 
 
-@pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_current_that_leads_to_no_release_is_found_and_the_next_to_be_published_mends_it(
-    shop: Shop, work: duckdb.DuckDBPyConnection, spoiled: str
-) -> None:
-    spoil, said = SPOILED[spoiled]
+@pytest.mark.parametrize("broken", BROKEN_LINKS)
+def test_the_next_release_repairs_current(shop: Shop, work: duckdb.DuckDBPyConnection, broken: str) -> None:
+    change, message = BROKEN_LINKS[broken]
     assert shop.releases.current_error == ""
-    spoil(shop.releases.folder / "current")
-    assert said in shop.releases.current_error
+    change(shop.releases.folder / "current")
+    assert message in shop.releases.current_error
     assert shop.releases.current is None
     published = publish(shop, work, 3)
-    assert shop.releases.current is not None
-    assert shop.releases.current.name == published.name
+    assert current_name(shop) == published.name
     assert (shop.releases.folder / "current").is_symlink()
     assert shop.releases.current_error == ""
 
 
-def test_what_lay_where_current_belongs_is_kept(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
+def test_a_repair_keeps_what_replaced_current(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
     for number in (3, 4):
-        copied_over(shop.releases.folder / "current")
+        replace_by_a_copy(shop.releases.folder / "current")
         publish(shop, work, number)
-    aside = sorted(path.name for path in shop.releases.folder.glob("current*"))
-    assert aside == ["current", "current.set-aside", "current.set-aside-2"]
+    names = sorted(path.name for path in shop.releases.folder.glob("current*"))
+    assert names == ["current", "current.set-aside", "current.set-aside-2"]
     assert (shop.releases.folder / "current.set-aside" / "segments.duckdb").is_file()
 
 
-def test_a_missing_current_is_told_by_every_command_and_mended_by_resume(shop: Shop) -> None:
+def test_commands_report_a_missing_current_and_resume_repairs_it(shop: Shop) -> None:
     (shop.releases.folder / "current").unlink()
-    told = shop.segments("releases", "verify")
-    assert told.returncode == 1
-    assert "current is wrong: current is missing. The next `segments run` that publishes mends it" in unwrapped(
-        told.stderr
+    verified = segments(shop, "releases", "verify")
+    assert verified.code == 1
+    assert "No release is current: current is missing. The next `segments run` that publishes repairs it" in (
+        verified.errors
     )
-    assert "No release is current: current is missing." in unwrapped(shop.segments("releases").stdout)
-    shown = shop.segments("show")
-    assert shown.returncode == 2
-    assert "current is missing; `segments releases verify` says what to do" in unwrapped(shown.stderr)
-    assert shop.segments("releases", "resume").returncode == 0
-    assert shop.segments("releases", "verify").returncode == 0
+    assert "No release is current: current is missing." in " ".join(segments(shop, "releases").stdout.split())
+    shown = segments(shop, "show")
+    assert shown.code == 2
+    assert "current is missing. Run `segments releases verify` for the next step" in shown.errors
+    assert segments(shop, "releases", "resume").code == 0
+    assert segments(shop, "releases", "verify").code == 0
 
 
-def test_while_publishing_is_held_a_missing_current_comes_back_to_the_held_release(
-    shop: Shop, work: duckdb.DuckDBPyConnection
-) -> None:
+def test_a_missing_current_returns_to_the_paused_release(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
     first, second = shop.releases.all()
     shop.releases.rollback(first.name)
     (shop.releases.folder / "current").unlink()
     third = publish(shop, work, 3)
-    assert shop.releases.current is not None
-    assert shop.releases.current.name == first.name
+    assert current_name(shop) == first.name
     shutil.rmtree(first.folder)
     fourth = publish(shop, work, 4)
-    assert shop.releases.current.name == fourth.name, "there is nothing to hold at"
+    assert current_name(shop) == fourth.name, "the release to pause at does not exist any more"
     assert [release.name for release in shop.releases.all()] == [second.name, third.name, fourth.name]
 
 
-def test_a_run_is_held_against_the_newest_whole_release_and_mends_current(
-    shop: Shop, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_compared_with_the_newest_intact_release(
+    shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Held against the figures of the damaged manifest, every run would be a fall."""
+    """Compared with the edited manifest, every run would be a fall of customers; the run repairs `current`."""
     first, second = shop.releases.all()
-    figures = {**second.manifest["figures"], "customers": 1_000_000, "revenue": "1e9"}
-    facts_changed(second, figures=figures)
+    edit_manifest(second, figures={**second.metrics, "customers": 1_000_000, "revenue": "1e9"})
     few = write_csv(tmp_path / "few" / "a.csv", regular_customers(20)).parent
     monkeypatch.setenv("SEGMENTATION_SOURCE", str(few))
-    stopped = run_job(instance)
+    stopped = shop.run(instance)
     assert not stopped.success
-    said = [check.description or "" for check in stopped.get_asset_check_evaluations() if not check.passed]
-    assert f"Against release {first.name}" in "".join(said)
+    messages = [check.description or "" for check in stopped.get_asset_check_evaluations() if not check.passed]
+    assert f"Compared with release {first.name}" in "".join(messages)
     monkeypatch.delenv("SEGMENTATION_SOURCE")
-    result = run_job(instance)
+    result = shop.run(instance)
     assert result.success
-    assert shop.releases.current is not None
-    assert shop.releases.current.manifest["run_id"] == result.run_id
-    assert shop.releases.current.name.startswith("000003-"), "a number is never used twice"
-    assert shop.releases.verify()[shop.releases.current.name] == []
+    assert shop.release.manifest["run_id"] == result.run_id
+    assert current_name(shop).startswith("000003-"), "a sequence number is never used twice"
+    assert shop.releases.verify()[current_name(shop)] == []
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("statement", "message"),
     [
-        ("delete from customer_segments where customer_id = '10001'", "segments.duckdb holds 59 rows of customer_segm"),
+        (
+            "delete from customer_segments where customer_id = '10001'",
+            f"segments.duckdb holds {CUSTOMERS - 1} rows of customer_segments",
+        ),
         ("copy (select 1 as x) to '{building}/rfm_scores.parquet' (format parquet)", "rfm_scores.parquet holds 1 rows"),
         ("drop table segment_profiles", "segments.duckdb cannot be read: Catalog Error"),
     ],
+    ids=["missing row", "wrong file", "missing table"],
 )
-def test_current_stays_where_it_is_unless_what_was_written_reads_back_as_it_should(
-    shop: Shop, work: duckdb.DuckDBPyConnection, spoil: str, said: str
+def test_a_release_that_reads_back_differently_is_not_published(
+    shop: Shop, work: duckdb.DuckDBPyConnection, statement: str, message: str
 ) -> None:
-    """A statement that runs within the new database stands for a disk that lies."""
+    """A statement that runs in the new database stands for a disk that loses what was written."""
     _, second = shop.releases.all()
     building = str(shop.releases.folder / ".building-00000003-of-a-test").replace("'", "''")
-    with pytest.raises(ReleaseError, match=f"not published: .*{said}"):
-        publish(shop, work, 3, macro=spoil.format(building=building))
-    assert not list(shop.releases.folder.glob(".*")), "nothing is left of it"
+    with pytest.raises(ReleaseError, match=f"was not published: .*{message}"):
+        publish(shop, work, 3, macro=statement.format(building=building))
+    assert not list(shop.releases.folder.glob(".*")), "nothing of it is left"
     assert [release.name for release in shop.releases.all()][1:] == [second.name]
-    assert shop.releases.current is not None
-    assert shop.releases.current.name == second.name
+    assert current_name(shop) == second.name
     assert publish(shop, work, 4).name.startswith("000003-")
     assert not list(shop.releases.folder.glob(".*"))
 
 
-def test_a_damaged_release_is_pruned_with_those_of_its_age_and_takes_nobodys_place(
-    shop: Shop, work: duckdb.DuckDBPyConnection
-) -> None:
+def test_a_damaged_release_is_pruned_by_age(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
+    """It does not count among the releases to keep."""
     first, second = shop.releases.all()
-    changed(second.folder / "manifest.json", b"{")
+    write(second.folder / "manifest.json", b"{")
     third = publish(shop, work, 3, keep=2)
     assert third.name.startswith("000003-")
     assert [release.name for release in shop.releases.all()] == [first.name, third.name]
@@ -370,20 +344,18 @@ def test_a_damaged_release_is_pruned_with_those_of_its_age_and_takes_nobodys_pla
     assert len(shop.releases.all()) == 2
 
 
-def test_the_state_beside_a_release_is_all_that_no_source_gives_back(
-    shop: Shop, work: duckdb.DuckDBPyConnection
-) -> None:
-    [*_, newest] = shop.releases.all()
-    with duckdb.connect(str(newest.state), read_only=True) as state:
+def test_the_state_holds_all_that_cannot_be_derived(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
+    release = shop.release
+    with duckdb.connect(str(release.state), read_only=True) as state:
         tables = {table for (table,) in state.execute("select table_name from duckdb_tables()").fetchall()}
-        assert tables == state_selects().keys() == newest.manifest["state"].keys()
+        assert tables == state_selects().keys() == release.manifest["state"].keys()
         assert tables >= {"segmentation_models", "model_features", "model_centroids", "segments", "segment_membership"}
         for table, select in state_selects().items():
-            in_order = f"order by {contracts()[table].key_order}"
-            rows = state.execute(f"select * from {table} {in_order}").fetchall()
-            assert rows == work.execute(f"select * from ({select}) {in_order}").fetchall()
-            assert len(rows) == newest.manifest["state"][table]
-    assert "state.duckdb" in newest.manifest["files"]
+            order = f"order by {contracts()[table].key_order}"
+            rows = state.execute(f"select * from {table} {order}").fetchall()
+            assert rows == work.execute(f"select * from ({select}) {order}").fetchall()
+            assert len(rows) == release.manifest["state"][table]
+    assert "state.duckdb" in release.manifest["files"]
 
 
 HOLD = """
@@ -396,8 +368,8 @@ time.sleep(60)
 """
 
 
-def test_a_consumer_who_dies_holding_a_release_harms_nobody(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
-    [*_, newest] = shop.releases.all()
+def test_a_consumer_that_dies_with_a_release_open_harms_nobody(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
+    release = shop.release
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, shop.releases.folder / "current" / "segments.duckdb"],
         text=True,
@@ -407,9 +379,9 @@ def test_a_consumer_who_dies_holding_a_release_harms_nobody(shop: Shop, work: du
         assert consumer.stdout.readline() == "holding\n"
         publish(shop, work, 3)
         consumer.kill()
-    assert {name for name, faults in shop.releases.verify().items() if faults} == set()
-    with duckdb.connect(str(newest.database), read_only=True) as other:
-        assert other.execute("select count(*) from customer_segments").fetchone() == (60,)
+    assert {name for name, errors in shop.releases.verify().items() if errors} == set()
+    with duckdb.connect(str(release.database), read_only=True) as other:
+        assert other.execute("select count(*) from customer_segments").fetchone() == (CUSTOMERS,)
     publish(shop, work, 4, keep=1)
     assert len(shop.releases.all()) == 1
 
@@ -418,37 +390,36 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
-def test_the_working_database_and_all_that_is_written_beside_it_are_for_its_owner_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_owner_reads_the_working_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same holds for everything that DuckDB writes beside it."""
     monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "40MB")
-    work, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
-    work_of_before = tmp_path / "older.duckdb"
-    duckdb.connect(str(work_of_before)).close()
-    work_of_before.chmod(0o644)
-    with connection_to(work_of_before, spill, 5, print), connection_to(work, spill, 5, print) as connection:
+    database, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
+    earlier = tmp_path / "earlier.duckdb"
+    duckdb.connect(str(earlier)).close()
+    earlier.chmod(0o644)
+    with connection_to(earlier, spill, 5, print), connection_to(database, spill, 5, print) as connection:
         connection.execute("create table t as select 1 as x")
         assert mode(tmp_path / "work.duckdb.wal") == 0o600
-        assert (mode(work), mode(work_of_before)) == (0o600, 0o600)
+        assert (mode(database), mode(earlier)) == (0o600, 0o600)
         connection.execute("create temp table big as select range as x, hash(range) as y from range(5000000)")
-        assert spill.exists(), "the test is of nothing otherwise"
+        assert spill.exists(), "DuckDB spilled nothing, so the test shows nothing"
         assert mode(spill) == 0o700
     (tmp_path / "afterwards").touch()
     assert mode(tmp_path / "afterwards") == 0o666 & ~os.umask(os.umask(0o022))
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may be somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
 @pytest.fixture
 def reachable(shop: Shop) -> Iterator[Shop]:
-    """The shop where anybody could come: only the modes of the project itself are in the way."""
+    """The shop in a folder that every user may enter, so that only the modes of the project protect it."""
     folder = Path(mkdtemp(prefix="reachable-"))
-    folder.chmod(0o755)
-    shutil.move(shop.data, folder / "data")
-    for path in (folder / "data", folder / "data" / "corner_shop"):
+    reachable = Shop(folder / "shop")
+    shutil.move(shop.folder, reachable.folder)
+    for path in (folder, reachable.folder, reachable.data, reachable.folders.root):
         path.chmod(0o755)
-    yield Shop(folder / "data", shop.retailer)
+    yield reachable
     shutil.rmtree(folder)
 
 
@@ -466,7 +437,7 @@ def as_user(groups: list[int], *command: str | Path) -> "subprocess.CompletedPro
     )
 
 
-# The interpreter may lie where only root comes: it is loaded first, and then somebody else.
+# DuckDB is imported first, since only root may be able to read the interpreter's folder.
 READ_AND_WRITE = """
 import duckdb, os, sys
 duckdb.connect().execute("select 1").fetchall()
@@ -478,12 +449,13 @@ with duckdb.connect(sys.argv[1], read_only=True) as release:
 try:
     duckdb.connect(sys.argv[1])
 except duckdb.Error as error:
-    print("refused" if "denied" in str(error) or "read-only" in str(error).lower() else error)
+    print("rejected" if "denied" in str(error) or "read-only" in str(error).lower() else error)
 """
 
 
 @as_root
-def test_a_member_of_the_group_reads_releases_and_changes_none_and_nobody_reads_the_state(reachable: Shop) -> None:
+def test_the_group_reads_a_release_but_not_its_state(reachable: Shop) -> None:
+    """Others read nothing, and nobody but the owner changes a release."""
     other = next(group for group in grp.getgrall() if group.gr_gid not in (os.getegid(), NOBODY))
     with duckdb.connect(str(reachable.work)) as work:
         published = reachable.releases.publish(
@@ -501,24 +473,21 @@ def test_a_member_of_the_group_reads_releases_and_changes_none_and_nobody_reads_
     assert as_user(member, "ls", current).returncode == 0
     assert as_user(member, "cat", reachable.work).returncode != 0
     command = [sys.executable, "-c", READ_AND_WRITE, current / "segments.duckdb", other.gr_gid, NOBODY]
-    seen = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert seen.stdout.split("\n")[:2] == ["60", "refused"], seen.stderr
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert ended.stdout.split("\n")[:2] == [str(CUSTOMERS), "rejected"], ended.stderr
     assert reachable.releases.verify()[published.name] == []
 
 
-def test_without_a_group_of_the_settings_releases_are_for_that_of_the_user(shop: Shop) -> None:
+def test_by_default_the_users_group_reads_releases(shop: Shop) -> None:
     for release in shop.releases.all():
         assert {mode(path) for path in release.folder.iterdir()} == {0o440, 0o600}
         assert mode(release.folder) == mode(shop.releases.folder) == 0o750
         assert {path.stat().st_gid for path in release.folder.iterdir()} == {os.getegid()}
 
 
-def test_a_group_that_the_machine_has_not_is_a_sentence_and_nothing_is_published(
-    shop: Shop, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = retailer_file(tmp_path, shop.retailer.parent / "source", release={"group": "no_such_group"})
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
-    result = run_job(instance)
+def test_an_unknown_group_is_an_error_and_nothing_is_published(shop: Shop, instance: dg.DagsterInstance) -> None:
+    shop.configure(rfm={"look_back_days": 200}, release={"group": "no_such_group"})
+    result = shop.run(instance)
     assert not result.success
     [failure] = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
     assert failure is not None
