@@ -1,14 +1,17 @@
 """Working databases and releases of contract 2 are recognised, converted and kept in use."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.export import export
 from segmentation_pipeline.releases.upgrade import state_tables
+from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts, state_selects
 from segmentation_pipeline.warehouse.connection import reading_database
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -17,6 +20,7 @@ from segmentation_pipeline_tests.releases.version_2 import convert_release, writ
 from segmentation_pipeline_tests.scenarios import regular_customers, write_csv
 from segmentation_pipeline_tests.shops import REFIT_NIGHT, SECOND_NIGHT, Shop
 
+KEY = "5f" * 32
 Rows = list[tuple[object, ...]]
 
 
@@ -30,17 +34,26 @@ def state_of(shop: Shop) -> dict[str, Rows]:
     return {table: ordered(shop, table, select) for table, select in state_selects().items()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def privacy_key() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
+        yield
+
+
 @pytest.fixture(scope="module")
 def template(finished_template: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A shop of today whose second night misses a source file, so that every table of the state has rows."""
+    """A shop of today with an erased customer and a missing file, so that all tables of the state have rows but one."""
     shop = finished_template.copy(tmp_path_factory.mktemp("today"))
     more = [(*one[:6], f"2{one[6]}", one[7]) for one in regular_customers(3)]
     write_csv(shop.source / "b.csv", more)
     assert shop.run(as_of=SECOND_NIGHT).success
     (shop.source / "b.csv").unlink()
     assert shop.run(as_of=SECOND_NIGHT).success
-    shop.execute("insert into erased_customers values ('hash', 'print', timestamp '2024-10-01')")
-    shop.execute("delete from erased_customers")
+    key = Key(KEY.encode())
+    values = f"'{key.hashed(ERASURE, '99999')}', '{key.fingerprint}', timestamp '2024-10-01'"
+    shop.execute(f"insert into erased_customers values ({values})")
+    assert shop.run(as_of=SECOND_NIGHT).success
     return shop
 
 
@@ -89,7 +102,7 @@ def test_a_run_on_an_old_working_database_fails_with_the_next_step(old_shop: Sho
     assert ended.code == 1
     assert f"{old_shop.work}: another version of this package wrote the working database" in ended.errors
     assert "Traceback" not in ended.errors
-    assert len(old_shop.releases.all()) == 3
+    assert len(old_shop.releases.all()) == 4
 
 
 def test_erased_customers_of_version_2_alone_are_recognised(tmp_path: Path) -> None:
@@ -108,12 +121,13 @@ def test_a_restore_converts_the_state_and_the_next_run_goes_on(
     assert (ended.code, ended.errors) == (0, "")
     assert "segmentation_models                 1 rows" in ended.stdout
     expected = state_of(template)
-    assert all(expected[table] for table in expected if table != "erased_customers")
+    assert [table for table, rows in expected.items() if not rows] == ["kmeans_candidates"], "no search for k"
     found = {table: ordered(old_shop, table, select) for table, select in stored_selects().items()}
     assert found == {table: rows for table, rows in expected.items() if table in found}
     assert old_shop.work.with_name("work.duckdb.before").exists()
     assert old_shop.run(as_of=REFIT_NIGHT).success
-    for table in contracts():
+    # The back-test is computed with the model's tables, so after a restore as of the next run.
+    for table in contracts().keys() - {*backtest.TABLES}:
         assert ordered(old_shop, table) == ordered(next_night, table), table
 
 
@@ -169,7 +183,7 @@ def test_an_old_release_is_listed_verified_and_exported(old_shop: Shop) -> None:
 
 
 def test_an_old_release_is_compared_rolled_back_to_and_pruned(old_shop: Shop) -> None:
-    first, _, old = (release.name for release in old_shop.releases.all())
+    first, *_, old = (release.name for release in old_shop.releases.all())
     assert segments(old_shop, "restore", old, "--replace").code == 0
     write_csv(old_shop.source / "a.csv", regular_customers(20))
     stopped = segments(old_shop, "run", "--as-of", REFIT_NIGHT)
