@@ -1,6 +1,10 @@
-"""Tiny named data sets and retailers as plain functions; nothing else is shared between the tests."""
+"""Small data sets, retailer files, and two ways to run the project: jobs through Dagster, and assets without it.
+
+For finished runs to start from, see `shops`.
+"""
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +53,11 @@ QUICK_SEARCH = thresholds.SearchRules(k_min=4, k_max=5, resamples=2, min_stabili
 NO_BACKTEST = thresholds.BacktestPeriods(history_days=36_500)
 
 
+def examples(number: int) -> int:
+    """Return how many examples a hypothesis test tries: `make fuzz` sets HYPOTHESIS_PROFILE=thorough for many more."""
+    return number * (20 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1)
+
+
 @contextmanager
 def constants(**replacements: Any) -> Iterator[None]:
     """Replace constants of `model.thresholds`, such as `SEARCH`, in this process."""
@@ -68,12 +77,12 @@ def line(
     customer: str = "17850.0",
     country: str = "United Kingdom",
 ) -> Line:
-    """One line of a source file, good unless told otherwise."""
+    """Return one line of a source file; the default passes every rule."""
     return (invoice, stock_code, description, quantity, at, price, customer, country)
 
 
 def write_csv(path: Path, lines: Sequence[Sequence[str]], header: Sequence[str] = HEADER) -> Path:
-    """A CSV file with a header."""
+    """Write a CSV file with a header, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *lines])
@@ -81,7 +90,7 @@ def write_csv(path: Path, lines: Sequence[Sequence[str]], header: Sequence[str] 
 
 
 def regular_customers(number: int = 60) -> list[Line]:
-    """Customers whose recency, frequency and money differ: enough for a model of four clusters."""
+    """Return lines of customers whose recency, frequency and money differ enough for four clusters."""
     lines = []
     for customer in range(number):
         for purchase in range(1 + customer % 7):
@@ -99,7 +108,7 @@ def regular_customers(number: int = 60) -> list[Line]:
 
 
 def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
-    """A retailer file of the Online Retail shape as a dictionary; sections given are merged into it."""
+    """Return the settings of a retailer with the columns of Online Retail; sections are merged into them."""
     settings: dict[str, Any] = {
         "name": "corner_shop",
         "title": "Corner shop",
@@ -125,7 +134,7 @@ def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
                 {"name": "price_not_positive", "reason": "no price", "column": "price", "above": 0},
             ],
         },
-        # A search for the number of clusters takes its time; the tests of it ask for it.
+        # A search for the number of clusters takes seconds; tests of it set auto.
         "model": {"n_clusters": 4},
         "checks": {"min_customers": 2, "min_days": 0, "min_silhouette": -1.0},
     }
@@ -135,7 +144,7 @@ def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
 
 
 def retailer_file(folder: Path, source: Path, /, **sections: Any) -> Path:
-    """The same, written as TOML."""
+    """Write `retailer.toml` with these settings into a folder, and return its path."""
     path = folder / "retailer.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tomli_w.dumps(retailer_settings(source, **sections)).encode())
@@ -205,7 +214,7 @@ def _job_of_a_night(retailer: Mapping[str, Any]) -> str:
     return job_for(settings, RetailerFolders(data_folder(), settings.name))
 
 
-# Behaviours of a shop: purchases a month, the money of one, and the days of the fourteen months in which they happen.
+# Purchases a month, money of a purchase, and first and last day of the customers' activity.
 BEHAVIOURS = {
     "regular": (1.6, 60.0, 0, 425),
     "seldom": (0.5, 35.0, 0, 425),
@@ -216,14 +225,14 @@ FIRST_DAY = datetime.fromisoformat("2023-01-01")
 
 
 def four_behaviours(number: int = 400, seed: int = 7) -> list[Line]:
-    """Fourteen months of customers who buy in four ways, some more eagerly than others, and a few far more."""
+    """Return fourteen months of lines of customers with four behaviours, of whom a few buy far more than the others."""
     random, lines = Random(seed), list[Line]()  # noqa: S311 (nothing secret)
     for customer in range(number):
         rate, money, start, end = list(BEHAVIOURS.values())[customer % 4]
-        eager = random.lognormvariate(0, 0.25) * (6 if customer % 23 == 0 else 1)
-        dear = random.lognormvariate(0, 0.35) * (5 if customer % 29 == 0 else 1)
-        day = start + random.expovariate(rate * eager / 30)
-        # Whoever is to be seen at all has bought once.
+        rate_factor = random.lognormvariate(0, 0.25) * (6 if customer % 23 == 0 else 1)
+        price_factor = random.lognormvariate(0, 0.35) * (5 if customer % 29 == 0 else 1)
+        day = start + random.expovariate(rate * rate_factor / 30)
+        # Every customer has a purchase.
         day = min(day, end - 1)
         while day < end:
             lines.append(
@@ -231,11 +240,11 @@ def four_behaviours(number: int = 400, seed: int = 7) -> list[Line]:
                     invoice=f"{100000 + len(lines)}",
                     at=f"{FIRST_DAY + timedelta(days=int(day), hours=9, minutes=customer % 60)}",
                     quantity="1",
-                    price=f"{money * dear * random.lognormvariate(0, 0.3):.2f}",
+                    price=f"{money * price_factor * random.lognormvariate(0, 0.3):.2f}",
                     customer=f"{10000 + customer}",
                 )
             )
-            day += random.expovariate(rate * eager / 30) + 0.5
+            day += random.expovariate(rate * rate_factor / 30) + 0.5
     return lines
 
 
@@ -255,7 +264,7 @@ ASSETS: dict[str, dg.AssetsDefinition] = {
         model_drift,
     ]
 }
-# In an order in which each finds what it reads; who wants the rest asks for it by name.
+# In an order in which each asset finds its inputs. Tests materialise the others by name.
 NIGHT = (
     "inter_purchase_times",
     "rfm_features",
@@ -281,9 +290,9 @@ NIGHT = (
 
 
 class Nights:
-    """The assets of a retailer, run one after the other on a small working database, night after night.
+    """The project's assets of one retailer, called in order on a small working database without Dagster.
 
-    The assets are the project's own; what Dagster adds to them, order and events, takes seconds a night.
+    Dagster's order and events would take seconds a night.
     """
 
     def __init__(self, lines: Sequence[Line] = (), database: str | Path = ":memory:", **sections: Any) -> None:
@@ -291,15 +300,15 @@ class Nights:
         self.settings = Retailer.model_validate(retailer_settings(Path("in"), model=fast, **sections))
         self.connection = duckdb.connect(str(database), config={"threads": 1})
         self.warehouse = Warehouse(self.connection)
-        if not self.warehouse.has("every_line"):
+        if not self.warehouse.has("all_lines"):
             ddl = contracts()["clean_transactions"].ddl(constraints=False)
-            self.connection.execute(ddl.replace("clean_transactions", "every_line", 1))
+            self.connection.execute(ddl.replace("clean_transactions", "all_lines", 1))
         if lines:
-            self.sell(lines)
-        self.told: dict[str, Mapping[str, Any]] = {}
+            self.add_lines(lines)
+        self.metadata: dict[str, Mapping[str, Any]] = {}
 
     def save(self, path: Path) -> Path:
-        """Write the database into a file, of which copies can be opened."""
+        """Write the database into a file, for `opened`."""
         self.connection.execute(f"attach '{path}' as saved")
         self.connection.execute("copy from database memory to saved")
         self.connection.execute("detach saved")
@@ -307,19 +316,19 @@ class Nights:
 
     @classmethod
     def opened(cls, saved: Path, copy: Path, **sections: Any) -> "Nights":
-        """Go on, in a copy, from where another was saved."""
+        """Continue in a copy of a saved database."""
         copyfile(saved, copy)
         return cls(database=copy, **sections)
 
-    def sell(self, lines: Sequence[Line]) -> None:
-        """More lines in the source."""
-        start = self.warehouse.count("every_line")
+    def add_lines(self, lines: Sequence[Line]) -> None:
+        """Add lines to the source."""
+        start = self.warehouse.count("all_lines")
         with TemporaryDirectory() as folder:
             path = write_csv(
                 Path(folder) / "lines.csv", [(*sold, str(n)) for n, sold in enumerate(lines, start + 2)], (*HEADER, "n")
             )
             self.connection.execute(
-                "insert into every_line select 'a.csv', '', cast(n as bigint), InvoiceNo, StockCode, Description,"
+                "insert into all_lines select 'a.csv', '', cast(n as bigint), InvoiceNo, StockCode, Description,"
                 " cast(Quantity as decimal(18, 3)), cast(InvoiceDate as timestamp), cast(UnitPrice as decimal(18, 4)),"
                 " cast(cast(Quantity as decimal(9, 3)) * cast(UnitPrice as decimal(9, 4)) as decimal(18, 4)),"
                 " CustomerID, Country, InvoiceNo like 'C%' from read_csv(?, all_varchar = true)",
@@ -327,7 +336,7 @@ class Nights:
             )
 
     def set(self, section: str, **values: Any) -> None:
-        """Change settings of the retailer file."""
+        """Change settings of a section."""
         changed = getattr(self.settings, section).model_copy(update=values)
         self.settings = self.settings.model_copy(update={section: changed})
 
@@ -340,18 +349,18 @@ class Nights:
         accept_change: bool = False,
         **fit: bool,
     ) -> None:
-        """One run as of a moment.
+        """Run a night.
 
         Args:
             as_of: Lines before it count.
-            features: A SELECT that spoils the customers' features.
-            until: The table after which the run ends.
-            accept_change: Whether a person has accepted what the gate holds.
-            fit: `refit` or `search`.
+            features: A SELECT that replaces rfm_features after they are computed.
+            until: The last table.
+            accept_change: Whether a person accepts a model that fails promotion.
+            fit: `refit` or `search`, to fit a model.
         """
         self.set("rfm", as_of=as_of)
         self.connection.execute(
-            "create or replace table clean_transactions as select * from every_line where transaction_at < ?", [as_of]
+            "create or replace table clean_transactions as select * from all_lines where transaction_at < ?", [as_of]
         )
         for name in NIGHT[: NIGHT.index(until) + 1]:
             if name == "segmentation_model" and not (fit or self._model_is_due(as_of)):
@@ -368,8 +377,8 @@ class Nights:
         """Materialise one asset, and return its metadata."""
         results = list(self.results(ASSETS[name], accept_change=accept_change, **fit))
         assert all(result.passed for result in results if isinstance(result, dg.AssetCheckResult)), name
-        [*_, self.told[name]] = [one.metadata or {} for one in results if isinstance(one, dg.MaterializeResult)]
-        return self.told[name]
+        [*_, self.metadata[name]] = [one.metadata or {} for one in results if isinstance(one, dg.MaterializeResult)]
+        return self.metadata[name]
 
     def results(
         self, definition: dg.AssetsDefinition | dg.AssetChecksDefinition, *, accept_change: bool = False, **fit: bool
@@ -378,39 +387,39 @@ class Nights:
         retailer = RetailerConfig(accept_change=accept_change)
         retailer._settings = self.settings
         function = decorated(definition)
-        given: dict[str, Callable[[], Any]] = {
+        arguments: dict[str, Callable[[], Any]] = {
             "context": self.context,
             "config": lambda: FitConfig(**{"refit": False, **fit}),
             "retailer": lambda: retailer,
             "warehouse": lambda: OpenDatabase(self.warehouse),
         }
-        return function(**{name: given[name]() for name in signature(function).parameters})
+        return function(**{name: arguments[name]() for name in signature(function).parameters})
 
     def context(self) -> dg.AssetExecutionContext:
         """Return the context of an asset."""
         return dg.build_asset_context()
 
     def rows(self, select: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
+        """Return the rows of a query."""
         return self.connection.execute(select, list(values)).fetchall()
 
     def table(self, table: str) -> list[tuple[Any, ...]]:
-        """Every row of a table, in the order of its key."""
+        """Return the rows of a table in the order of its key."""
         return self.rows(f"select * from {table} order by {contracts()[table].key_order}")
 
     def check(self, check: dg.AssetChecksDefinition) -> dg.AssetCheckResult:
-        """What a check says of the tables as they stand."""
+        """Return the result of a check of the current tables."""
         result: dg.AssetCheckResult = self.results(check)
         return result
 
     @property
     def segments(self) -> dict[str, str]:
-        """The key of each customer's segment."""
+        """The segment key of each customer."""
         return dict(self.rows("select customer_id, segment_key from assigned_segments order by customer_id"))
 
     @property
     def registry(self) -> Registry:
-        """Every model."""
+        """The registry of models."""
         return Registry.of(self.warehouse)
 
     @property
@@ -428,16 +437,16 @@ class Nights:
 
 @dataclass(frozen=True)
 class OpenDatabase:
-    """A working database that is open already, in place of the resource."""
+    """An open working database in place of the resource."""
 
     database: Warehouse
 
     def open(self) -> Warehouse:
-        """Return it."""
+        """Return the database."""
         return self.database
 
 
 def decorated(definition: dg.AssetsDefinition | dg.AssetChecksDefinition) -> Any:
-    """Return the function of an asset or a check; Dagster would open the working database of the data folder."""
+    """Return the function of an asset or a check, which a test calls with its own arguments."""
     compute: Any = definition.op.compute_fn
     return compute.decorated_fn

@@ -1,6 +1,6 @@
-"""Large workbooks for tests and benchmarks: cells of mixed type as a person's workbook has them, written in seconds.
+"""Write large XLSX workbooks with cells of mixed types, for tests and benchmarks.
 
-Belongs here: writing XLSX. openpyxl, which the tests read small ones back with, takes minutes for half a million lines.
+openpyxl takes minutes for half a million lines.
 """
 
 import re
@@ -15,7 +15,7 @@ _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 _CONTENT = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 _HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-# Cell format 1 is the built-in number format 22, a date with a time: by its format alone a reader tells a date.
+# Cell format 1 is the built-in number format 22, a date with a time. A reader knows a date by its format only.
 _STYLES = (
     f'{_HEAD}<styleSheet xmlns="{_MAIN}"><fonts count="1"><font><sz val="11"/><name val="Calibri"/></font></fonts>'
     '<fills count="2"><fill><patternFill patternType="none"/></fill>'
@@ -26,23 +26,23 @@ _STYLES = (
     '<xf numFmtId="22" fontId="0" fillId="0" borderId="0" xfId="0" applyNumberFormat="1"/></cellXfs>'
     '<cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles></styleSheet>'
 )
-# Day 0 of the 1900 date system as it counts after February 1900.
-_DAY_ZERO = datetime(1899, 12, 30)  # noqa: DTZ001 - a workbook's moments have no time zone
+# Day 0 of the 1900 date system for dates after February 1900.
+_DAY_ZERO = datetime(1899, 12, 30)  # noqa: DTZ001 - timestamps of a workbook have no time zone
 _DAY = timedelta(days=1)
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _ROWS_A_WRITE = 5_000
 
 
 def write_workbook(path: Path, sheets: dict[str, Iterable[Sequence[object]]]) -> Path:
-    """Write an XLSX file; text goes to shared strings, as spreadsheet programs do it.
+    """Write an XLSX file with shared strings, as spreadsheet programs do.
 
     Args:
         path: The file.
-        sheets: Each sheet's name and rows, a header among them if there shall be one. Text stays text also if it is all
-            digits, numbers are numbers, moments are dates by their format; None and NaN are cells that are not there.
+        sheets: The rows of each sheet by its name, with the header. Text stays text even if it is all digits, a
+            timestamp is a date, and None and NaN leave the cell out.
 
     Raises:
-        TypeError: A value is none of these.
+        TypeError: A value has another type.
         ValueError: A text has a character that XML cannot hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,14 +60,14 @@ def write_workbook(path: Path, sheets: dict[str, Iterable[Sequence[object]]]) ->
 
 
 def mixed(text: str | None) -> int | str | None:
-    """A code as a workbook's author leaves it: a number where it is all digits, else text, or no cell."""
+    """Return a code as it is in a typical workbook: a number if it is all digits, else text; None for no cell."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and str(int(text)) == text else text
 
 
 def _sheet(rows: Iterable[Sequence[object]], strings: dict[str, int]) -> Iterator[str]:
     yield f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>'
     letters: list[str] = []
-    moments: dict[datetime, str] = {}
+    dates: dict[datetime, str] = {}
     written: list[str] = []
     for number, row in enumerate(rows, 1):
         while len(letters) < len(row):
@@ -83,10 +83,10 @@ def _sheet(rows: Iterable[Sequence[object]], strings: dict[str, int]) -> Iterato
             elif isinstance(value, (int, float)):
                 cells.append(f'<c r="{letter}{number}"><v>{value!r}</v></c>')
             elif isinstance(value, datetime):
-                serial = moments.get(value) or moments.setdefault(value, repr((value - _DAY_ZERO) / _DAY))
+                serial = dates.get(value) or dates.setdefault(value, repr((value - _DAY_ZERO) / _DAY))
                 cells.append(f'<c r="{letter}{number}" s="1"><v>{serial}</v></c>')
             else:
-                raise TypeError(f"a workbook's cell cannot be {value!r}: text, number, moment or None")
+                raise TypeError(f"a workbook's cell cannot be {value!r}: text, number, datetime or None")
         written.append(f'<row r="{number}">{"".join(cells)}</row>')
         if len(written) == _ROWS_A_WRITE:
             yield "".join(written)
@@ -95,7 +95,7 @@ def _sheet(rows: Iterable[Sequence[object]], strings: dict[str, int]) -> Iterato
 
 
 def _letters(place: int) -> str:
-    """0 is A, 25 is Z, 26 is AA."""
+    """Return the letters of a column: A for 0, Z for 25, AA for 26."""
     before, last = divmod(place, 26)
     return (_letters(before - 1) if before else "") + chr(ord("A") + last)
 
@@ -109,7 +109,7 @@ def _shared(strings: dict[str, int]) -> str:
 
 
 def _parts(names: list[str]) -> Iterator[tuple[str, str]]:
-    """The files around the sheets: what a workbook consists of, and where it lies."""
+    """Yield the names and texts of the files around the sheets."""
     numbered = list(enumerate(names, 1))
     sheets = "".join(f'<sheet name="{escape(name)}" sheetId="{at}" r:id="rId{at}"/>' for at, name in numbered)
     yield (

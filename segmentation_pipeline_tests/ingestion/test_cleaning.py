@@ -20,7 +20,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import check_select, select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
-from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
+from segmentation_pipeline_tests.scenarios import HEADER, Line, examples, line, retailer_settings, write_csv
 
 CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report")
 RECONCILE = check_select("lines_and_money_reconcile")
@@ -549,7 +549,7 @@ def expected_rules(files: Sequence[Sequence[Line]], *, ignore: bool, overlap: bo
     return found
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(files=FILES, ignore=st.booleans(), overlap=st.booleans(), shuffle=st.randoms(use_true_random=False))
 def test_any_lines_reconcile_to_the_penny_in_any_order(
     files: list[list[Line]], ignore: bool, overlap: bool, shuffle: Any

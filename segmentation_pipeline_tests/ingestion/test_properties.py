@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segmentation_pipeline.tables.catalog import contracts
-from segmentation_pipeline_tests.scenarios import ASSETS, HEADER, NIGHT, Nights, regular_customers
+from segmentation_pipeline_tests.scenarios import ASSETS, HEADER, NIGHT, Nights, examples, regular_customers
 from segmentation_pipeline_tests.workbooks import write_workbook
 
 # The same examples each time, on machines of any speed.
@@ -265,7 +265,7 @@ def numbered(some: Sequence[File]) -> dict[str, File]:
 # -- lines and pence
 
 
-@settings(max_examples=25, **SAME)
+@settings(max_examples=examples(25), **SAME)
 @given(some=SOURCES, delimiter=st.sampled_from(",;\t|"))
 def test_every_line_and_penny_is_clean_or_rejected(some: list[File], delimiter: str) -> None:
     """The expected numbers are counted from the lines that the test writes."""
@@ -321,7 +321,7 @@ def derived(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
     return {table: shop.table(table) for table in NIGHT if shop.warehouse.has(table)}
 
 
-@settings(max_examples=2, **SAME)
+@settings(max_examples=examples(2), **SAME)
 @given(some=st.lists(files(), min_size=2, max_size=4), seed=st.integers(0, 2**32), overlap=st.booleans())
 def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, overlap: bool) -> None:
     """Compare all files at once, one a run in any order with repeats, and with shuffled lines."""
@@ -346,7 +346,7 @@ def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, 
         assert derived(shuffled) == wanted
 
 
-@settings(max_examples=3, **SAME)
+@settings(max_examples=examples(3), **SAME)
 @given(some=st.lists(files(), min_size=1, max_size=4), seed=st.integers(0, 2**32))
 def test_second_run_changes_no_table(some: list[File], seed: int) -> None:
     with TemporaryDirectory() as folder:

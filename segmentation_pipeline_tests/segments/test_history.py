@@ -40,7 +40,7 @@ def computed_at_once(nights: Nights) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def restated_months(nights: Nights) -> list[str]:
-    return str(nights.told["segment_history"]["restated"]).split(", ")
+    return str(nights.metadata["segment_history"]["restated"]).split(", ")
 
 
 def month_ends(nights: Nights, table: str = "segment_history") -> list[str]:
@@ -54,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     previous = RUNS[0]
     run(nights, previous)
     for as_of in (*RUNS[1:], LAST):
-        nights.sell([sold for sold in LINES if f"{previous}" <= sold[4] < f"{as_of}"])
+        nights.add_lines([sold for sold in LINES if f"{previous}" <= sold[4] < f"{as_of}"])
         run(nights, as_of)
         previous = as_of
     nights.materialize("segment_backtest")
@@ -76,7 +76,7 @@ def test_incremental_history_equals_one_computed_at_once(nights: Nights) -> None
 
 def test_run_computes_only_missing_months(nights: Nights) -> None:
     run(nights, LAST)
-    assert (restated_months(nights), nights.told["segment_history"]["months_restated"]) == (["none"], 0)
+    assert (restated_months(nights), nights.metadata["segment_history"]["months_restated"]) == (["none"], 0)
     run(nights, LAST + timedelta(days=11))
     assert restated_months(nights) == ["2024-03-01"]
 
@@ -87,7 +87,7 @@ def test_late_line_restates_the_months_after_it(nights: Nights) -> None:
         "select customer_id, segment_key from segment_history where segment_key = 're_engage'"
         " and month_end = '2024-01-01' order by customer_id limit 1"
     )
-    nights.sell([line(invoice="999999", at="2023-11-15 10:00:00", customer=customer)])
+    nights.add_lines([line(invoice="999999", at="2023-11-15 10:00:00", customer=customer)])
     run(nights, LAST)
     assert restated_months(nights) == ["2023-12-01", "2024-01-01", "2024-02-01"]
     after = tables(nights)
@@ -205,7 +205,9 @@ def test_backtest_forms_segments_from_earlier_lines_only(nights: Nights) -> None
     spent = "select sum(revenue) from segment_backtest where month_end = '2023-10-01'"
     before = nights.rows(formed)
     [(revenue,)] = nights.rows(spent)
-    nights.sell([line(invoice="999999", at="2023-10-02 10:00:00", quantity="1", price="1000", customer=LINES[0][6])])
+    nights.add_lines(
+        [line(invoice="999999", at="2023-10-02 10:00:00", quantity="1", price="1000", customer=LINES[0][6])]
+    )
     nights.run(LAST)
     nights.materialize("segment_backtest")
     assert nights.rows(formed) == before

@@ -84,7 +84,7 @@ def test_who_is_clearly_nearer_to_another_segment_moves_the_same_night(nights: N
 
 def test_a_purchase_moves_a_lapsed_customer_the_same_night(nights: Nights) -> None:
     [(lapsed,), *_] = nights.rows("select customer_id from customer_segments where segment_key = 're_engage'")
-    nights.sell([line(invoice="999999", at=f"{FIRST + timedelta(hours=9)}", customer=lapsed)])
+    nights.add_lines([line(invoice="999999", at=f"{FIRST + timedelta(hours=9)}", customer=lapsed)])
     nights.run(night(1))
     assert of(nights, "previous_segment, is_move_pending", lapsed) == ("RE-ENGAGE", False)
     assert of(nights, "segment_key", lapsed) != "re_engage"
@@ -198,7 +198,7 @@ def test_a_replay_of_all_nights_writes_the_ledger_that_was_lived() -> None:
         for number in (0, *SEEN):
             fresh = [sold for sold in LINES if f"{until}" <= sold[4] < f"{night(number)}"]
             if not hindsight and fresh:
-                nights.sell(fresh)
+                nights.add_lines(fresh)
             until = night(number)
             lived(nights, number)
         ledgers.append(nights.rows(LEDGER))
@@ -209,7 +209,7 @@ def test_a_replay_of_all_nights_writes_the_ledger_that_was_lived() -> None:
 def test_a_run_for_an_earlier_as_of_leaves_the_ledger(nights: Nights) -> None:
     nights.run(night(9))
     ledger = nights.rows(LEDGER)
-    assert nights.told["segment_membership"]["written"]
+    assert nights.metadata["segment_membership"]["written"]
     stood, asked = nights.active_model, nights.registry
     nights.set("outliers", factor=1.55)
     nights.run(night(4))
@@ -217,7 +217,7 @@ def test_a_run_for_an_earlier_as_of_leaves_the_ledger(nights: Nights) -> None:
     with pytest.raises(dg.Failure, match="and segment_membership goes to"):
         nights.run(night(4), refit=True)
     assert nights.rows(LEDGER) == ledger
-    assert not nights.told["segment_membership"]["written"]
+    assert not nights.metadata["segment_membership"]["written"]
     assert nights.rows("select distinct as_of from customer_segments") == [(night(4),)], "all else is derived"
 
 
@@ -258,7 +258,7 @@ def changes(nights: Nights, as_of: datetime) -> dict[str, tuple[Any, ...]]:
 def test_a_change_says_who_is_new_who_moved_and_who_is_gone(nights: Nights) -> None:
     first = nights.segments
     assert changes(nights, FIRST) == {who: (None, key, "new") for who, key in first.items()}
-    nights.sell([line(invoice="999999", at=f"{FIRST + timedelta(hours=9)}", customer="99999")])
+    nights.add_lines([line(invoice="999999", at=f"{FIRST + timedelta(hours=9)}", customer="99999")])
     nights.run(
         night(1),
         features=f"select * from ({between(nights, 'nurture', 'retain', 1.0)}) where customer_id <> '10001'",

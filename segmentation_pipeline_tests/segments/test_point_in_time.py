@@ -24,6 +24,7 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import (
     Line,
+    examples,
     line,
     regular_customers,
     retailer_file,
@@ -127,7 +128,7 @@ LATER_LINES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     later=LATER_LINES,
     as_of=st.sampled_from([DAY, f"{DAY} 23:59:59.999999"]),
