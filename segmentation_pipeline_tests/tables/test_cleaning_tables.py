@@ -1,0 +1,86 @@
+"""The SELECTs of the stages ingestion and cleaning: input rows and expected rows."""
+
+from decimal import Decimal
+from pathlib import Path
+
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.ingestion.staging import read_lines
+from segmentation_pipeline.tables.catalog import select_of
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
+from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, store, timestamp
+
+
+def test_raw_transactions_parses_text_and_keeps_what_it_cannot_parse(warehouse: Warehouse, tmp_path: Path) -> None:
+    source = write_csv(
+        tmp_path / "source" / "a.csv",
+        [
+            line(" 536365 ", "85123A", " A  LANTERN ", "3", "2010-12-01 08:26:00", "2.55", "17850.0", "France"),
+            line(quantity="three", at="yesterday", price="2.55"),
+        ],
+    )
+    retailer = Retailer.model_validate(retailer_settings(source.parent))
+    files = source_files(retailer.source, tmp_path)
+    with read_lines(warehouse.connection, retailer, files, tmp_path / "tmp") as lines:
+        [result] = warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], {}, lines)
+    assert result.violations == ()
+    whole, odd = warehouse.rows("select * from raw_transactions order by source_line")
+    names = ("source_file", "source_line", "invoice", "stock_code", "description", "customer_id", "country", "unparsed")
+    assert columns_of([whole], *names) == [("a.csv", 2, "536365", "85123A", " A  LANTERN ", "17850", "France", None)]
+    assert columns_of([whole, odd], "quantity", "price", "amount", "transaction_at") == [
+        (3, Decimal("2.55"), Decimal("7.65"), timestamp("2010-12-01 08:26:00")),
+        (None, Decimal("2.55"), None, None),
+    ]
+    assert ("three" in odd["unparsed"], "yesterday" in odd["unparsed"]) == (True, True)
+
+
+JUDGED = """
+    select source_file, source_sheet, source_line, invoice, stock_code, description, quantity, transaction_at, price,
+        amount, customer_id, country, unparsed, amount < 0 as is_cancellation,
+        case when customer_id = 'nobody' then 1 when amount > 99 then 3 end as step
+    from raw_transactions
+"""
+RULES = """
+    select * from (values (1, 'nobody', 'is nobody'), (2, 'idle', 'never'), (3, 'dear', 'too dear'))
+    as listed(step, rule, reason)
+"""
+
+
+def store_raw_lines(warehouse: Warehouse) -> None:
+    lines = [("a", 10), ("nobody", 100), ("b", 100), ("a", -4), ("nobody", 1), ("c", None), (None, 7)]
+    rows: list[Row] = [
+        {"source_line": number, "customer_id": who, "amount": amount, "invoice": "1", "transaction_at": AS_OF}
+        for number, (who, amount) in enumerate(lines, 1)
+    ]
+    store(warehouse, "raw_transactions", *rows)
+
+
+def test_clean_transactions_holds_the_lines_that_no_rule_rejects(warehouse: Warehouse) -> None:
+    store_raw_lines(warehouse)
+    judged = JUDGED + "where customer_id is not null and amount is not null"
+    rows = derive(warehouse, "clean_transactions", {"judged_transactions": judged})
+    assert columns_of(rows, "source_line", "amount", "is_cancellation") == [(1, 10, False), (4, -4, True)]
+
+
+def test_rejected_transactions_names_the_first_rule_that_rejects_a_line(warehouse: Warehouse) -> None:
+    store_raw_lines(warehouse)
+    rows = derive(warehouse, "rejected_transactions", {"judged_transactions": JUDGED, "cleaning_rules": RULES})
+    assert columns_of(rows, "source_line", "customer_id", "rule", "reason") == [
+        (2, "nobody", "nobody", "is nobody"),
+        (3, "b", "dear", "too dear"),
+        (5, "nobody", "nobody", "is nobody"),
+    ]
+
+
+def test_cleaning_report_counts_what_each_rule_rejects_and_leaves(warehouse: Warehouse) -> None:
+    store_raw_lines(warehouse)
+    derive(warehouse, "rejected_transactions", {"judged_transactions": JUDGED, "cleaning_rules": RULES})
+    rows = derive(warehouse, "cleaning_report", {"cleaning_rules": RULES})
+    names = ("step", "rule", "lines", "share", "customers", "amount", "lines_left", "amount_left")
+    assert columns_of(rows, *names) == [
+        (0, "read", 7, 1.0, 4, 214, 7, 214),
+        (1, "nobody", 2, 2 / 7, 1, 101, 5, 113),
+        (2, "idle", 0, 0.0, 0, 0, 5, 113),
+        (3, "dear", 1, 1 / 7, 1, 100, 4, 13),
+    ]
