@@ -18,7 +18,7 @@ import duckdb
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
-from segmentation_pipeline.privacy.masking import ERASED_CUSTOMERS, ERASED_TEXT, LinePrivacy, possible_names
+from segmentation_pipeline.privacy.masking import ERASED_TEXT, LinePrivacy, possible_names
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.files import sync
 from segmentation_pipeline.releases.store import Releases
@@ -99,7 +99,7 @@ def _open(file: Path) -> duckdb.DuckDBPyConnection:
     if file.suffix != ".parquet":
         return duckdb.connect(str(file), read_only=True)
     connection = duckdb.connect()
-    select = f"select * from read_parquet({literal(escape(str(file)))})"
+    select = f"select * from read_parquet({literal(escape(str(file)))})"  # noqa: S608 - names are quoted
     connection.execute(f"create view {quoted(file.stem)} as {select}")
     return connection
 
@@ -116,7 +116,7 @@ def _customer_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[st
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], names: Sequence[str]) -> int:
     condition = " or ".join(_CONDITIONS[column] for column in columns)
-    select = f"select count(*) from {quoted(table)} where {condition}"
+    select = f"select count(*) from {quoted(table)} where {condition}"  # noqa: S608 - names are quoted
     [(rows,)] = connection.execute(select, {"customers": list(names)}).fetchall()
     return int(rows)
 
@@ -176,7 +176,7 @@ def _check_known(
     for number, customer in enumerate(customers, 1):
         names, hashed = stored_names(settings, key, [customer]), key.hashed(ERASURE, _as_stored(customer))
         is_named = any(_count(warehouse.connection, table, columns, names) for table, columns in tables.items())
-        select = f"select 1 as one from {ERASED_CUSTOMERS} where customer_hash = $hash"
+        select = "select 1 as one from erased_customers where customer_hash = $hash"
         if is_named or warehouse.rows(select, hash=hashed):
             continue
         raise ErasureError(
@@ -207,20 +207,21 @@ def _as_argument(warehouse: Warehouse, as_of: datetime) -> str:
 
 
 def _store_hashes(warehouse: Warehouse, key: Key, customers: Sequence[str], as_of: datetime) -> None:
-    known = {row["customer_hash"] for row in warehouse.rows(f"select customer_hash from {ERASED_CUSTOMERS}")}
+    known = {row["customer_hash"] for row in warehouse.rows("select customer_hash from erased_customers")}
     for customer in dict.fromkeys(_as_stored(customer) for customer in customers):
         if (hashed := key.hashed(ERASURE, customer)) not in known:
             values = [hashed, key.fingerprint, as_of]
-            warehouse.connection.execute(f"insert into {ERASED_CUSTOMERS} values (?, ?, ?)", values)
+            warehouse.connection.execute("insert into erased_customers values (?, ?, ?)", values)
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], names: Sequence[str]) -> None:
     values = {"customers": list(names)}
     if "customer_id" in columns:
-        connection.execute(f"delete from {quoted(table)} where {_CONDITIONS['customer_id']}", values)
+        connection.execute(f"delete from {quoted(table)} where {_CONDITIONS['customer_id']}", values)  # noqa: S608 - names are quoted
     if "unparsed" in columns:
         connection.execute(
-            f"update {quoted(table)} set unparsed = {ERASED_TEXT} where {_CONDITIONS['unparsed']}", values
+            f"update {quoted(table)} set unparsed = {ERASED_TEXT} where {_CONDITIONS['unparsed']}",  # noqa: S608 - names are quoted
+            values,
         )
 
 

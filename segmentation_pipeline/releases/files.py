@@ -94,7 +94,7 @@ def write_files(
         Entries of the manifest: the row count of each table in the working database, and the checksum of each file.
     """
     published_contracts = [contract.without(withheld) for contract in published()]
-    selects = {contract: f"select {contract.names} from {quoted(contract.table)}" for contract in published_contracts}
+    selects = {contract: f"select {contract.names} from {quoted(contract.table)}" for contract in published_contracts}  # noqa: S608 - names are quoted
     tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
     with TemporaryDirectory(dir=folder) as temporary:
         state_tables = {contracts()[table]: select for table, select in state_selects().items()}
@@ -114,7 +114,7 @@ def _write_database(
 ) -> dict[str, int]:
     """Write the rows of each SELECT as Parquet into the folder, and load these files into a new database."""
     for contract, select in selects.items():
-        ordered = connection.sql(f"select * from ({select}) order by {contract.key_order}")
+        ordered = connection.sql(f"select * from ({select}) order by {contract.key_order}")  # noqa: S608 - own SQL, values are bound
         ordered.write_parquet(str(folder / f"{contract.table}.parquet"), compression="zstd")
     with duckdb.connect(str(database), config={"storage_compatibility_version": STORAGE_VERSION}) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
@@ -122,13 +122,13 @@ def _write_database(
         for contract in selects:
             written.execute(contract.ddl(constraints=constraints))
             file = escape(str(folder / f"{contract.table}.parquet"))
-            written.execute(f"insert into {quoted(contract.table)} select * from read_parquet($file)", {"file": file})
+            written.execute(f"insert into {quoted(contract.table)} select * from read_parquet($file)", {"file": file})  # noqa: S608 - names are quoted
             contract.write_comments(written)
         for macro in macros:
             written.execute(macro)
         written.commit()
     return {
-        contract.table: connection.execute(f"select count(*) from ({select})").fetchall()[0][0]
+        contract.table: connection.execute(f"select count(*) from ({select})").fetchall()[0][0]  # noqa: S608 - own SQL, values are bound
         for contract, select in selects.items()
     }
 
@@ -182,7 +182,7 @@ def _parquet_rows(file: Path) -> int:
 
 
 def _table_rows(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    [(rows,)] = connection.execute(f"select count(*) from {quoted(table)}").fetchall()
+    [(rows,)] = connection.execute(f"select count(*) from {quoted(table)}").fetchall()  # noqa: S608 - names are quoted
     return int(rows)
 
 

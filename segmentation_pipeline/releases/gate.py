@@ -44,7 +44,7 @@ class ReleaseMetrics:
         """
         return cls(
             **warehouse.row(
-                "select max(as_of) as as_of,"
+                "select max(as_of) as as_of,"  # noqa: S608 - own SQL, values are bound
                 " (select max(transaction_at) from clean_transactions) as last_transaction_at,"
                 " (select count(*) from raw_transactions) as raw_lines,"
                 " (select count(*) from rejected_transactions where rule <> 'after_as_of') as rejected_lines,"

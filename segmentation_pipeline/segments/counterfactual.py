@@ -27,7 +27,8 @@ def with_model(
         database.connection.execute(contract.ddl(constraints=False).replace("create table", "create temp table", 1))
         places = ", ".join("?" * len(contract.columns))
         database.connection.executemany(
-            f"insert into {quoted(contract.table)} values ({places})", [list(row) for row in model.rows(name)]
+            f"insert into {quoted(contract.table)} values ({places})",  # noqa: S608 - names are quoted
+            [list(row) for row in model.rows(name)],
         )
     replacements = {
         "outlier_fences": "select * from other_model_features where factor is not null",
@@ -35,5 +36,5 @@ def with_model(
         "kmeans_centroids": "select * from other_model_centroids",
         **(relations or {}),
     }
-    text = inline_upstream(f"select * from {quoted(table)}", replacements)
+    text = inline_upstream(f"select * from {quoted(table)}", replacements)  # noqa: S608 - names are quoted
     return QueryInputs({"with_other_model": text}, {"transform": model.transform})

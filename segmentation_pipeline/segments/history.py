@@ -61,7 +61,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
         database.execute(f"{target} {text}", settings.sql_values | values)
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
-        select += f" union all select * from {quoted(scratch)}"
+        select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
     writes = [TableWrite("history_months", select_of("history_months")), TableWrite("segment_history", select)]
     return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in restated]
 

@@ -126,11 +126,14 @@ def evaluate(database: Warehouse, candidate: CandidateModel, active: ModelRecord
 
 def _segments_under(database: Warehouse, model: ModelRecord, settings: Retailer) -> "tuple[Keys, Keys]":
     """Return each customer's segment today under a model, and its segment before (empty if it is new)."""
-    stored = {name: f"select * from main.{name}" for name in ("rfm_features", "previous_segments")}
+    stored = {
+        "rfm_features": "select * from main.rfm_features",
+        "previous_segments": "select * from main.previous_segments",
+    }
     inputs = with_model(database, model, "assigned_segments", stored)
     [(name, text)] = inputs.relations.items()
     found = database.fetch(
-        f"with {quoted(name)} as ({text}) select today.segment_key, coalesce(before.segment_key, '') as before"
+        f"with {quoted(name)} as ({text}) select today.segment_key, coalesce(before.segment_key, '') as before"  # noqa: S608 - names are quoted
         f" from {quoted(name)} as today left join previous_segments as before using (customer_id)"
         " order by customer_id",
         settings.sql_values | inputs.values,

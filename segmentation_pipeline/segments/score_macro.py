@@ -52,7 +52,8 @@ def comment() -> str:
 
 def score_macro(warehouse: Warehouse) -> str:
     """Return the statement that creates the function of the active model."""
-    fences, scaler = (warehouse.rows(f"select * from {table}") for table in ("outlier_fences", "kmeans_scaler"))
+    fences = warehouse.rows("select * from outlier_fences")
+    scaler = warehouse.rows("select * from kmeans_scaler")
     centroids = warehouse.rows("select * from kmeans_centroids join segments using (segment_key)")
     return macro(fences, scaler, centroids)
 

@@ -57,7 +57,7 @@ def read_features(database: Warehouse, relation: str = "rfm_features") -> "Array
     import numpy as np
 
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    found = database.fetch(f"select {columns} from {quoted(relation)} order by customer_id", {})
+    found = database.fetch(f"select {columns} from {quoted(relation)} order by customer_id", {})  # noqa: S608 - names are quoted
     return np.column_stack([found[name] for name in FEATURES])
 
 
