@@ -21,7 +21,7 @@ def column_positions(columns: Columns, part: Part) -> dict[str, int]:
     names = [normalised(name) for name in part.columns]
     counts = {name: (theirs, names.count(normalised(theirs))) for name, theirs in columns.source_names().items()}
     if missing := [f"{name} = {theirs!r}" for name, (theirs, count) in counts.items() if not count]:
-        raise SourceError(_missing_message(part, missing))
+        raise SourceError(_missing_message(columns, part, missing))
     if repeated := [f"{name} = {theirs!r}" for name, (theirs, count) in counts.items() if count > 1]:
         raise SourceError(
             f"{part.location}: more than one column for {', '.join(repeated)}; it has {_shown(part.columns)}."
@@ -47,13 +47,13 @@ def normalised(name: str) -> str:
     return "".join(name.split()).casefold()
 
 
-def _missing_message(part: Part, missing: list[str]) -> str:
+def _missing_message(columns: Columns, part: Part, missing: list[str]) -> str:
     sheets = ", or name the sheets that have them in source.sheets" if part.source_sheet else ""
     is_undecoded = any(character in "".join(part.columns) for character in "\0\ufffd")
     encoding = " Check source.encoding too." if is_undecoded else ""
     return (
-        f"{part.location}: no column for {', '.join(missing)}; it has {_shown(part.columns)}. Correct [columns] of the"
-        f" retailer file, or leave out a column that the source does not have{sheets}.{encoding}"
+        f"{part.location}: no column for {', '.join(missing)}; it has {_shown(names_to_keep(columns, part.columns))}. Correct"
+        f" [columns] of the retailer file, or leave out a column that the source does not have{sheets}.{encoding}"
     )
 
 
