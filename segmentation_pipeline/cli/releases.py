@@ -98,9 +98,10 @@ def resume(retailer: str, traceback: bool) -> None:
 def restore_state(release: str, retailer: str, *, replace: bool, traceback: bool) -> None:
     """Create a working database with the models, segments and membership history of a release."""
     with exit_on_user_error(traceback):
-        releases, folders = releases_of(retailer), RetailerFolders(data_folder(), retailer_settings(retailer).name)
+        settings = retailer_settings(retailer)
+        releases, folders = releases_of(retailer), RetailerFolders(data_folder(), settings.name)
         source = releases.find(release)
-        result = restore(folders, source, replace=replace, report=typer.echo)
+        result = restore(folders, source, model_digest=settings.model_digest, replace=replace, report=typer.echo)
         typer.echo(f"{folders.working_database} holds the state of release {source.name}, as of {source.as_of}:")
         for table, rows in result.tables.items():
             typer.echo(f"  {table:24} {rows:>12,} rows")

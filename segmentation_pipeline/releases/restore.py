@@ -34,13 +34,14 @@ class RestoreResult:
 
 
 def restore(
-    folders: RetailerFolders, release: Release, *, replace: bool, report: Callable[[str], None]
+    folders: RetailerFolders, release: Release, *, model_digest: str, replace: bool, report: Callable[[str], None]
 ) -> RestoreResult:
     """Create a working database from a release's state, under the writer's lock; it appears complete or not at all.
 
     Args:
         folders: The retailer's folders.
         release: The release whose state is restored.
+        model_digest: The digest of the present model settings, for the state of an earlier contract.
         replace: Whether to replace an existing database. It is kept under another name.
         report: Called with a message before waiting for a run.
 
@@ -58,7 +59,7 @@ def restore(
         restored = database.with_name(f"{database.name}.restoring")
         for leftover in (restored, _log_of(restored)):
             leftover.unlink(missing_ok=True)
-        tables = _write_state(restored, release, folders.spill, report)
+        tables = _write_state(restored, release, _state_tables(release, model_digest), folders.spill, report)
         sync(restored)
         kept = _keep_existing(database)
         restored.replace(database)
@@ -66,9 +67,11 @@ def restore(
     return RestoreResult(tables, kept)
 
 
-def _write_state(database: Path, release: Release, spill: Path, report: Callable[[str], None]) -> dict[str, int]:
+def _write_state(
+    database: Path, release: Release, state: list[StateTable], spill: Path, report: Callable[[str], None]
+) -> dict[str, int]:
     """Write the tables of the state into a new working database, and check the contract of each."""
-    tables = [table for table in _state_tables(release) if table.rows]
+    tables = [table for table in state if table.rows]
     with connection_to(database, spill, LOCK_TIMEOUT, report, folders=[release.folder]) as connection:
         warehouse = Warehouse(connection)
         # Attached only now: the warehouse looks for its tables in every attached database.
@@ -87,7 +90,7 @@ def _write_state(database: Path, release: Release, spill: Path, report: Callable
         return {table.name: warehouse.count(table.name) for table in tables}
 
 
-def _state_tables(release: Release) -> list[StateTable]:
+def _state_tables(release: Release, model_digest: str) -> list[StateTable]:
     if "state" not in release.manifest:
         raise RestoreError(
             f"release {release.name} has no state, because the version that published it wrote none."
@@ -96,7 +99,7 @@ def _state_tables(release: Release) -> list[StateTable]:
     if errors := verify_file(release.folder, release.manifest, STATE_DATABASE):
         raise RestoreError(f"release {release.name} is damaged: {'; '.join(errors)}. Restore another release.")
     try:
-        return state_tables(release.manifest)
+        return state_tables(release.manifest, model_digest)
     except ValueError as error:
         raise RestoreError(
             f"the state of release {release.name} cannot be restored: {error}; {_published_by(release)}"

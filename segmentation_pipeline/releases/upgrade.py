@@ -57,8 +57,12 @@ _RENAMES: dict[int, dict[str, _Renames]] = {
 }
 
 
-def state_tables(manifest: Mapping[str, Any]) -> list[StateTable]:
+def state_tables(manifest: Mapping[str, Any], model_digest: str) -> list[StateTable]:
     """Return the tables of a release's state as tables of this version.
+
+    Args:
+        manifest: The manifest of the release.
+        model_digest: The digest of the present model settings.
 
     Raises:
         ValueError: The state has tables that this version does not know.
@@ -71,7 +75,7 @@ def state_tables(manifest: Mapping[str, Any]) -> list[StateTable]:
     if unknown := sorted(published.keys() - contracts().keys()):
         raise ValueError(f"this version does not know its tables {', '.join(unknown)}")
     return [
-        StateTable(name, _select(contracts()[name], renames.get(name, _Renames())), rows)
+        StateTable(name, _select(contracts()[name], renames.get(name, _Renames()), model_digest), rows)
         for name, rows in published.items()
     ]
 
@@ -81,11 +85,17 @@ def major_version(manifest: Mapping[str, Any]) -> int:
     return int(str(manifest["contract_version"]).split(".")[0])
 
 
-def _select(contract: Contract, renames: _Renames) -> str:
+def _select(contract: Contract, renames: _Renames, model_digest: str) -> str:
     table = f"{_STATE}.{quoted(renames.table or contract.table)}"
     if not (renames.columns or renames.values):
         return f"select * from {table}"  # noqa: S608 - own SQL, values are bound
     columns = [_column(column.name, renames) for column in contract.columns]
+    if contract.table == "segmentation_models":
+        # The digest covers other settings than before. Unless it is replaced, the next run takes the settings for
+        # changed, and fits another model.
+        last = f"select arg_max(settings_digest, number) from {table}"  # noqa: S608 - own SQL, values are bound
+        digest = f"if(settings_digest = ({last}), {literal(model_digest)}, settings_digest) as settings_digest"
+        columns[columns.index(_column("settings_digest", renames))] = digest
     return f"select {', '.join(columns)} from {table}"  # noqa: S608 - own SQL, values are bound
 
 

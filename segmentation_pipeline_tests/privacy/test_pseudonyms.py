@@ -24,7 +24,7 @@ from segmentation_pipeline_tests.shops import Shop
 
 KEY = "c4" * 32
 PERSON = "VERA-77123"
-PSEUDONYMISED = {"pseudonymise": True, "drop": ["description"], "withhold": ["country", "monetary"]}
+PSEUDONYMISED: dict[str, Any] = {"pseudonymise": True, "drop": ["description"], "withhold": ["country", "monetary"]}
 
 
 def run(shop: Shop, monkeypatch: pytest.MonkeyPatch, key: str = KEY, **privacy: Any) -> dg.ExecuteInProcessResult:

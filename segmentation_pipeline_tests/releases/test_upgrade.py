@@ -148,7 +148,7 @@ def stored_selects() -> dict[str, str]:
     ],
 )
 def test_values_of_contract_2_are_converted(tmp_path: Path, table: str, column: str, old: str, new: str) -> None:
-    tables = state_tables({"contract_version": "2.0.0", "state": {table: 1}})
+    tables = state_tables({"contract_version": "2.0.0", "state": {table: 1}}, "digest")
     [select] = [one.select for one in tables if one.name == table]
     assert new in next(one.allowed for one in contracts()[table].columns if one.name == column)
     with duckdb.connect() as connection:
@@ -160,7 +160,7 @@ def test_values_of_contract_2_are_converted(tmp_path: Path, table: str, column: 
 
 def test_a_state_of_the_present_contract_is_read_as_it_is() -> None:
     manifest = {"contract_version": "3.0.0", "state": {"erased_customers": 2, "segments": 8}}
-    assert [(table.name, table.rows, table.select) for table in state_tables(manifest)] == [
+    assert [(table.name, table.rows, table.select) for table in state_tables(manifest, "digest")] == [
         ("erased_customers", 2, 'select * from state.main."erased_customers"'),
         ("segments", 8, 'select * from state.main."segments"'),
     ]
@@ -168,7 +168,7 @@ def test_a_state_of_the_present_contract_is_read_as_it_is() -> None:
 
 def test_a_state_with_unknown_tables_is_not_restored() -> None:
     with pytest.raises(ValueError, match="does not know its tables stock_levels"):
-        state_tables({"contract_version": "4.0.0", "state": {"segments": 8, "stock_levels": 2}})
+        state_tables({"contract_version": "4.0.0", "state": {"segments": 8, "stock_levels": 2}}, "digest")
 
 
 def test_an_old_release_is_listed_verified_and_exported(old_shop: Shop) -> None:

@@ -61,7 +61,8 @@ STATE: dict[str, tuple[str, str]] = {
         " n_clusters INTEGER, random_state BIGINT, customers BIGINT, inertia DOUBLE, silhouette DOUBLE,"
         " smallest_share DOUBLE, fence_step DOUBLE, moved_share DOUBLE, kept_share DOUBLE, agreement DOUBLE,"
         " reasons VARCHAR",
-        f"select * replace ({_case('status', _STATUSES_2)} as status) from new.segmentation_models",
+        f"select * replace ({_case('status', _STATUSES_2)} as status, 'of version 2' as settings_digest)"
+        " from new.segmentation_models",
     ),
     "segments": (
         "segment_key VARCHAR, segment VARCHAR, customer_group VARCHAR, description VARCHAR, action VARCHAR,"
