@@ -163,8 +163,9 @@ class Warehouse:
             raise WarehouseError(
                 f"{self._file()}: another version of this package wrote the working database"
                 f" ({', '.join(kept) or _ERASED_IN_VERSION_2}). Convert the last release of that version with `segments"
-                " restore RELEASE --replace` (`segments releases` lists them), which keeps the models, the membership history and the list of erased"
-                " customers; or move the file away, and the next run starts without them; or use that version again."
+                " restore RELEASE --replace`, which keeps the models, the membership history and the list of erased"
+                " customers (`segments releases` lists the releases). Or move the file away, and the next run starts"
+                " without them. Or use that version again."
             )
         return outdated
 
