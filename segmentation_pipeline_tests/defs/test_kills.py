@@ -16,7 +16,7 @@ def test_a_killed_night_leaves_everything_complete() -> None:
     A process of its own, because each night is a fork, and a fork of a process with threads can hang.
     """
     program = [sys.executable, "-m", "segmentation_pipeline_tests.programs.kills"]
-    command = [*program, "--boundaries", "1", "--moments", "1"]
+    command = [*program, "--boundaries", "1", "--random-times", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     totals = json.loads(done.stdout.splitlines()[-1])
@@ -24,14 +24,14 @@ def test_a_killed_night_leaves_everything_complete() -> None:
 
 
 def test_the_soak_kills_at_every_step_and_fifty_random_times() -> None:
-    planned = kills.planned(steps=48, boundaries=None, moments=50)
-    assert {(kill.refit, kill.boundary) for kill in planned if kill.moment is None} == {
+    planned = kills.planned(steps=48, boundaries=None, random_times=50)
+    assert {(kill.refit, kill.boundary) for kill in planned if kill.share is None} == {
         (refit, number) for refit in (False, True) for number in range(48)
     }
-    at_random = [kill for kill in planned if kill.moment is not None]
-    assert len({kill.moment for kill in at_random}) == 50
+    at_random = [kill for kill in planned if kill.share is not None]
+    assert len({kill.share for kill in at_random}) == 50
     assert {kill.refit for kill in at_random} == {False, True}
-    assert planned == kills.planned(steps=48, boundaries=None, moments=50), "the seed decides"
+    assert planned == kills.planned(steps=48, boundaries=None, random_times=50), "the seed decides"
 
 
 def test_the_soak_runs_every_part_of_the_kills() -> None:

@@ -83,7 +83,7 @@ def test_a_repeated_refit_changes_no_table_and_no_file(refitted_shop: Shop, inst
     assert refitted_shop.files == files
 
 
-def test_the_order_of_lines_and_files_changes_no_table_of_customers(finished_template: Shop, tmp_path: Path) -> None:
+def test_line_order_changes_no_table_of_customers(finished_template: Shop, tmp_path: Path) -> None:
     lines = [*regular_customers(), *ODD_LINES]
     shuffled = [lines[place] for place in np.random.default_rng(1).permutation(len(lines))]
     shop = Shop.build(tmp_path, shuffled[: len(lines) // 2], rfm={"look_back_days": 200})

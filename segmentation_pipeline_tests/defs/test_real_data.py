@@ -72,7 +72,8 @@ class Ran:
         q1, q3 = np.quantile(active[:, :2], [0.25, 0.75], axis=0)
         reach = 1.5 * (q3 - q1)
         within = (active[:, :2] >= q1 - reach) & (active[:, :2] <= q3 + reach)
-        return active[within.all(axis=1)]
+        normal: NDArray[np.float64] = active[within.all(axis=1)]
+        return normal
 
 
 def _rows(database: Path, select: str) -> list[tuple[Any, ...]]:
@@ -196,8 +197,8 @@ def subset(scratch: Path) -> Ran:
 @pytest.fixture(scope="module")
 def subset_without_rules(scratch: Path) -> Ran:
     """The same without the retailer's rules."""
-    folder, cleaning = scratch / "subset_without_rules", {"rules": []}
-    return run_retailer(folder, "online_retail_ii", SUBSET, cleaning=cleaning, until=CLEANING)
+    folder = scratch / "subset_without_rules"
+    return run_retailer(folder, "online_retail_ii", SUBSET, cleaning={"rules": []}, until=CLEANING)
 
 
 @pytest.fixture(scope="module")
@@ -777,7 +778,7 @@ def test_other_readers_read_a_written_workbook_with_its_types(tmp_path: Path) ->
     assert [row[4] for row in found] == [at, later]
 
 
-def test_only_a_code_of_digits_is_a_number_in_a_workbook() -> None:
+def test_only_codes_of_digits_are_numbers_in_a_workbook() -> None:
     assert [mixed(text) for text in ("536365", "C536365", "85123A", "00123", None)] == [
         536365,
         "C536365",

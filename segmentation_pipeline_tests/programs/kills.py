@@ -37,7 +37,7 @@ class Kill:
 
     refit: bool
     boundary: int | None = None
-    moment: float | None = None
+    share: float | None = None
 
 
 def shop_after_a_night(folder: Path) -> ForkedShop:
@@ -98,9 +98,9 @@ class Nights:
         if kill.boundary is not None:
             code = shop.night(refit=kill.refit, first=partial(_kill_after_step, kill.boundary))
         else:
-            assert kill.moment is not None
+            assert kill.share is not None
             process = shop.start(refit=kill.refit)
-            time.sleep(kill.moment * self.seconds)
+            time.sleep(kill.share * self.seconds)
             os.kill(process, signal.SIGKILL)
             code = wait(process)
         found = [] if code in (0, -signal.SIGKILL) else [f"the night ended with {code}: {shop.output[-500:]}"]
@@ -129,7 +129,7 @@ class Nights:
         return found
 
 
-def planned(steps: int, boundaries: int | None, moments: int) -> list[Kill]:
+def planned(steps: int, boundaries: int | None, random_times: int) -> list[Kill]:
     """Return the kills at the end of each step and at random times, for both kinds of night.
 
     With `boundaries`, only so many of them, all in nights with a refit, which do everything that other nights do.
@@ -137,9 +137,9 @@ def planned(steps: int, boundaries: int | None, moments: int) -> list[Kill]:
     rng = random.Random(SEED)  # noqa: S311 - nothing secret
     if boundaries is not None:
         at_boundaries = [Kill(True, boundary=number) for number in rng.sample(range(steps), boundaries)]
-        return at_boundaries + [Kill(True, moment=rng.random()) for _ in range(moments)]
+        return at_boundaries + [Kill(True, share=rng.random()) for _ in range(random_times)]
     every = [Kill(refit, boundary=number) for refit in (False, True) for number in range(steps)]
-    every += [Kill(rng.random() < 0.5, moment=rng.random()) for _ in range(moments)]
+    every += [Kill(rng.random() < 0.5, share=rng.random()) for _ in range(random_times)]
     # In random order, so that some of each kind are tried where there is no time for all.
     return rng.sample(every, len(every))
 
@@ -148,14 +148,14 @@ def main() -> int:
     """Run the kills that the command line requests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--boundaries", type=int, help="how many kills at the end of a step; default: all")
-    parser.add_argument("--moments", type=int, default=50, help="how many kills at random times")
+    parser.add_argument("--random-times", type=int, default=50, help="how many kills at random times")
     parser.add_argument("--parts", type=int, nargs="*", default=range(PARTS), help=f"which of the {PARTS} parts")
     parser.add_argument("--minutes", type=float, default=60, help="skip the kills that remain after this time")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
         nights = Nights.prepared(Path(scratch), (False, True) if options.boundaries is None else (True,))
-        every = planned(nights.steps, options.boundaries, options.moments)
+        every = planned(nights.steps, options.boundaries, options.random_times)
         todo = [kill for number, kill in enumerate(every) if number % PARTS in options.parts]
         errors, done = {}, list[Kill]()
         for number, kill in enumerate(todo):
