@@ -51,9 +51,10 @@ def _missing_message(columns: Columns, part: Part, missing: list[str]) -> str:
     sheets = ", or name the sheets that have them in source.sheets" if part.source_sheet else ""
     is_undecoded = any(character in "".join(part.columns) for character in "\0\ufffd")
     encoding = " Check source.encoding too." if is_undecoded else ""
+    found = _shown(names_to_keep(columns, part.columns))
     return (
-        f"{part.location}: no column for {', '.join(missing)}; it has {_shown(names_to_keep(columns, part.columns))}. Correct"
-        f" [columns] of the retailer file, or leave out a column that the source does not have{sheets}.{encoding}"
+        f"{part.location}: no column for {', '.join(missing)}; it has {found}. Correct [columns] of the retailer file,"
+        f" or leave out a column that the source does not have{sheets}.{encoding}"
     )
 
 

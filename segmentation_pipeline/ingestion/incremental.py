@@ -80,8 +80,8 @@ class SourceLoad:
     def metrics(self) -> dict[str, Any]:
         """Numbers of files and bytes, and the changed files that were read again."""
         counts = {status: sum(file.status == status for file in self.files) for status in (MISSING, QUARANTINED)}
-        present = len(self.files) - counts[MISSING]
-        read = [file for file in self.files if file.source_file in set(self.read)]
+        present, names = len(self.files) - counts[MISSING], set(self.read)
+        read = [file for file in self.files if file.source_file in names]
         loaded_before = {file.source_file for file in self.previous if file.status != QUARANTINED}
         return {
             "files": present,
@@ -148,7 +148,7 @@ def load_source(
         if not any(record.lines or record.erased for record in records):
             raise SourceError(_no_lines_message(len(found), any(record.columns for record in records)))
         read = [file.record.source_file for file in found if file.is_pending]
-        kept = [record.source_file for record in records if record.lines and record.source_file not in set(read)]
+        kept = sorted({record.source_file for record in records if record.lines} - {*read})
         ledger_select, ledger_values = ingested_files_select(records)
         selects = (_raw_select(has_lines, privacy), ledger_select, "select * from erased_customers")
         writes = [TableWrite(table, select) for table, select in zip(TABLES, selects, strict=True)]

@@ -18,9 +18,9 @@ def changed_columns(load: SourceLoad) -> list[dict[str, str]]:
     """
     loaded = [file for file in load.previous if file.columns and file.status != QUARANTINED]
     known, last = [file.types_by_column for file in loaded], loaded[-1] if loaded else None
-    changes = []
+    read, changes = set(load.read), []
     for file in load.files:
-        if not file.columns or (file.source_file not in load.read and file.status != QUARANTINED):
+        if not file.columns or (file.source_file not in read and file.status != QUARANTINED):
             continue
         if last and file.types_by_column not in known:
             changes.append(_difference(last, file))

@@ -744,6 +744,11 @@ def test_missing_column_is_reported_with_those_found(tmp_path: Path) -> None:
     )
 
 
+def test_header_that_is_a_line_of_data_is_masked(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [line()], ("1", "22A", "Vera", "x@shop.example"))
+    assert "it has 9, 99a, Vera, a@aaaa.aaaaaaa. Correct" in error_message(retailer("a.csv"), tmp_path)
+
+
 def test_repeated_column_is_reported(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [(*line(), "3")], (*HEADER, "unit price"))
     assert "a.csv: more than one column for price = 'UnitPrice'; it has " in error_message(retailer("a.csv"), tmp_path)
