@@ -15,8 +15,8 @@ from segmentation_pipeline_tests.shops import Shop
 for name in [name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"]:
     del os.environ[name]
 
-# Dagster's event log waits for the disk some hundred times a run. Temporary folders in memory save that, if there is room
-# for the copies of the shops and the real data.
+# Dagster's event log waits for the disk some hundred times a run. Temporary folders in memory save that, if there is
+# room for the copies of the shops and the real data.
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest creates a folder of its own in it
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
