@@ -123,11 +123,11 @@ def _wait_until_free(database: Path, timeout: float, report: Callable[[str], Non
                     f"{database}: DuckDB {duckdb.__version__} cannot open the working database: {error}. If another"
                     " version of DuckDB wrote it, use that version. If it is damaged, restore a backup, or run"
                     " `segments restore RELEASE --replace`: the file holds the models and the membership history, and"
-                    " without them the next run starts anew."
+                    " without them the next run starts from nothing."
                 ) from None
             if time.monotonic() > deadline:
                 raise WarehouseError(
-                    f"{database}: another program has held the working database open for {timeout:g} s: {error}. "
+                    f"{database}: another program has had the working database open for {timeout:g} s: {error}. "
                     "Close it there; to look at results, open a release instead."
                 ) from None
             if not reported:

@@ -1,6 +1,8 @@
 """Each column of a table leads back to the columns that it is derived from."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,6 +189,18 @@ def test_lineage_is_read_from_the_cache_while_selects_are_unchanged(
     monkeypatch.setattr(lineage, "_IN_MEMORY", {})
     assert lineage_of_tables(tmp_path / "data" / "lineage.json") == first
     assert len(computed) == 1
+
+
+def test_a_nightly_run_does_not_import_sqlglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing it takes longer than everything else that lineage needs."""
+    file = tmp_path / "lineage.json"
+    monkeypatch.setattr(lineage, "_IN_MEMORY", {})
+    lineage_of_tables(file)
+    code = (
+        "import sys; from pathlib import Path; from segmentation_pipeline.warehouse.column_lineage import *;"
+        " assert lineage_of_tables(Path(sys.argv[1]))['rfm_scores']; assert 'sqlglot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"digest": "of other SELECTs", "tables": {}}', "\x00"])

@@ -31,7 +31,7 @@ def _sizes(database: Warehouse) -> dict[str, Any]:
 def _worth(database: Warehouse) -> dict[str, Any]:
     """Return the outlier segments as a Markdown table, and their totals as numbers to plot."""
     rows = database.rows("select * from outlier_profiles order by revenue desc, segment_key")
-    head = "| segment | customers | share | revenue | share | gini | top 10 | slipping | revenue at risk | share |"
+    head = "| segment | customers | share | revenue | share | gini | top 10 | lapsing | revenue at risk | share |"
     body = [
         f"| {row['segment']} | {row['customers']:,} | {row['customer_share']:.1%} | {row['revenue']:,.2f} | {share} |"
         f" {row['gini']:.2f} | {row['top_10_share']:.1%} | {row['lapsing_customers']:,} |"
