@@ -97,8 +97,7 @@ def search_k(
     for k in sorted(models, reverse=True):
         if conditions.shortfalls(models[k], None):
             continue
-        scaled = models[k].scaler.apply(features)
-        aris[k] = bootstrap_ari(scaled, models[k].centroids_, seed, n_init, rules.resamples)
+        aris[k] = bootstrap_ari(models[k].scaled_, models[k].centroids_, seed, n_init, rules.resamples)
         if not conditions.shortfalls(models[k], aris[k]):
             passing = k
             break

@@ -4,6 +4,7 @@ Contains the fit of one number of clusters. The search for the number is in `k_s
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -61,22 +62,31 @@ class KMeansFit:
 
     Attributes:
         scaler: The transform and scaling of the features.
+        scaled_: Shape (n, d), the scaled features.
+        labels_: Shape (n,), the cluster of each row.
         centroids_: Shape (k, d), scaled.
         means_: Shape (k, d), the mean of each cluster's customers in natural units.
         standardised_: Shape (k, d), the mean of each cluster in standard deviations of the transformed features from
             their mean. Clusters are named by it.
         sizes_: Shape (k,), customers.
         inertia_: Sum of squared distances to the nearest centroid, scaled.
-        silhouette_: Mean silhouette; see `silhouette`.
+        random_state: Seed of the fit and of the silhouette's sample.
     """
 
     scaler: Scaler
+    scaled_: Array
+    labels_: NDArray[np.int64]
     centroids_: Array
     means_: Array
     standardised_: Array
     sizes_: NDArray[np.int64]
     inertia_: float
-    silhouette_: float
+    random_state: int
+
+    @cached_property
+    def silhouette_(self) -> float:
+        """The mean silhouette (see `silhouette`), computed on first use: it takes longer than the fit."""
+        return silhouette(self.scaled_, self.labels_, self.random_state)
 
     @property
     def smallest_share(self) -> float:
@@ -134,12 +144,14 @@ def fit(
     deviations = np.where(np.ptp(transformed, axis=0), transformed.std(axis=0), 1)
     return KMeansFit(
         scaler=scaler,
+        scaled_=scaled,
+        labels_=labels,
         centroids_=centroids,
         means_=round_significant(means),
         standardised_=round_significant((cluster_means - transformed.mean(axis=0)) / deviations),
         sizes_=np.bincount(labels, minlength=n_clusters),
         inertia_=float(round_significant(((scaled - centroids[labels]) ** 2).sum())),
-        silhouette_=silhouette(scaled, labels, random_state),
+        random_state=random_state,
     )
 
 

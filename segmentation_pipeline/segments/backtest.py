@@ -14,7 +14,7 @@ from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.history import AS_OF_MONTH_END
-from segmentation_pipeline.segments.training import fit_candidate
+from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
 
@@ -104,7 +104,7 @@ def _rows_of_month(
     values = settings.sql_values | {"as_of": month, "until": until}
     customers = database.fetch(inline_upstream(_CUSTOMERS, _INPUTS), values)
     features = np.column_stack([customers[name] for name in FEATURES])
-    model = fit_candidate(features, settings, month, active=None, number=1).model
+    model, *_ = fit_model(features, settings)
     keys = model.assign(features)
     segments = list(_segment_rows(month, keys, customers))
     populations = {"all": np.ones(len(features), bool), "normal": is_normal(model.fences, features)}

@@ -6,7 +6,7 @@ in `promotion`.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def fit_candidate(
     rules: thresholds.SearchRules | None = None,
     method: thresholds.FitRules | None = None,
 ) -> CandidateModel:
-    """Fit fences, scaler and centroids, and give each cluster its segment.
+    """Fit a candidate model, and describe it for the registry.
 
     Args:
         features: Shape (n, 3), every customer, in natural units, sorted by customer.
@@ -89,6 +89,32 @@ def fit_candidate(
     Raises:
         FitError: There are too few distinct customers.
     """
+    model, fitted, searched = fit_model(
+        features, settings, active=active, search=search, fence_step=fence_step, rules=rules, method=method
+    )
+    return CandidateModel(
+        _record(model, fitted, features, settings, as_of, number, fence_step), model, fitted, searched
+    )
+
+
+def fit_model(
+    features: "Array",
+    settings: Retailer,
+    *,
+    active: ModelRecord | None = None,
+    search: bool = False,
+    fence_step: float = 1,
+    rules: thresholds.SearchRules | None = None,
+    method: thresholds.FitRules | None = None,
+) -> "tuple[SegmentationModel, KMeansFit, KSearchResult | None]":
+    """Fit fences, scaler and centroids, and give each cluster its segment; arguments as of `fit_candidate`.
+
+    Returns:
+        The model, the fit of its clusters, and the search that chose their number if there was one.
+
+    Raises:
+        FitError: There are too few distinct customers.
+    """
     from segmentation_pipeline.model.k_search import search_k
     from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 
@@ -98,8 +124,7 @@ def fit_candidate(
         if active is not None and fence_step < 1:
             before = active.model.fences
             fences = {name: before[name].towards(fence, fence_step) for name, fence in fences.items()}
-        normal = features[is_normal(fences, features)]
-        searched = None
+        normal, searched = features[is_normal(fences, features)], None
         if search or (active is None and settings.model.n_clusters == "auto"):
             searched = search_k(normal, transform=settings.model.transform, rules=rules, method=method)
         fitted = searched.fit if searched else _fit_clusters(normal, settings, active, method)
@@ -108,10 +133,7 @@ def fit_candidate(
             f"The customers cannot be clustered: {error}. Look at rfm_features, or lower model.n_clusters."
         ) from None
     model = SegmentationModel(fences, fitted.scaler, fitted.centroids_, ("",) * len(fitted.centroids_))
-    model = model.with_keys(_keys(features, model, fitted, active))
-    record = _record(model, fitted, normal, settings, as_of, number)
-    record = replace(record, random_state=method.random_state, fence_step=float(fence_step))
-    return CandidateModel(record, model, fitted, searched)
+    return model.with_keys(_keys(features, model, fitted, active)), fitted, searched
 
 
 def _fit_clusters(
@@ -142,7 +164,6 @@ def _keys(
     """Return the segment of each cluster: the active model's that it continues, or a new one by its position."""
     import numpy as np
 
-    from segmentation_pipeline.model.kmeans import nearest
     from segmentation_pipeline.model.matching import match
     from segmentation_pipeline.model.naming import name_clusters
     from segmentation_pipeline.model.segmentation_model import is_normal
@@ -150,8 +171,7 @@ def _keys(
     if active is None:
         return tuple(name_clusters(fitted.standardised_))
     clusters = np.full(len(features), -1)
-    normal = is_normal(model.fences, features)
-    clusters[normal] = nearest(fitted.scaler.apply(features[normal]), fitted.centroids_)
+    clusters[is_normal(model.fences, features)] = fitted.labels_
     current = active.model
     active_centroids = fitted.scaler.apply(current.centroids_in_natural_units())
     matched = match(clusters, current.assign(features), current.keys, fitted.centroids_, active_centroids)
@@ -161,14 +181,18 @@ def _keys(
 def _record(
     model: "SegmentationModel",
     fitted: "KMeansFit",
-    normal: "Array",
+    features: "Array",
     settings: Retailer,
     as_of: datetime,
     number: int,
+    fence_step: float,
 ) -> ModelRecord:
     """Return the record of a fitted model; its id is the as_of date and a digest of the content."""
-    features, centroids = _feature_records(model, fitted, normal), _centroid_records(model, fitted)
-    content = json.dumps([str(as_of), [asdict(one) for one in features], [asdict(one) for one in centroids]])
+    from segmentation_pipeline.model.segmentation_model import is_normal
+
+    normal = features[is_normal(model.fences, features)]
+    parts, centroids = _feature_records(model, fitted, normal), _centroid_records(model, fitted)
+    content = json.dumps([str(as_of), [asdict(one) for one in parts], [asdict(one) for one in centroids]])
     return ModelRecord(
         model_id=f"{as_of:%Y%m%d}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
         number=number,
@@ -180,17 +204,17 @@ def _record(
         settings_digest=settings.model_digest,
         transform=fitted.scaler.transform,
         n_clusters=len(centroids),
-        random_state=thresholds.FIT.random_state,
+        random_state=fitted.random_state,
         customers=len(normal),
         inertia=fitted.inertia_,
         silhouette=fitted.silhouette_,
         smallest_share=fitted.smallest_share,
-        fence_step=1.0,
+        fence_step=float(fence_step),
         moved_share=None,
         kept_share=None,
         agreement=None,
         reasons=None,
-        features=features,
+        features=parts,
         centroids=centroids,
     )
 
