@@ -16,6 +16,7 @@ from segmentation_pipeline.defs.model.checks import last_model_was_promoted
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.matching import match
+from segmentation_pipeline.segments.training import fit_model, read_features
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
 
 FIRST = datetime.fromisoformat("2024-02-01")
@@ -76,20 +77,20 @@ def test_refits_keep_every_key_and_nearly_all_customers(nights: Nights) -> None:
     assert min(kept_share(before, after) for before, after in pairwise(seen)) > 0.95
 
 
-def test_seed_and_row_order_do_not_change_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_and_row_order_do_not_change_segments() -> None:
     """On Online Retail `benchmarks/choice_of_k.py` shows the same."""
     found = set()
     for order in range(3):
         rows = Random(order).sample(LINES, len(LINES))  # noqa: S311 (a reproducible shuffle)
-        shuffled = Nights(rows)
+        nights = Nights(rows)
+        nights.run(FIRST, until="rfm_features")
+        features = read_features(nights.warehouse)
         for seed in range(10):
-            for table in REGISTRY_TABLES:
-                shuffled.connection.execute(f"delete from {table}")
-            monkeypatch.setattr(thresholds, "FIT", replace(thresholds.FIT, random_state=seed))
-            shuffled.run(FIRST, until="assigned_segments")
-            found.add(tuple(shuffled.segments.items()))
+            method = thresholds.FitRules(random_state=seed)
+            model, *_ = fit_model(features, nights.settings, method=method)
+            found.add(tuple(model.assign(features).tolist()))
     assert len(found) == 1
-    assert len({key for _, key in found.pop()}) > 4
+    assert len({*found.pop()}) > 4
 
 
 @pytest.mark.parametrize(("shared", "matched"), [(49, None), (50, "nurture"), (100, "nurture")])
@@ -280,6 +281,8 @@ def test_jumping_fences_are_approached_in_steps() -> None:
     seen, fences, steps = [nights.segments], [3.5], list[float]()
     assert nights.rows("select upper_fence from outlier_fences") == [(3.5,)]
     for week in range(1, 9):
+        if fences[-1] == 6:
+            break
         nights.run(FIRST + week * WEEK, features=JUMPING.format(second=0.74), refit=True)
         assert nights.last_model.status == "active", nights.last_model.reasons
         steps.append(nights.last_model.fence_step)
