@@ -83,7 +83,8 @@ class Warehouse:
         contract, table = write.contract, quoted(write.table)
         if write.select:
             reads = tables_read_by(write.select)
-            if missing := sorted(name for name in reads if name in contracts() and not self.has(name)):
+            stored = (reads & contracts().keys()) - inputs.relations.keys()
+            if missing := sorted(name for name in stored if not self.has(name)):
                 listed = ", ".join(f"{name} (asset group {contracts()[name].stage})" for name in missing)
                 raise WarehouseError(
                     f"{write.table} reads {listed}, which the working database does not hold yet. Run the job"
