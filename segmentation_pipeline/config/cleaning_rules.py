@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import duckdb
 from pydantic import AfterValidator, Field
 
-from segmentation_pipeline.config.base import NUMBERS, ColumnName, Section, SettingError, tables
+from segmentation_pipeline.config.validation import NUMBERS, ColumnName, Section, SettingError, tables
 
 # The rules of the pipeline, with the column on which a retailer's rule may replace one.
 _PIPELINE_RULES = {

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from segmentation_pipeline.config.base import Section
+from segmentation_pipeline.config.validation import Section
 
 # Sections and keys that earlier versions had. Their values are constants in `model.thresholds`.
 REMOVED_SETTINGS = frozenset(

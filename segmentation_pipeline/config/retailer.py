@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
-from segmentation_pipeline.config.base import ColumnName, Section, SettingError, Text, tables
 from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Membership, Model
 from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
+from segmentation_pipeline.config.validation import ColumnName, Section, SettingError, Text, tables
 from segmentation_pipeline.model import thresholds
 
 # Replaces the settings of `[rfm]` that do not affect a fit, so that the digest of the fit does not depend on them.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import duckdb
 from pydantic import Field, ValidationInfo, field_validator
 
-from segmentation_pipeline.config.base import Feature, Section, SettingError, Text
+from segmentation_pipeline.config.validation import Feature, Section, SettingError, Text
 
 
 class Sample(Section):
