@@ -118,9 +118,9 @@ def intervals(
     """Bootstrap the metrics of `lift` over customers, with the same resamples for every grouping.
 
     Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13: percentile intervals. A resample is
-    `lift` with its counts as weights, so groups are ordered and futures ranked anew; nothing is approximated. The
-    groupings stay fixed: the intervals show the noise of the customers, not of the fit. Rows are sorted before they
-    are drawn, so their order does not matter.
+    `lift` with its counts as weights, so every resample orders the groups and ranks the futures again; nothing is
+    approximated. The groupings stay fixed: the intervals show the noise of the customers, not of the fit. Rows are
+    sorted before they are drawn, so their order does not matter.
 
     Args:
         groupings: By name, the group of each customer, shape (n,).

@@ -93,7 +93,7 @@ NORMAL = (
         0.5,
         0.5,
         "#33a02c",
-        "Regular customers whose last purchase begins to lie back.",
+        "Regular customers whose last purchase was some time ago.",
         "Reach out before they lapse: replenishment, a survey.",
     ),
     _normal(
@@ -118,7 +118,7 @@ NORMAL = (
         1.7,
         "#fdbf6f",
         "Bought seldom and little, and long ago.",
-        "One win-back campaign, then leave them in peace.",
+        "One win-back campaign, then no further contact.",
     ),
     _normal(
         "REVIVE",
@@ -181,7 +181,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "DELIGHT",
         "outlier",
         "Spends far more and buys far more often than the others.",
-        "Delight: key accounts, to be known and kept by name.",
+        "Delight: key accounts with a named contact.",
         "#6a51a3",
     ),
     Segment(
@@ -197,7 +197,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "dormant",
         "DORMANT",
         "inactive",
-        "No purchase on record within the time looked at.",
+        "No purchase within the look-back.",
         "Leave out of campaigns, or ask once whether to stay in touch.",
         "#bdbdbd",
     ),

@@ -25,7 +25,7 @@ class SearchRules:
     k_min: int = 3
     """Two segments of normal customers are too coarse for campaigns of their own."""
     k_max: int = 8
-    """More than eight segments can hardly be told apart."""
+    """More than eight segments can hardly be distinguished."""
     tolerance: float = 0.15
     """How far the silhouette may be below the best of the range, as a share of it. The best is nearly always the
     fewest clusters; 15 % allow more detail (Online Retail: 4 clusters instead of 3) and stop before clusters blur (6

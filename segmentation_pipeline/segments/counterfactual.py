@@ -17,7 +17,7 @@ def with_model(
 
     Args:
         database: Receives the model as temporary tables.
-        model: The other model; the registry need not hold it.
+        model: The other model; it need not be in the registry.
         table: The table. Every table between the model and it is derived inside the query.
         relations: The SELECT of every other relation that replaces a table.
     """

@@ -45,7 +45,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     Returns:
         The writes, the inputs of their SELECTs, and the restated month ends.
     """
-    reset_if_missing(database, TABLES)
+    _reset_if_missing(database, TABLES)
     text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
     code = f"{text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
@@ -66,7 +66,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in restated]
 
 
-def reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
+def _reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
     """Create tables of the same months again, all empty, if one is missing: an upgrade may have dropped it."""
     if not all(map(database.has, tables)):
         for table in tables:

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import (
     Results,
@@ -75,7 +76,7 @@ def segment_history(retailer: RetailerConfig, warehouse: WarehouseResource) -> R
     specs=[
         table_spec(
             "model_drift",
-            drift.METHOD_VERSION,
+            f"{drift.METHOD_VERSION} {thresholds.DRIFT}",
             deps=["customer_segments", "normal_customers", "previous_segments", "model_features"],
             kinds=("duckdb", "python"),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import (
     Results,
@@ -45,7 +46,7 @@ class FitConfig(dg.Config):
     specs=[
         table_spec(
             table,
-            promotion.METHOD_VERSION,
+            f"{promotion.METHOD_VERSION} {thresholds.FIT} {thresholds.SEARCH} {thresholds.PROMOTION}",
             deps=["rfm_features", "previous_segments", "inactive_customers"],
             kinds=_FITTED_WITH,
         )
@@ -87,7 +88,7 @@ def _model_metadata(registry: Registry) -> dict[str, Any]:
     specs=[
         table_spec(
             table,
-            backtest.METHOD_VERSION,
+            f"{backtest.METHOD_VERSION} {thresholds.FIT} {thresholds.BACKTEST}",
             deps=["clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "kmeans_model"],
             kinds=_FITTED_WITH,
         )
