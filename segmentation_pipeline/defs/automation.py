@@ -120,7 +120,11 @@ SCHEDULES: tuple[tuple[Callable[..., Any], Any, str], ...] = (
 )
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Mark runs as failed whose process died, so that they do not block the queue.",
+)
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Mark runs as failed whose process died, so that they do not block the queue."""
     found = run_liveness.fail_dead_runs(context.instance, run_liveness.folder())

@@ -199,7 +199,7 @@ def test_one_run_starts_each_night_in_any_order(
         assert jobs == [REFIT_JOB if reason and order[0] == FIT_IF_DUE else NIGHTLY_JOB]
 
 
-def test_fit_schedule_names_its_reason_and_fits_only_what_is_due(shop: Path, local: dg.DagsterInstance) -> None:
+def test_fit_schedule_names_its_reason_and_refits_nothing_else(shop: Path, local: dg.DagsterInstance) -> None:
     request = evaluate(FIT_IF_DUE, "2024-11-01T02:00:00+00:00", local)
     assert request is not None
     assert request.tags["segmentation/model_is_due"] == "no model is active yet"
@@ -213,9 +213,7 @@ def test_nightly_job_by_hand_names_the_first_job(shop: Path, instance: dg.Dagste
         assert "Run the job refit_segmentation or `segments run`" in failure_message(result, event.step_key or "")
 
 
-def test_nightly_job_by_hand_warns_of_a_model_that_is_due(
-    shop: Path, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+def test_nightly_job_by_hand_warns_of_a_due_model(shop: Path, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     def warning() -> str | None:
         result = run_job(instance, job=NIGHTLY_JOB)
         assert result.success
@@ -232,7 +230,7 @@ def test_nightly_job_by_hand_warns_of_a_model_that_is_due(
 @pytest.mark.parametrize(
     ("zone", "day"), [("Europe/London", "2024-10-31"), ("America/New_York", "2024-10-30"), ("Asia/Tokyo", "2024-10-31")]
 )
-def test_scheduled_as_of_is_the_last_complete_day_of_the_time_zone(
+def test_scheduled_as_of_is_the_last_complete_local_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, day: str
 ) -> None:
     """Two o'clock in Greenwich on 1 November is still October in New York."""

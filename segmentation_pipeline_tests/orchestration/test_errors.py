@@ -165,7 +165,7 @@ def failure_messages(result: dg.ExecuteInProcessResult) -> str:
 
 
 @ONLY_ROOT
-def test_full_disk_fails_with_a_message_and_the_next_run_succeeds(
+def test_full_disk_fails_with_a_message_until_it_has_space(
     source: Path, releases: Releases, data_folder: Path, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """The disk fills up at different steps; each table is then the old or the new one, and never a part of one."""
@@ -195,7 +195,7 @@ def test_full_disk_fails_with_a_message_and_the_next_run_succeeds(
 
 
 @ONLY_ROOT
-def test_read_only_disk_fails_with_a_message_and_the_next_run_succeeds(
+def test_read_only_disk_fails_with_a_message_until_writable(
     source: Path, releases: Releases, data_folder: Path, instance: dg.DagsterInstance
 ) -> None:
     data_folder.mkdir()
@@ -300,9 +300,7 @@ OPEN_DATABASE = (
 )
 
 
-def test_run_waits_for_a_reader_of_the_database_and_names_it(
-    source: Path, releases: Releases, instance: dg.DagsterInstance
-) -> None:
+def test_run_waits_for_a_reader_and_names_it(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
     assert run_job(instance).success
     messages = list[str]()
     command = [sys.executable, "-c", OPEN_DATABASE, str(releases.folder.parent / "work.duckdb")]
