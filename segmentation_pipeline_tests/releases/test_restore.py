@@ -1,92 +1,57 @@
-"""What no source gives back lies beside each release: the next run goes on from it as if nothing had been lost."""
+"""After a restore from the state beside a release, the next run goes on as if nothing had been lost."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import duckdb
 import pytest
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases.files import checksum
 from segmentation_pipeline.releases.manifest import write_manifest
-from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.warehouse import lock
-from segmentation_pipeline_tests.scenarios import Line, regular_customers, retailer_file, write_csv
+from segmentation_pipeline_tests.commands import segments
+from segmentation_pipeline_tests.scenarios import Line, regular_customers, write_csv
+from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
 NIGHTS = ("2024-07-31", "2024-08-31", "2024-09-30", "2024-10-31")
-# In the third night a second model stands: what is lost with the registry is more than one fit.
+# The third night makes a second model active, so that more than one fit is lost with the working database.
 REFIT = 3
 Rows = list[tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A retailer with its source, and all that its nights left behind."""
-
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "shop's [1] data"
-
-    @property
-    def releases(self) -> Releases:
-        return Releases(self.data / "corner_shop" / "releases")
-
-    @property
-    def work(self) -> Path:
-        return self.data / "corner_shop" / "work.duckdb"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"SEGMENTATION_DATA": str(self.data), "SEGMENTATION_RETAILER": str(self.folder / "retailer.toml")}
-
-    def copied(self, folder: Path) -> "Shop":
-        shutil.copytree(self.folder, folder, symlinks=True)
-        return Shop(folder)
-
-    def night(self, number: int) -> None:
-        """The month's file comes, and the job runs through Dagster: the same run wherever it is run."""
-        lines = [line for line in regular_customers() if _night_of(line) == number]
-        write_csv(self.folder / "source" / f"{number}.csv", lines)
-        config = {
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            "resources": {"retailer": {"config": {"as_of": NIGHTS[number - 1], "accept_change": number == REFIT}}},
-            "ops": {"segmentation_model": {"config": {"refit": number == REFIT}}},
-        }
-        job = defs().resolve_job_def("refit_segmentation")
-        with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
-            for name, value in self.environment.items():
-                environment.setenv(name, value)
-            run_id = f"0000000{number}-0000-4000-8000-000000000000"
-            assert job.execute_in_process(instance=instance, run_config=config, run_id=run_id).success
-
-    def started(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [SEGMENTS, *arguments],
-            env=os.environ | self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def segments(self, *arguments: str) -> tuple[int, str, str]:
-        with self.started(*arguments) as process:
-            printed, complaint = process.communicate(timeout=60)
-            return process.returncode, printed, " ".join(complaint.split())
-
-
 def _night_of(line: Line) -> int:
     return next(number for number, day in enumerate(NIGHTS, 1) if line[4][:10] <= day)
+
+
+def night(shop: Shop, number: int) -> None:
+    """Add the month's file and run the job; the model group is included, so that every run is alike."""
+    write_csv(shop.source / f"{number}.csv", [line for line in regular_customers() if _night_of(line) == number])
+    fit = {"ops": {"segmentation_model": {"config": {"refit": number == REFIT}}}}
+    with pytest.MonkeyPatch.context() as environment:
+        shop.enter(environment)
+        result = (
+            defs()
+            .resolve_job_def("refit_segmentation")
+            .execute_in_process(
+                run_config=fit
+                | {
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    "resources": {
+                        "retailer": {"config": {"as_of": NIGHTS[number - 1], "accept_change": number == REFIT}}
+                    },
+                },
+                run_id=f"0000000{number}-0000-4000-8000-000000000000",
+            )
+        )
+    assert result.success
 
 
 def tables(database: Path, names: list[str]) -> dict[str, Rows]:
@@ -95,79 +60,87 @@ def tables(database: Path, names: list[str]) -> dict[str, Rows]:
 
 
 def ordered(connection: duckdb.DuckDBPyConnection, table: str, select: str) -> Rows:
-    """Without what is another where a file is written or read anew, or the shop is a copy."""
+    """Return the rows without the columns that differ where a shop is copied or a file is read again."""
     columns = "* exclude (run_id, source_path, modified_at)" if table == "ingested_files" else "*"
     return connection.execute(f"select {columns} from ({select}) order by {contracts()[table].key_order}").fetchall()
 
 
 def state_of(database: Path) -> dict[str, Rows]:
-    """What no source gives back, whether or not the working database has been derived from it since."""
+    """Return what cannot be derived again, whether or not the other tables have been derived."""
     with duckdb.connect(str(database), read_only=True) as connection:
-        stand = {table for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
+        existing = {table for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
         return {
-            table: ordered(connection, table, select) if table in stand else []
+            table: ordered(connection, table, select) if table in existing else []
             for table, select in state_selects().items()
         }
 
 
 @pytest.fixture(scope="module")
 def three_nights(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    shop = Shop(tmp_path_factory.mktemp("shop") / "three")
-    retailer_file(shop.folder, shop.folder / "source")
-    # Beside the file, so that a copy of the shop reads its own source.
-    file = shop.folder / "retailer.toml"
-    file.write_text(file.read_text("utf-8").replace(str(shop.folder / "source"), "source"), "utf-8")
+    shop = Shop.build(tmp_path_factory.mktemp("shop") / "three's [1] nights")
+    (shop.source / "a.csv").unlink()
     for number in (1, 2, 3):
-        shop.night(number)
+        night(shop, number)
     return shop
 
 
 @pytest.fixture(scope="module")
-def unharmed(three_nights: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def undamaged(three_nights: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop that lost nothing, after its fourth night."""
-    shop = three_nights.copied(tmp_path_factory.mktemp("unharmed") / "shop")
-    shop.night(4)
+    shop = three_nights.copy(tmp_path_factory.mktemp("undamaged"))
+    night(shop, 4)
     return shop
 
 
 @pytest.fixture
 def shop(three_nights: Shop, tmp_path: Path) -> Shop:
-    return three_nights.copied(tmp_path / "shop")
+    return three_nights.copy(tmp_path / "shop's [1] copy")
 
 
-def test_the_nights_leave_something_to_lose(three_nights: Shop) -> None:
+def test_three_nights_leave_models_and_moved_customers(three_nights: Shop) -> None:
+    """Otherwise the following tests would restore nothing of value."""
     state = state_of(three_nights.work)
-    assert len(state["segmentation_models"]) == 2
     assert {row[2] for row in state["segmentation_models"]} == {"active", "retired"}
-    assert len({row for row in state["segment_membership"] if row[-1] is not None}) > 5, "customers have moved"
+    assert len({row for row in state["segment_membership"] if row[-1] is not None}) > 5
 
 
-def test_after_a_restore_the_next_night_is_that_of_a_shop_that_lost_nothing(shop: Shop, unharmed: Shop) -> None:
+def test_the_night_after_a_restore_equals_one_without_a_loss(shop: Shop, undamaged: Shop) -> None:
     *_, newest = shop.releases.all()
     before = state_of(shop.work)
     shop.work.unlink()
-    code, printed, complaint = shop.segments("restore", newest.name)
-    assert (code, complaint) == (0, "")
-    assert f"{shop.work} holds the state of release {newest.name}, as of 2024-10-01 00:00:00:" in printed
-    assert "segmentation_models                 2 rows" in printed
-    assert "All else is derived by the next `segments run`." in printed
+    ended = segments(shop, "restore", newest.name)
+    assert (ended.code, ended.errors) == (0, "")
+    assert f"{shop.work} holds the state of release {newest.name}, as of 2024-10-01 00:00:00:" in ended.stdout
+    assert "segmentation_models                 2 rows" in ended.stdout
+    assert "The next `segments run` derives all other tables." in ended.stdout
     assert state_of(shop.work) == before
     assert shop.work.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in shop.work.parent.glob("work.duckdb*")] == ["work.duckdb"]
-    shop.night(4)
+    night(shop, 4)
     everything = list(contracts())
-    assert tables(shop.work, everything) == tables(unharmed.work, everything)
-    tables_published = [contract.table for contract in published()]
-    [*_, mine], [*_, its] = shop.releases.all(), unharmed.releases.all()
-    assert mine.name == its.name
-    assert tables(mine.database, tables_published) == tables(its.database, tables_published)
-    assert state_of(mine.state) == state_of(its.state)
+    assert tables(shop.work, everything) == tables(undamaged.work, everything)
+    names = [contract.table for contract in published()]
+    [*_, restored], [*_, expected] = shop.releases.all(), undamaged.releases.all()
+    assert restored.name == expected.name
+    assert tables(restored.database, names) == tables(expected.database, names)
+    assert state_of(restored.state) == state_of(expected.state)
 
 
-def test_the_lines_of_a_file_that_is_gone_come_back_with_the_state(shop: Shop) -> None:
-    """No source gives them back; all other files are read again."""
-    (shop.folder / "source" / "1.csv").unlink()
-    shop.night(4)
+def test_the_run_after_a_restore_derives_every_table(shop: Shop, undamaged: Shop, tmp_path: Path) -> None:
+    """Also those of the model group, although no fit is due."""
+    *_, newest = shop.releases.all()
+    shop.work.unlink()
+    assert segments(shop, "restore", newest.name).code == 0
+    write_csv(shop.source / "4.csv", [line for line in regular_customers() if _night_of(line) == 4])
+    assert segments(shop, "run", "--as-of", NIGHTS[3], DAGSTER_HOME=str(tmp_path / "dagster")).code == 0
+    derived = list(contracts().keys() - {*backtest.TABLES})
+    assert tables(shop.work, derived) == tables(undamaged.work, derived)
+
+
+def test_the_lines_of_a_missing_file_are_restored(shop: Shop) -> None:
+    """No source has them; all other files are read again."""
+    (shop.source / "1.csv").unlink()
+    night(shop, 4)
     everything = list(contracts())
     before = tables(shop.work, everything)
     assert {row[:2] for row in before["ingested_files"]} == {
@@ -179,131 +152,136 @@ def test_the_lines_of_a_file_that_is_gone_come_back_with_the_state(shop: Shop) -
     *_, newest = shop.releases.all()
     assert {row[0] for row in state_of(newest.state)["raw_transactions"]} == {"1.csv"}
     shop.work.unlink()
-    assert shop.segments("restore", newest.name)[0] == 0
-    shop.night(4)
+    assert segments(shop, "restore", newest.name).code == 0
+    night(shop, 4)
     assert tables(shop.work, everything) == before
 
 
-def test_a_restore_from_an_older_release_goes_back_to_its_registry_and_ledger(shop: Shop, three_nights: Shop) -> None:
+def test_an_older_release_restores_its_models_and_membership_history(shop: Shop, three_nights: Shop) -> None:
     _, second, third = shop.releases.all()
-    code, printed, _ = shop.segments("restore", second.name, "--replace")
-    assert code == 0
+    ended = segments(shop, "restore", second.name, "--replace")
+    assert ended.code == 0
     kept = shop.work.with_name("work.duckdb.before")
-    assert f"What stood before is kept as {kept}." in printed
-    assert f"What was published after it is forgotten there: {third.name}." in printed
+    assert f"The replaced database is kept as {kept}." in ended.stdout
+    assert f"It does not hold the models and membership changes of later releases: {third.name}." in ended.stdout
     assert state_of(kept) == state_of(three_nights.work)
     assert len(state_of(shop.work)["segmentation_models"]) == 1
     names = [contract.table for contract in published() if contract.state]
     assert tables(shop.work, names) == tables(second.database, names)
-    shop.night(REFIT)
+    night(shop, REFIT)
     everything = list(contracts())
-    assert tables(shop.work, everything) == tables(three_nights.work, everything), "lived again, it is the same night"
+    assert tables(shop.work, everything) == tables(three_nights.work, everything), "the same night gives other tables"
 
 
-def test_a_working_database_that_stands_is_not_replaced_unasked_and_every_one_is_kept(shop: Shop) -> None:
+def test_an_existing_database_is_only_replaced_on_request_and_kept(shop: Shop) -> None:
     first, *_ = shop.releases.all()
-    whole = shop.work.read_bytes()
-    code, printed, complaint = shop.segments("restore", first.name)
-    assert (code, printed) == (2, "")
-    said = f"error: {shop.work} stands, with a registry and a ledger of its own"
-    assert "".join(said.split()) in "".join(complaint.split()), "wherever a long path is broken"
-    assert "--replace restores all the same, and keeps it beside" in complaint
-    assert shop.work.read_bytes() == whole
+    content = shop.work.read_bytes()
+    ended = segments(shop, "restore", first.name)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert f"error: {shop.work} exists, with models and a membership history" in ended.errors
+    assert "--replace restores nevertheless, and keeps the existing file under another name" in ended.errors
+    assert shop.work.read_bytes() == content
     for _ in range(2):
-        assert shop.segments("restore", first.name, "--replace")[0] == 0
-    assert shop.work.with_name("work.duckdb.before").read_bytes() == whole
+        assert segments(shop, "restore", first.name, "--replace").code == 0
+    assert shop.work.with_name("work.duckdb.before").read_bytes() == content
     assert len(state_of(shop.work.with_name("work.duckdb.before-2"))["segmentation_models"]) == 1
 
 
-def test_what_a_killed_restore_or_run_left_beside_the_database_is_not_taken_for_the_new_ones(shop: Shop) -> None:
+def test_files_of_a_killed_restore_are_not_used(shop: Shop) -> None:
     *_, newest = shop.releases.all()
     before = state_of(shop.work)
     shop.work.unlink()
     for name in ("work.duckdb.wal", "work.duckdb.restoring", "work.duckdb.restoring.wal"):
-        shop.work.with_name(name).write_bytes(b"the rest of another")
-    code, printed, complaint = shop.segments("restore", newest.name)
-    assert (code, complaint) == (0, "")
-    assert "What stood before is kept as" in printed
+        shop.work.with_name(name).write_bytes(b"left by another process")
+    ended = segments(shop, "restore", newest.name)
+    assert (ended.code, ended.errors) == (0, "")
+    assert "The replaced database is kept as" in ended.stdout
     assert state_of(shop.work) == before
-    assert sorted(path.name for path in shop.work.parent.glob("work.duckdb*")) == [
-        "work.duckdb",
-        "work.duckdb.wal.before",
-    ]
+    names = sorted(path.name for path in shop.work.parent.glob("work.duckdb*"))
+    assert names == ["work.duckdb", "work.duckdb.wal.before"]
 
 
-def test_a_killed_restore_leaves_the_database_that_stood_or_the_restored_one(shop: Shop) -> None:
-    first, *_ = shop.releases.all()
-    stood, published = state_of(shop.work), state_of(first.state)
-    made = shop.work.with_name("work.duckdb.restoring")
-    for number in range(5):
-        with shop.started("restore", first.name, "--replace") as restoring:
-            deadline = time.monotonic() + 30
-            while not made.exists() and restoring.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(number * 0.03)
-            restoring.kill()
-        assert state_of(shop.work) in (stood, published)
-    assert shop.segments("restore", first.name, "--replace")[0] == 0
-    assert state_of(shop.work) == published
-    assert state_of(shop.work.with_name("work.duckdb.before")) == stood
-    assert not made.exists()
-
-
-@pytest.mark.parametrize("damage", ["a byte", "missing", "none", "another version"])
-def test_a_state_that_is_not_as_published_is_not_restored_and_what_stands_is_left(shop: Shop, damage: str) -> None:
-    *_, newest = shop.releases.all()
-    if damage == "a byte":
-        whole = bytearray(newest.state.read_bytes())
-        whole[len(whole) // 2] ^= 1
-        newest.state.write_bytes(whole)
-        said = f"release {newest.name} is damaged: state.duckdb is not what was published"
-    elif damage == "missing":
-        newest.state.unlink()
-        said = f"release {newest.name} is damaged: state.duckdb is missing"
-    else:
-        facts = {key: value for key, value in newest.manifest.items() if key != "digest"}
-        if damage == "none":
-            del facts["state"]
-            said = f"release {newest.name} was published before releases had a state; take a later one"
-        else:
-            with duckdb.connect(str(newest.state)) as state:
-                state.execute("alter table segments rename colour to color")
-            facts["files"]["state.duckdb"] = checksum(newest.state)
-            said = (
-                "breaks the contracts of this version: segments (colour: a column of type VARCHAR, found no such colu"
-            )
-        (newest.folder / "manifest.json").chmod(0o600)
-        write_manifest(newest.folder, facts)
-    whole_work = shop.work.read_bytes()
-    code, printed, complaint = shop.segments("restore", newest.name, "--replace")
-    assert (code, printed) == (2, "")
-    assert said in complaint
-    assert shop.work.read_bytes() == whole_work
-
-
-def test_a_restore_needs_only_the_state_to_be_whole(shop: Shop) -> None:
-    *_, newest = shop.releases.all()
-    newest.database.unlink()
-    shop.work.unlink()
-    assert shop.segments("restore", newest.name)[0] == 0
-
-
-def test_a_restore_from_no_release_says_which_there_are(shop: Shop) -> None:
-    code, _, complaint = shop.segments("restore", "000009-x")
-    assert code == 2
-    assert (
-        f"no release '000009-x'; there are: {', '.join(release.name for release in shop.releases.all())}" in complaint
+def started(shop: Shop, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [SEGMENTS, *arguments],
+        env=os.environ | shop.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
-def test_a_restore_waits_for_the_run_that_writes_and_says_so(shop: Shop) -> None:
+def test_a_killed_restore_leaves_one_complete_database(shop: Shop) -> None:
+    """It is the one before the restore, or the restored one."""
     first, *_ = shop.releases.all()
-    whole = shop.work.read_bytes()
-    with lock.writer(shop.work.with_name("work.lock"), "a run of the night", 0, pytest.fail):
-        restoring = shop.started("restore", first.name, "--replace")
+    before, published_state = state_of(shop.work), state_of(first.state)
+    restoring_file = shop.work.with_name("work.duckdb.restoring")
+    for number in range(3):
+        with started(shop, "restore", first.name, "--replace") as restoring:
+            deadline = time.monotonic() + 30
+            while not restoring_file.exists() and restoring.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(number * 0.05)
+            restoring.kill()
+        assert state_of(shop.work) in (before, published_state)
+    assert segments(shop, "restore", first.name, "--replace").code == 0
+    assert state_of(shop.work) == published_state
+    assert state_of(shop.work.with_name("work.duckdb.before")) == before
+    assert not restoring_file.exists()
+
+
+@pytest.mark.parametrize("damage", ["a byte", "missing", "no state", "other columns"])
+def test_a_damaged_state_is_not_restored(shop: Shop, damage: str) -> None:
+    *_, newest = shop.releases.all()
+    if damage == "a byte":
+        content = bytearray(newest.state.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.state.write_bytes(content)
+        message = f"release {newest.name} is damaged: state.duckdb was changed after it was published"
+    elif damage == "missing":
+        newest.state.unlink()
+        message = f"release {newest.name} is damaged: state.duckdb is missing"
+    else:
+        entries = {key: value for key, value in newest.manifest.items() if key != "digest"}
+        if damage == "no state":
+            del entries["state"]
+            message = f"release {newest.name} has no state, because the version that published it wrote none."
+        else:
+            with duckdb.connect(str(newest.state)) as state:
+                state.execute("alter table segments rename colour to color")
+            entries["files"]["state.duckdb"] = checksum(newest.state)
+            message = "breaks the contracts of this version: segments (colour: a column of type VARCHAR, found no such"
+        (newest.folder / "manifest.json").chmod(0o600)
+        write_manifest(newest.folder, entries)
+    content_before = shop.work.read_bytes()
+    ended = segments(shop, "restore", newest.name, "--replace")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert message in ended.errors
+    assert shop.work.read_bytes() == content_before
+
+
+def test_a_restore_needs_only_an_intact_state(shop: Shop) -> None:
+    *_, newest = shop.releases.all()
+    newest.database.unlink()
+    shop.work.unlink()
+    assert segments(shop, "restore", newest.name).code == 0
+
+
+def test_an_unknown_release_is_an_error_that_lists_all(shop: Shop) -> None:
+    ended = segments(shop, "restore", "000009-x")
+    assert ended.code == 2
+    names = ", ".join(release.name for release in shop.releases.all())
+    assert f"no release '000009-x'; there are: {names}" in ended.errors
+
+
+def test_a_restore_waits_for_a_run_and_reports_it(shop: Shop) -> None:
+    first, *_ = shop.releases.all()
+    content = shop.work.read_bytes()
+    with lock.writer(shop.folders.lock, "a run of the night", 0, pytest.fail):
+        restoring = started(shop, "restore", first.name, "--replace")
         assert restoring.stdout is not None
         assert restoring.stdout.readline().startswith("waiting for a run of the night")
-        assert shop.work.read_bytes() == whole
+        assert shop.work.read_bytes() == content
     restoring.communicate(timeout=60)
     assert restoring.returncode == 0
-    assert shop.work.read_bytes() != whole
+    assert shop.work.read_bytes() != content

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 import segmentation_pipeline
-from segmentation_pipeline.config.loading import load
+from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import ReleaseError, WarehouseError
 from segmentation_pipeline.releases.files import OLDEST_CLIENT, Release
 from segmentation_pipeline.releases.store import Releases
@@ -162,7 +162,7 @@ def test_the_manifest_describes_the_release(shop: Shop, database: duckdb.DuckDBP
     manifest = json.loads((shop.release.folder / "manifest.json").read_text("utf-8"))
     assert database.execute("select max(as_of)::varchar from customer_segments").fetchone() == (manifest["as_of"],)
     assert manifest["release"] == shop.release.name == f"000001-20241019-{manifest['run_id'][:8]}"
-    assert manifest["settings_digest"] == load(str(shop.retailer), **{"rfm.as_of": FIRST_NIGHT}).digest()
+    assert manifest["settings_digest"] == load_settings(str(shop.retailer), "", FIRST_NIGHT).digest()
     assert manifest["contract_version"] == CONTRACT_VERSION
     assert manifest["oldest_duckdb_client"] == OLDEST_CLIENT
     assert manifest["versions"]["duckdb"] == duckdb.__version__
