@@ -104,7 +104,7 @@ def test_a_column_is_derived_from_what_its_expression_names(select: str, sources
         ("raw_transactions", "amount", ""),
         ("rfm_features", "country", "clean_transactions: country"),
         ("rfm_thresholds", "threshold", "rfm_features: monetary, frequency, recency"),
-        ("nearest_centroids", "cluster", "kmeans_centroids: cluster"),
+        ("kmeans_segments", "cluster", "nearest_centroids: cluster"),
         ("segment_profiles", "median_monetary", "customer_segments: monetary"),
         ("kmeans_scaler", "transform", "segmentation_models: transform"),
         ("segment_membership", "valid_from", "customer_segments: as_of; segment_membership: valid_from"),

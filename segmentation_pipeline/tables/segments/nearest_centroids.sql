@@ -11,13 +11,14 @@ with distances as (
     cross join kmeans_centroids as centroids
 )
 
+-- Of equally near centroids, the one with the lowest segment key.
 select
-    distances.*,
-    lead(distance) over nearest as second_distance,
-    max(distance) filter (where distances.segment_key = previous.segment_key) over (
-        partition by customer_id
-    ) as previous_distance
+    customer_id,
+    arg_min(cluster, (distance, distances.segment_key)) as cluster,
+    arg_min(distances.segment_key, (distance, distances.segment_key)) as segment_key,
+    min(distance) as distance,
+    min(distance, 2)[2] as second_distance,
+    max(distance) filter (where distances.segment_key = previous.segment_key) as previous_distance
 from distances
 left join previous_segments as previous using (customer_id)
-window nearest as (partition by customer_id order by distance, distances.segment_key)
-qualify row_number() over nearest = 1
+group by customer_id
