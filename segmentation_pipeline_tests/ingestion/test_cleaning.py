@@ -487,14 +487,14 @@ def test_report_lists_rules_that_reject_nothing(tmp_path: Path) -> None:
 # -- any lines
 
 
-MOMENTS = ["2024-03-01 10:00:00", "2024-03-02 23:59:59", "2024-03-03 00:00:00", "2024-02-30 10:00:00"]
+TIMESTAMPS = ["2024-03-01 10:00:00", "2024-03-02 23:59:59", "2024-03-03 00:00:00", "2024-02-30 10:00:00"]
 LINES = st.builds(
     line,
     invoice=st.sampled_from(["500001", "500002", "C500001", "A1", ""]),
     stock_code=st.sampled_from(["85123A", "POST", ""]),
     description=st.sampled_from(["LANTERN", 'A "BIG", ONE', "TWO\nLINES", ""]),
     quantity=st.sampled_from(["2", "-1", "0", "1.5", "two"]),
-    at=st.sampled_from(MOMENTS),
+    at=st.sampled_from(TIMESTAMPS),
     price=st.sampled_from(["2.50", "0.0001", "0", "-11062.06", ""]),
     customer=st.sampled_from(["7", "7.0", "8", ""]),
     country=st.sampled_from(["EIRE", ""]),
@@ -511,9 +511,9 @@ def money(sold: Sequence[str]) -> Decimal:
 
 def expected_rule(sold: Sequence[str], *, ignore: bool) -> str | None:
     """Return the rule that rejects a line, without looking at copies."""
-    if len(sold) == len(HEADER) and sold[4] == MOMENTS[2]:
+    if len(sold) == len(HEADER) and sold[4] == TIMESTAMPS[2]:
         return "after_as_of"
-    if len(sold) != len(HEADER) or sold[3] == "two" or sold[4] == MOMENTS[-1] or not sold[5]:
+    if len(sold) != len(HEADER) or sold[3] == "two" or sold[4] == TIMESTAMPS[-1] or not sold[5]:
         return "unparseable_value"
     invoice, code, _, _, _, price, customer, _ = sold
     if ignore and invoice == "C500001":

@@ -16,7 +16,7 @@ import pytest
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.orchestration.instance import prepare
-from segmentation_pipeline_tests.scenarios import line, retailer_file, write_csv
+from segmentation_pipeline_tests.scenarios import definitions, line, retailer_file, write_csv
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 COMMANDS = Path(sys.executable).parent
@@ -32,8 +32,8 @@ class Sensor:
 
     def evaluate(self) -> list[str]:
         """Evaluate once and return the keys of the requested runs; `message` is the reason where there are none."""
-        context = dg.build_sensor_context(self.instance, cursor=self.cursor, definitions=defs())
-        result = defs().resolve_sensor_def("new_files").evaluate_tick(context)
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor, definitions=definitions())
+        result = definitions().resolve_sensor_def("new_files").evaluate_tick(context)
         self.cursor, self.message = result.cursor, result.skip_message or ""
         assert bool(self.message) != bool(result.run_requests)
         return [str(request.run_key) for request in result.run_requests or []]
@@ -86,6 +86,11 @@ def test_other_files_start_no_run(source: Path, sensor: Sensor) -> None:
     assert [len(sensor.evaluate()) for _ in range(2)] == [0, 0]
     (source / ".b.csv").rename(source / "b.csv")
     assert [len(sensor.evaluate()) for _ in range(2)] == [0, 1]
+
+
+def test_cursor_of_an_earlier_version_starts_one_run(source: Path, instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, '{"seen": ["0123"], "asked_for": ["0123"], "asked": "4567"}')
+    assert [len(sensor.evaluate()) for _ in range(3)] == [0, 1, 0]
 
 
 def test_removed_file_starts_no_run_and_a_returning_one_does(source: Path, sensor: Sensor) -> None:

@@ -161,7 +161,7 @@ PRICES: dict[str, str | None] = {
     "nan": None,
     "0.00001": None,
 }
-MOMENTS = {
+TIMESTAMPS = {
     "2024-03-01 10:00:00": True,
     "2024-03-02": True,
     "2024-12-31T23:59:59": True,
@@ -185,7 +185,7 @@ def _row(
         (invoice, stock_code, description, quantity, at, price, customer, country),
         None if one is None else Decimal(one),
         None if of_one is None else Decimal(of_one),
-        MOMENTS[at],
+        TIMESTAMPS[at],
     )
 
 
@@ -197,7 +197,7 @@ ROWS = st.builds(
         ["LANTERN", "", 'A "BIG", ONE', "OVER\nLINES", "OVER\nTHREE\n\nLINES;", "CRÈME ", "\t|"]
     ),
     quantity=st.sampled_from([*QUANTITIES]),
-    at=st.sampled_from([*MOMENTS]),
+    at=st.sampled_from([*TIMESTAMPS]),
     price=st.sampled_from([*PRICES]),
     customer=st.sampled_from(["17850.0", "17850", "13047", " 9 ", ""]),
     country=st.sampled_from(["France", "Côte d'Ivoire", ""]),
