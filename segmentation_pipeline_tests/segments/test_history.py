@@ -1,14 +1,16 @@
 """Past month ends: restated under the active model, the moves between them, and the back-test of the segments."""
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segmentation_pipeline.model.thresholds import BacktestPeriods
 from segmentation_pipeline.segments import history
-from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
+from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours, line
 
 LINES = four_behaviours(200)
 # The data begin on 2023-01-01.
@@ -45,6 +47,13 @@ def restated_months(nights: Nights) -> list[str]:
 
 def month_ends(nights: Nights, table: str = "segment_history") -> list[str]:
     return [f"{month:%Y-%m-%d}" for (month,) in nights.rows(f"select distinct month_end from {table} order by 1")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Resample a tenth as often: the intervals are not what is tested here."""
+    with constants(BACKTEST=BacktestPeriods(resamples=20)):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Membership: which customers move, which moves are pending, the membership history and its changes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,40 +171,73 @@ HISTORY = "select * from segment_membership order by customer_id, valid_from"
 NIGHTS = (1, 2, 4, 9, 16)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """Several nights of one shop: the history and the published segments after each, and the working database."""
+
+    nights: Nights
+    first: list[tuple[Any, ...]]
+    histories: dict[datetime, list[tuple[Any, ...]]]
+    repeated: dict[datetime, list[tuple[Any, ...]]]
+    published: dict[datetime, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def recorded(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """Run every night twice on all lines; a run counts only those before its as_of."""
+    nights = Nights.opened(saved, tmp_path_factory.mktemp("recorded") / "work.duckdb")
+    result = Recorded(nights, nights.rows(HISTORY), {}, {}, {FIRST: nights.segments})
+    for number in NIGHTS:
+        for histories in (result.histories, result.repeated):
+            run(nights, number)
+            histories[night(number)] = nights.rows(HISTORY)
+        result.published[night(number)] = nights.segments
+    return result
+
+
 def run(nights: Nights, number: int) -> None:
     nights.run(night(number), refit=number == 4)
 
 
-def test_history_is_append_only_and_repeatable(nights: Nights) -> None:
-    seen = nights.rows(HISTORY)
-    for number in NIGHTS:
-        run(nights, number)
-        history = nights.rows(HISTORY)
-        run(nights, number)
-        assert nights.rows(HISTORY) == history
-        earlier = [row for row in history if row[5] < night(number)]
-        # A current period may have ended this night; nothing else changes.
-        ended = [(*row[:6], None if row[6] == night(number) else row[6]) for row in earlier]
-        assert ended == seen
-        seen = history
-    assert any(row[6] is not None for row in seen)
+def test_repeated_run_writes_the_same_history(recorded: Recorded) -> None:
+    assert recorded.repeated == recorded.histories
 
 
-def test_replay_on_all_lines_gives_the_same_history() -> None:
-    """Run all nights once on the lines of each night, and once on all lines."""
-    histories = []
-    for all_lines in (False, True):
-        nights = Nights(LINES if all_lines else [sold for sold in LINES if sold[4] < f"{FIRST}"])
-        until = FIRST
-        for number in (0, *NIGHTS):
-            fresh = [sold for sold in LINES if f"{until}" <= sold[4] < f"{night(number)}"]
-            if not all_lines and fresh:
-                nights.add_lines(fresh)
-            until = night(number)
-            run(nights, number)
-        histories.append(nights.rows(HISTORY))
-    assert histories[0] == histories[1]
-    assert len(histories[0]) > len({row[0] for row in histories[0]})
+def test_history_is_append_only(recorded: Recorded) -> None:
+    """A night adds periods and ends current ones; nothing else changes."""
+    before = recorded.first
+    for as_of, history in recorded.histories.items():
+        earlier = [row for row in history if row[5] < as_of]
+        assert [(*row[:6], None if row[6] == as_of else row[6]) for row in earlier] == before
+        before = history
+    assert any(row[6] is not None for row in before)
+
+
+def test_history_gives_what_was_published_at_a_time(recorded: Recorded) -> None:
+    for as_of, segments in recorded.published.items():
+        for later in (timedelta(), timedelta(hours=23)):
+            found = recorded.nights.rows(
+                "select customer_id, segment_key from segment_membership"
+                " where valid_from <= ? and (valid_to > ? or valid_to is null)",
+                as_of + later,
+                as_of + later,
+            )
+            assert len(found) == len(segments)
+            assert dict(found) == segments
+
+
+def test_lines_of_each_night_give_the_same_history(recorded: Recorded) -> None:
+    """The history of nights on the lines known then equals that of nights on all lines."""
+    nights = Nights([sold for sold in LINES if sold[4] < f"{FIRST}"])
+    until = FIRST
+    for number in (0, *NIGHTS):
+        if fresh := [sold for sold in LINES if f"{until}" <= sold[4] < f"{night(number)}"]:
+            nights.add_lines(fresh)
+        until = night(number)
+        run(nights, number)
+    history = nights.rows(HISTORY)
+    assert history == recorded.histories[night(NIGHTS[-1])]
+    assert len(history) > len({row[0] for row in history})
 
 
 def test_earlier_as_of_leaves_the_history_unchanged(nights: Nights) -> None:
@@ -231,23 +265,6 @@ def test_accepted_earlier_run_takes_back_later_changes(opened: Open) -> None:
         nights.run(night(4), accept_change=True)
         nights.run(night(16))
     assert corrected.rows(HISTORY) == never.rows(HISTORY)
-
-
-def test_history_gives_what_was_published_at_a_time(nights: Nights) -> None:
-    published = {FIRST: nights.segments}
-    for number in NIGHTS:
-        run(nights, number)
-        published[night(number)] = nights.segments
-    for as_of, segments in published.items():
-        for later in (timedelta(), timedelta(hours=23)):
-            found = nights.rows(
-                "select customer_id, segment_key from segment_membership"
-                " where valid_from <= ? and (valid_to > ? or valid_to is null)",
-                as_of + later,
-                as_of + later,
-            )
-            assert len(found) == len(segments)
-            assert dict(found) == segments
 
 
 def changes(nights: Nights, as_of: datetime) -> dict[str, tuple[Any, ...]]:
