@@ -1,4 +1,4 @@
-"""Readers of `current` are served all the while, whatever other readers do to a release."""
+"""Readers of the current release are served while releases are published, whatever other users do to a release."""
 
 import grp
 import json
@@ -8,22 +8,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-import dagster as dg
 import duckdb
 import pytest
 
-from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline_tests.commands import Ended, segments
 from segmentation_pipeline_tests.programs import readers
-from segmentation_pipeline_tests.scenarios import regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.shops import Shop
 
 ROOT = Path(readers.__file__).parents[2]
-SEGMENTS = Path(sys.executable).with_name("segments")
 NOBODY = 65534
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may be somebody else")
+CUSTOMERS = 59
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
 def test_readers_with_any_client_keep_reading_while_nights_publish() -> None:
@@ -41,17 +39,17 @@ def test_readers_with_any_client_keep_reading_while_nights_publish() -> None:
         assert seen["after_pruning"] >= 2, (client, "a release was queried after it was pruned")
 
 
-def test_each_client_is_the_one_that_the_makefile_installs() -> None:
-    """A version that is not that of its name would be tried twice, and its own not at all."""
+def test_the_makefile_installs_every_client() -> None:
+    """A client of another version would repeat the queries of that version, and miss those of its own."""
     makefile = dict(
         line.split(" := ") for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if " := " in line
     )
-    asked = {
+    versions = {
         "DuckDB 1.5": makefile["OLDEST_DUCKDB"],
         "DuckDB 1.4": makefile["CLIENT_1_4"],
         "DuckDB 1.1": makefile["OLDEST_CLIENT"],
     }
-    for client, version in asked.items():
+    for client, version in versions.items():
         folder = readers.PYTHON_CLIENTS[client]
         assert folder is not None
         assert version.startswith(client.removeprefix("DuckDB "))
@@ -60,32 +58,44 @@ def test_each_client_is_the_one_that_the_makefile_installs() -> None:
     assert json.loads(package.read_text("utf-8"))["version"] == makefile["NODE_CLIENT"], "run `make clients`"
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A retailer where anybody could come: only the modes of the project itself are in the way."""
+@pytest.fixture
+def shop(finished_template: Shop) -> Iterator[Shop]:
+    """A shop in a folder that every user may enter, so that only the modes of the project protect its releases."""
+    folder = Path(mkdtemp(prefix="reachable-"))
+    shop = finished_template.copy(folder / "shop")
+    for path in (folder, shop.folder, shop.data, shop.folders.root):
+        path.chmod(0o755)
+    publish(shop)
+    yield shop
+    shutil.rmtree(folder)
 
-    folder: Path
-    group: int
 
-    @property
-    def releases(self) -> Releases:
-        return Releases(self.folder / "data" / "corner_shop" / "releases")
+def other_group() -> "grp.struct_group":
+    return next(group for group in grp.getgrall() if group.gr_gid not in (os.getegid(), NOBODY))
 
-    @property
-    def database(self) -> Path:
-        """What consumers open, as they are told to: where `current` leads."""
-        return (self.releases.folder / "current").resolve() / "segments.duckdb"
 
-    def verify(self) -> "subprocess.CompletedProcess[str]":
-        command = [str(SEGMENTS), "releases", "verify"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+def publish(shop: Shop, *, new_customers: int = 0) -> None:
+    """Publish the tables, with more customers if requested, for a group that the user nobody may join."""
+    with duckdb.connect(str(shop.work)) as work:
+        work.execute(
+            "insert into customer_segments select * replace ('new-' || customer_id as customer_id)"
+            " from customer_segments order by customer_id limit $number",
+            {"number": new_customers},
+        )
+        shop.releases.publish(
+            work,
+            {"figures": shop.release.metrics},
+            macros=[],
+            as_of=shop.release.as_of,
+            run_id=f"{len(shop.releases.all()):08d}-of-a-test",
+            keep=14,
+            group=other_group().gr_name if os.geteuid() == 0 else None,
+        )
 
-    def night(self) -> None:
-        """Another customer comes, and a run publishes him."""
-        number = len(list((self.folder / "source").iterdir()))
-        write_csv(self.folder / "source" / f"{number}.csv", [(*regular_customers(1)[0][:6], f"{20000 + number}", "UK")])
-        with dg.DagsterInstance.ephemeral() as instance:
-            assert run_job(instance).success
+
+def current_database(shop: Shop) -> Path:
+    """Return the file that a consumer opens."""
+    return shop.release.database.resolve()
 
 
 def customers(database: Path) -> int:
@@ -94,48 +104,24 @@ def customers(database: Path) -> int:
         return int(number)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop after its first run, to be copied."""
-    folder = tmp_path_factory.mktemp("published")
-    group = next(group for group in grp.getgrall() if group.gr_gid not in (os.getegid(), NOBODY))
-    write_csv(folder / "source" / "0.csv", regular_customers())
-    retailer_file(folder, Path("source"), release={"group": group.gr_name} if os.geteuid() == 0 else {})
-    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
-        environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
-        environment.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
-        assert run_job(instance).success
-    return folder
-
-
-@pytest.fixture
-def shop(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    folder = Path(mkdtemp(prefix="reachable-"))
-    group = (published / "data" / "corner_shop" / "releases" / "current" / "segments.duckdb").stat().st_gid
-    # As it is, groups too, which a copy would not keep.
-    subprocess.run(["cp", "--archive", f"{published}/.", folder], check=True)
-    for path in (folder, folder / "data", folder / "data" / "corner_shop"):
-        path.chmod(0o755)
-    monkeypatch.setenv("SEGMENTATION_DATA", str(folder / "data"))
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
-    yield Shop(folder, group)
-    shutil.rmtree(folder)
+def verify(shop: Shop) -> Ended:
+    return segments(shop, "releases", "verify")
 
 
 @pytest.mark.parametrize("language", ["python", "js"])
-def test_what_consumers_are_told_to_do_reads_a_release(shop: Shop, tmp_path: Path, language: str) -> None:
+def test_the_documented_code_of_consumers_reads_a_release(shop: Shop, tmp_path: Path, language: str) -> None:
     page = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    [told] = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-    place = "/var/lib/segmentation/corner_shop/releases/current"
-    assert place in told
+    [code] = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    path = "/var/lib/segmentation/corner_shop/releases/current"
+    assert path in code
     program = tmp_path / {"python": "read.py", "js": "read.mjs"}[language]
-    program.write_text(told.replace(place, str(shop.releases.folder / "current")), "utf-8")
+    program.write_text(code.replace(path, str(shop.releases.folder / "current")), "utf-8")
     (tmp_path / "node_modules").symlink_to(readers.NODE_CLIENT / "node_modules")
     command = {"python": sys.executable, "js": "node"}[language]
-    assert subprocess.check_output([command, program], text=True) == "60\n"
+    assert subprocess.check_output([command, program], text=True) == f"{CUSTOMERS}\n"
 
 
-# The interpreter may lie where only root comes: it is loaded first, and then somebody else.
+# DuckDB is imported first, since only root may be able to read the interpreter's folder.
 CARELESS = """
 import duckdb, os, shutil, signal, sys
 database, group, nobody = sys.argv[1], *map(int, sys.argv[2:])
@@ -144,18 +130,18 @@ os.setgroups([group])
 os.setgid(nobody)
 os.setuid(nobody)
 
-def changes():
+def change():
     with duckdb.connect(database) as connection:
         connection.execute("delete from customer_segments")
 
 attempts = {
-    "opens it for writing": changes,
-    "copies onto it": lambda: shutil.copyfile("/etc/hostname", database),
-    "puts another in its place": lambda: os.replace(database, database + ".old"),
+    "opens it for writing": change,
+    "copies a file over it": lambda: shutil.copyfile("/etc/hostname", database),
+    "renames a file over it": lambda: os.replace(database, database + ".old"),
     "makes it writable": lambda: os.chmod(database, 0o666),
     "deletes it": lambda: os.unlink(database),
-    "leaves a log beside it": lambda: open(database + ".wal", "w").close(),
-    "leads current elsewhere": lambda: os.unlink(os.path.dirname(os.path.dirname(database)) + "/current"),
+    "creates a log beside it": lambda: open(database + ".wal", "w").close(),
+    "removes current": lambda: os.unlink(os.path.dirname(os.path.dirname(database)) + "/current"),
 }
 for name, attempt in attempts.items():
     try:
@@ -171,32 +157,32 @@ signal.pause()
 
 
 @as_root
-def test_a_careless_member_of_the_group_changes_nothing_and_his_death_harms_nobody(shop: Shop) -> None:
-    first = shop.database
-    command = [sys.executable, "-c", CARELESS, str(first), str(shop.group), str(NOBODY)]
+def test_a_careless_member_of_the_group_changes_nothing(shop: Shop) -> None:
+    """Nor does the death of the member's process with the release open."""
+    first = current_database(shop)
+    command = [sys.executable, "-c", CARELESS, str(first), str(other_group().gr_gid), str(NOBODY)]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as careless:
         assert careless.stdout is not None
-        assert careless.stdout.readline() == "60\n", "whatever comes before was possible"
-        shop.night()
+        assert careless.stdout.readline() == f"{CUSTOMERS}\n", "the line names an attempt that succeeded"
+        publish(shop, new_customers=1)
         careless.kill()
-    assert (customers(first), customers(shop.database)) == (60, 61)
-    told = shop.verify()
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert (customers(first), customers(current_database(shop))) == (CUSTOMERS, CUSTOMERS + 1)
+    assert verify(shop).code == 0
 
 
-# Whom no mode stops.
+# File modes do not stop root.
 AS_ROOT = {
     "changes it and dies": (
         "connection = duckdb.connect(database); connection.execute('delete from customer_segments');"
         " print('done', flush=True); signal.pause()",
-        "segments.duckdb.wal does not belong to it",
+        "segments.duckdb.wal does not belong to the release",
     ),
     "changes it and closes it": (
         "connection = duckdb.connect(database); connection.execute('delete from customer_segments');"
         " connection.close(); print('done', flush=True)",
         "segments.duckdb ",
     ),
-    "copies onto it": (
+    "copies a file over it": (
         "shutil.copyfile('/etc/hostname', database); print('done', flush=True)",
         "segments.duckdb has ",
     ),
@@ -204,41 +190,37 @@ AS_ROOT = {
 
 
 @as_root
-@pytest.mark.parametrize("what", AS_ROOT)
-def test_what_root_does_to_a_release_is_told_and_the_next_run_publishes_a_whole_one(shop: Shop, what: str) -> None:
-    does, said = AS_ROOT[what]
-    spoilt = shop.database
-    program = f"import duckdb, shutil, signal, sys; database = sys.argv[1]; {does}"
-    with subprocess.Popen([sys.executable, "-c", program, spoilt], text=True, stdout=subprocess.PIPE) as root:
+@pytest.mark.parametrize("action", AS_ROOT)
+def test_damage_by_root_is_found_and_the_next_release_is_intact(shop: Shop, action: str) -> None:
+    statements, message = AS_ROOT[action]
+    damaged = current_database(shop)
+    program = f"import duckdb, shutil, signal, sys; database = sys.argv[1]; {statements}"
+    with subprocess.Popen([sys.executable, "-c", program, damaged], text=True, stdout=subprocess.PIPE) as root:
         assert root.stdout is not None
         assert root.stdout.readline() == "done\n"
-        # While he still has it open, where he has.
-        shop.night()
+        # The process may still have the file open.
+        publish(shop, new_customers=1)
         root.kill()
-    assert customers(shop.database) == 61
-    told = shop.verify()
-    assert told.returncode == 1
-    assert spoilt.parent.name in told.stdout + told.stderr
-    assert said in " ".join((told.stdout + told.stderr).split())
-    current = shop.releases.current
-    assert current is not None
-    assert current.verify() == []
+    assert customers(current_database(shop)) == CUSTOMERS + 1
+    ended = verify(shop)
+    assert ended.code == 1
+    assert f"{damaged.parent.name} is damaged: " in ended.errors
+    assert message in ended.errors
+    assert shop.release.verify() == []
 
 
 @as_root
-def test_whoever_opened_a_release_before_root_wrote_beside_it_goes_on_reading(shop: Shop) -> None:
-    """A reader's lock keeps a writer out, root too; what he may still leave there is a log."""
-    with duckdb.connect(str(shop.database), read_only=True) as reader:
+def test_an_open_reader_keeps_reading_after_root_wrote_a_log(shop: Shop) -> None:
+    """The lock of a reader keeps every writer out; root can still leave a log beside the database."""
+    database = current_database(shop)
+    with duckdb.connect(str(database), read_only=True) as reader:
         program = "import duckdb, sys; duckdb.connect(sys.argv[1])"
-        refused = subprocess.run(
-            [sys.executable, "-c", program, shop.database], capture_output=True, text=True, check=False
-        )
-        assert refused.returncode == 1
-        assert "lock" in refused.stderr
-        shop.database.with_name("segments.duckdb.wal").write_bytes(b"left by somebody")
-        spoilt = shop.database.parent.name
-        shop.night()
-        assert reader.execute("select count(*) from customer_segments").fetchall() == [(60,)]
-    assert customers(shop.database) == 61
-    told = shop.verify()
-    assert f"{spoilt} is damaged: segments.duckdb.wal does not belong to it" in " ".join(told.stderr.split())
+        ended = subprocess.run([sys.executable, "-c", program, database], capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert "lock" in ended.stderr
+        database.with_name("segments.duckdb.wal").write_bytes(b"left by root")
+        publish(shop, new_customers=1)
+        assert reader.execute("select count(*) from customer_segments").fetchall() == [(CUSTOMERS,)]
+    assert customers(current_database(shop)) == CUSTOMERS + 1
+    message = f"{database.parent.name} is damaged: segments.duckdb.wal does not belong to the release"
+    assert message in verify(shop).errors
