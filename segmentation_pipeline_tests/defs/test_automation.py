@@ -26,6 +26,7 @@ from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.shops import Shop
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
 COMMANDS = Path(sys.executable).parent
@@ -213,18 +214,13 @@ def test_nightly_job_by_hand_names_the_first_job(shop: Path, instance: dg.Dagste
         assert "Run the job refit_segmentation or `segments run`" in failure_message(result, event.step_key or "")
 
 
-def test_nightly_job_by_hand_warns_of_a_due_model(shop: Path, instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    def warning() -> str | None:
-        result = run_job(instance, job=NIGHTLY_JOB)
-        assert result.success
-        [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "model_is_up_to_date"]
-        assert check.passed == (check.description is None)
-        return check.description
-
-    assert run_job(instance).success
-    assert warning() is None
-    retailer_file(tmp_path, tmp_path / "source", outliers={"factor": 2.0})
-    assert "the settings changed since the last fit" in str(warning())
+def test_nightly_job_by_hand_warns_of_a_due_model(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+    finished_shop.configure(outliers={"factor": 2.0})
+    result = finished_shop.run(instance, job=NIGHTLY_JOB)
+    assert result.success
+    [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "model_is_up_to_date"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "the settings changed since the last fit" in str(check.description)
 
 
 @pytest.mark.parametrize(
@@ -256,8 +252,8 @@ def test_schedules_request_a_run_although_the_retailer_file_is_missing(
     assert evaluate(schedule, "2024-11-01T02:00:00+00:00", local) is not None
 
 
-def refit() -> dg.JobDefinition:
-    return defs().resolve_job_def(REFIT_JOB)
+def nightly() -> dg.JobDefinition:
+    return defs().resolve_job_def(NIGHTLY_JOB)
 
 
 def execute(
@@ -266,7 +262,7 @@ def execute(
     """Run the job as the web interface does; return the run's id, and whether a schedule requested it."""
     options = dg.ReexecutionOptions(parent_run_id=parent_run_id) if parent_run_id else None
     with dg.execute_job(
-        dg.reconstructable(refit),
+        dg.reconstructable(nightly),
         instance,
         run_config={**QUIET, **(config or {})},
         reexecution_options=options,
@@ -276,17 +272,15 @@ def execute(
         return result.run_id, bool(check.metadata["scheduled"].value)
 
 
-def test_scheduled_run_and_its_reexecution_process_the_same_day(
-    shop: Path, local: dg.DagsterInstance, data_folder: Path, tmp_path: Path
-) -> None:
-    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"})
+def test_scheduled_run_and_its_reexecution_process_the_same_day(finished_shop: Shop, local: dg.DagsterInstance) -> None:
+    finished_shop.configure(rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 30})
     late = [line(invoice="700000", at=at, customer="10001") for at in ("2024-10-29 00:00:00", "2024-10-28 23:59:59")]
-    write_csv(tmp_path / "source" / "b.csv", late)
-    request = evaluate(FIT_IF_DUE, "2024-10-29T02:00:00+00:00", local)
+    write_csv(finished_shop.source / "b.csv", late)
+    request = evaluate(NIGHTLY, "2024-10-29T02:05:00+00:00", local)
     assert request is not None
     first, is_scheduled = execute(local, request.run_config)
     assert is_scheduled
-    current = data_folder / "corner_shop" / "releases" / "current"
+    current = finished_shop.releases.folder / "current"
     manifest, published = read_manifest(current), (current / "customer_segments.parquet").read_bytes()
     assert (manifest["run_id"], manifest["as_of"]) == (first, "2024-10-29 00:00:00")
     with duckdb.connect(str(current.resolve() / "segments.duckdb"), read_only=True) as release:
@@ -301,11 +295,11 @@ def test_scheduled_run_and_its_reexecution_process_the_same_day(
 
 
 def test_manual_run_and_its_reexecution_process_the_requested_day(
-    shop: Path, instance: dg.DagsterInstance, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is requested half an hour before midnight, and re-executed long after it."""
-    retailer_file(tmp_path, tmp_path / "source", rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 36_500})
-    current = data_folder / "corner_shop" / "releases" / "current"
+    finished_shop.configure(rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 36_500})
+    current = finished_shop.releases.folder / "current"
     find, requested = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=ZONE)
     runs: list[str] = []
 
