@@ -93,7 +93,7 @@ NORMAL = (
         0.5,
         0.5,
         "#33a02c",
-        "Regular customers whose last purchase was some time ago.",
+        "Regular customers whose last purchase begins to lie back.",
         "Reach out before they lapse: replenishment, a survey.",
     ),
     _normal(
@@ -102,7 +102,7 @@ NORMAL = (
         0.5,
         "#006d2c",
         "Good customers who have slowed down.",
-        "Find out why and respond: a call, a tailored offer.",
+        "Find out why and mend it: a call, a tailored offer.",
     ),
     _normal(
         "RECLAIM",
@@ -118,7 +118,7 @@ NORMAL = (
         1.7,
         "#fdbf6f",
         "Bought seldom and little, and long ago.",
-        "One win-back campaign, then no further contact.",
+        "One win-back campaign, then leave them in peace.",
     ),
     _normal(
         "REVIVE",
@@ -181,7 +181,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "DELIGHT",
         "outlier",
         "Spends far more and buys far more often than the others.",
-        "Delight: key accounts with a named contact.",
+        "Delight: key accounts, to be known and kept by name.",
         "#6a51a3",
     ),
     Segment(
@@ -197,7 +197,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "dormant",
         "DORMANT",
         "inactive",
-        "No purchase within the look-back.",
+        "No purchase on record within the time looked at.",
         "Leave out of campaigns, or ask once whether to stay in touch.",
         "#bdbdbd",
     ),
