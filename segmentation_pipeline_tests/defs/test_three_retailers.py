@@ -301,7 +301,7 @@ def test_a_source_of_headers_only_fails_with_a_message(
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", [])
     message = failure(fail(tmp_path, instance, monkeypatch))
-    assert message == "source.path: no line in it (1 file with a header and nothing below it)"
+    assert message == "source.path: no lines to read (1 file with a header and nothing below it). Check the export."
 
 
 def test_a_source_with_other_columns_fails_with_a_message(
@@ -333,7 +333,7 @@ def test_a_source_with_every_line_rejected_fails_with_a_message(
     write_csv(tmp_path / "in" / "a.csv", lines)
     result = fail(tmp_path, instance, monkeypatch, **sections)
     assert failure(result).startswith(
-        "clean_transactions would break its contract (not empty, found 0 rows: every line was refused"
+        "clean_transactions would break its contract (not empty, found 0 rows: every line was rejected"
     )
     assert Releases(data_folder / "corner_shop" / "releases").current is None
     assert metadata(result, "cleaning_report")["lines_kept"] == 0
