@@ -64,16 +64,18 @@ def run(
 
     Example: segments run --retailer shop.toml --as-of 2024-10-31
     """
-    from segmentation_pipeline.cli.run import run
+    from segmentation_pipeline.cli.run import RunRequest, run
 
     run(
-        retailer=retailer,
-        source=source,
-        as_of=as_of,
-        refit=refit,
-        accept_change=accept_change,
-        reload=reload,
-        traceback=traceback,
+        RunRequest(
+            retailer,
+            source=source,
+            as_of=as_of,
+            refit=refit,
+            accept_change=accept_change,
+            reload=reload,
+            traceback=traceback,
+        )
     )
 
 

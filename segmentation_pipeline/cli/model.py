@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings
-from segmentation_pipeline.cli.run import execute
+from segmentation_pipeline.cli.run import RunRequest, execute
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.orchestration import instance
@@ -62,9 +62,9 @@ def rollback(retailer: str, traceback: bool) -> None:
 def search(retailer: str, traceback: bool) -> None:
     """Run the job with a search for the number of segments, and print the models."""
     with exit_on_user_error(traceback):
-        retailer_settings(retailer)
+        settings = retailer_settings(retailer)
         instance.prepare()
-    if not execute(retailer=retailer, search=True, traceback=traceback):
+    if not execute(RunRequest(retailer, search=True, traceback=traceback), settings):
         err.print("The run failed. Run again with --traceback to see why.", markup=False)
         raise typer.Exit(1)
     list_models(retailer, traceback)

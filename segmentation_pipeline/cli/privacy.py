@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from segmentation_pipeline.cli.console import err, exit_on_user_error, retailer_settings, say
-from segmentation_pipeline.cli.run import execute
+from segmentation_pipeline.cli.run import RunRequest, execute
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.orchestration import instance as dagster_instance
@@ -30,7 +30,8 @@ def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
         typer.echo("These customers are already erased: no table and no file names them.")
         return
     # Without the customers, lines and revenue fall; the release checks must accept that.
-    if not execute(retailer=retailer, accept_change=True, reads_source=False, as_of=erased.as_of, traceback=traceback):
+    request = RunRequest(retailer, as_of=erased.as_of, accept_change=True, reads_source=False, traceback=traceback)
+    if not execute(request, retailer_settings(retailer, as_of=erased.as_of)):
         say(
             err,
             "red",

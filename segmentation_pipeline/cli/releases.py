@@ -14,6 +14,7 @@ from rich.table import Table
 
 from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings, say
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.export import check_table_exists, export
 from segmentation_pipeline.releases.files import Release
@@ -35,7 +36,7 @@ _REPAIR = "The next `segments run` that publishes repairs it; `segments releases
 def list_releases(retailer: str, traceback: bool) -> None:
     """Print the releases, oldest first, and errors of damaged ones."""
     with exit_on_user_error(traceback):
-        releases = releases_of(retailer)
+        releases = releases_of(retailer_settings(retailer))
         current = releases.current
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("", "release", "customers", "revenue", "published (UTC)"):
@@ -60,7 +61,7 @@ def list_releases(retailer: str, traceback: bool) -> None:
 def verify(names: Sequence[str], retailer: str, traceback: bool) -> None:
     """Read every file of the releases again and count every table; exit with 1 if a release is damaged."""
     with exit_on_user_error(traceback):
-        releases = releases_of(retailer)
+        releases = releases_of(retailer_settings(retailer))
         errors_by_release = releases.verify(names)
         current, current_error = releases.current, releases.current_error
         for name, errors in errors_by_release.items():
@@ -82,7 +83,7 @@ def verify(names: Sequence[str], retailer: str, traceback: bool) -> None:
 def rollback(release: str, retailer: str, traceback: bool) -> None:
     """Make an earlier release current, and pause publishing until `resume`."""
     with exit_on_user_error(traceback):
-        current = releases_of(retailer).rollback(release)
+        current = releases_of(retailer_settings(retailer)).rollback(release)
         typer.echo(
             f"{current.name} is current. Publishing is paused: runs write releases, but consumers do not see them until"
             " `segments releases resume`."
@@ -92,14 +93,14 @@ def rollback(release: str, retailer: str, traceback: bool) -> None:
 def resume(retailer: str, traceback: bool) -> None:
     """Make the newest release current, and publish again."""
     with exit_on_user_error(traceback):
-        typer.echo(f"{releases_of(retailer).resume().name} is current. Publishing has resumed.")
+        typer.echo(f"{releases_of(retailer_settings(retailer)).resume().name} is current. Publishing has resumed.")
 
 
 def restore_state(release: str, retailer: str, *, replace: bool, traceback: bool) -> None:
     """Create a working database with the models, segments and membership history of a release."""
     with exit_on_user_error(traceback):
         settings = retailer_settings(retailer)
-        releases, folders = releases_of(retailer), RetailerFolders(data_folder(), settings.name)
+        releases, folders = releases_of(settings), RetailerFolders(data_folder(), settings.name)
         source = releases.find(release)
         result = restore(folders, source, model_digest=settings.model_digest, replace=replace, report=typer.echo)
         typer.echo(f"{folders.working_database} holds the state of release {source.name}, as of {source.as_of}:")
@@ -115,7 +116,7 @@ def restore_state(release: str, retailer: str, *, replace: bool, traceback: bool
 def export_table(table: str, output: Path | None, retailer: str, traceback: bool) -> None:
     """Write a table of the current release as CSV for spreadsheets: UTF-8, with text that is not run as a formula."""
     with exit_on_user_error(traceback):
-        release = current_of(retailer)
+        release = current_of(retailer_settings(retailer))
         check_table_exists(release, table)
         if output is not None:
             with output.open("wb") as file:
@@ -129,20 +130,18 @@ def export_table(table: str, output: Path | None, retailer: str, traceback: bool
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def current_of(retailer: str) -> Release:
+def current_of(settings: Retailer) -> Release:
     """Return the release that the retailer's consumers see.
 
     Raises:
         ReleaseError: There is none.
     """
-    releases = releases_of(retailer)
+    releases = releases_of(settings)
     if (current := releases.current) is not None:
         return current
     if error := releases.current_error:
         raise ReleaseError(f"{error}. Run `segments releases verify` for the next step")
-    raise ReleaseError(
-        f"no release of {retailer_settings(retailer).name} in {releases.folder} yet; `segments run` publishes one"
-    )
+    raise ReleaseError(f"no release of {settings.name} in {releases.folder} yet; `segments run` publishes one")
 
 
 def show_pause(releases: Releases) -> None:
@@ -151,6 +150,6 @@ def show_pause(releases: Releases) -> None:
         say(out, "yellow", "Publishing is paused", f"at {releases.paused_at} until `segments releases resume`")
 
 
-def releases_of(retailer: str) -> Releases:
+def releases_of(settings: Retailer) -> Releases:
     """Return the releases of a retailer."""
-    return Releases(RetailerFolders(data_folder(), retailer_settings(retailer).name).releases)
+    return Releases(RetailerFolders(data_folder(), settings.name).releases)

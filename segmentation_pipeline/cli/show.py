@@ -17,9 +17,10 @@ from segmentation_pipeline.releases.store import Releases
 def show(retailer: str, traceback: bool) -> None:
     """Print the segments of the current release and its paths."""
     with exit_on_user_error(traceback):
-        release = current_of(retailer)
-        show_segments(release, retailer_settings(retailer))
-        show_paths(release, releases_of(retailer))
+        settings = retailer_settings(retailer)
+        release = current_of(settings)
+        show_segments(release, settings)
+        show_paths(release, releases_of(settings))
 
 
 def show_segments(release: Release, settings: Retailer) -> None:
