@@ -67,7 +67,7 @@ def state_tables(manifest: Mapping[str, Any], model_digest: str) -> list[StateTa
     Raises:
         ValueError: The state has tables that this version does not know.
     """
-    # A state with this table was written with the present names, before the version of the contract rose.
+    # A state with this table already has the present names: it was published while contract 3 was developed.
     is_converted = "erased_customers" in manifest["state"]
     renames = {} if is_converted else _RENAMES.get(major_version(manifest), {})
     names = {rename.table: name for name, rename in renames.items() if rename.table}

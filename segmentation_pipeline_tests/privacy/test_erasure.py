@@ -251,9 +251,7 @@ def test_an_erasure_without_a_release_can_be_finished_later(before: Shop, tmp_pa
     assert list(rows_that_name(shop.data, PERSON)) == []
 
 
-def test_an_erasure_counts_the_same_days_where_dates_have_no_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_erasure_counts_the_same_days_without_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line is dated at midnight, and the midnight of as_of belongs to a day that does not count."""
     lines = [(*one[:4], one[4][:10], *one[5:]) for one in regular_customers()]
     later = [line(invoice="700001", at="2024-07-01", customer=one[6]) for one in regular_customers()]

@@ -191,7 +191,7 @@ AS_ROOT = {
 
 @as_root
 @pytest.mark.parametrize("action", AS_ROOT)
-def test_damage_by_root_is_found_and_the_next_release_is_intact(shop: Shop, action: str) -> None:
+def test_damage_by_root_is_found_and_not_published_again(shop: Shop, action: str) -> None:
     statements, message = AS_ROOT[action]
     damaged = current_database(shop)
     program = f"import duckdb, shutil, signal, sys; database = sys.argv[1]; {statements}"

@@ -422,7 +422,7 @@ def test_outdated_state_is_never_dropped(work: duckdb.DuckDBPyConnection, table:
 
 
 @pytest.mark.parametrize("damage", ["not a database", "a damaged block"])
-def test_a_damaged_working_database_fails_the_run_with_the_next_step(finished_shop: Shop, damage: str) -> None:
+def test_a_damaged_working_database_fails_the_run_with_advice(finished_shop: Shop, damage: str) -> None:
     content = finished_shop.work.read_bytes()
     block = slice(12_288, 12_288 + 4_096)
     damaged = content[: block.start] + b"?" * 4_096 + content[block.stop :]

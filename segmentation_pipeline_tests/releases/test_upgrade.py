@@ -84,7 +84,7 @@ def test_the_release_under_test_is_intact_and_of_contract_2(old_shop: Shop) -> N
     assert old_shop.release.manifest["state"]["raw_transactions"] > 0
 
 
-def test_an_old_working_database_is_an_error_with_the_next_step(old_shop: Shop) -> None:
+def test_an_old_working_database_is_an_error_with_advice(old_shop: Shop) -> None:
     content = old_shop.work.read_bytes()
     with duckdb.connect(str(old_shop.work)) as connection, pytest.raises(WarehouseError) as raised:
         Warehouse(connection)
@@ -97,7 +97,7 @@ def test_an_old_working_database_is_an_error_with_the_next_step(old_shop: Shop) 
     assert old_shop.work.read_bytes() == content
 
 
-def test_a_run_on_an_old_working_database_fails_with_the_next_step(old_shop: Shop) -> None:
+def test_a_run_on_an_old_database_fails_with_advice(old_shop: Shop) -> None:
     ended = segments(old_shop, "run")
     assert ended.code == 1
     assert f"{old_shop.work}: another version of this package wrote the working database" in ended.errors
@@ -113,9 +113,7 @@ def test_erased_customers_of_version_2_alone_are_recognised(tmp_path: Path) -> N
             Warehouse(connection)
 
 
-def test_a_restore_converts_the_state_and_the_next_run_goes_on(
-    old_shop: Shop, template: Shop, next_night: Shop
-) -> None:
+def test_the_next_run_goes_on_after_a_converting_restore(old_shop: Shop, template: Shop, next_night: Shop) -> None:
     """Models, segments and membership history are those of a shop that was never converted."""
     ended = segments(old_shop, "restore", old_shop.release.name, "--replace")
     assert (ended.code, ended.errors) == (0, "")
@@ -158,7 +156,7 @@ def test_values_of_contract_2_are_converted(tmp_path: Path, table: str, column: 
         assert connection.execute(f"select {expression} from state.main.{table}").fetchall() == [(new,)]
 
 
-def test_a_state_of_the_present_contract_is_read_as_it_is() -> None:
+def test_a_state_of_the_present_contract_is_not_converted() -> None:
     manifest = {"contract_version": "3.0.0", "state": {"erased_customers": 2, "segments": 8}}
     assert [(table.name, table.rows, table.select) for table in state_tables(manifest, "digest")] == [
         ("erased_customers", 2, 'select * from state.main."erased_customers"'),
