@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+
 from segmentation_pipeline.config.paths import RetailerFolders, unused_name
-from segmentation_pipeline.errors import RestoreError
+from segmentation_pipeline.errors import RestoreError, first_line
 from segmentation_pipeline.releases.files import STATE_DATABASE, Release, sync, verify_file
 from segmentation_pipeline.releases.upgrade import StateTable, state_tables
 from segmentation_pipeline.tables.contract import literal
@@ -76,7 +78,13 @@ def _write_state(
         warehouse = Warehouse(connection)
         # Attached only now: the warehouse looks for its tables in every attached database.
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")
-        results = warehouse.write([TableWrite(table.name, table.select) for table in tables], {})
+        try:
+            results = warehouse.write([TableWrite(table.name, table.select) for table in tables], {})
+        except (duckdb.BinderException, duckdb.CatalogException) as error:
+            raise RestoreError(
+                f"the state of release {release.name} cannot be converted: {first_line(error)};"
+                f" {_published_by(release)}"
+            ) from None
         violations = [
             f"{result.table} ({violation.column}: {violation.rule}, found {violation.found})"
             for result in results

@@ -10,6 +10,8 @@ import pytest
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.export import export
+from segmentation_pipeline.releases.files import checksum
+from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.releases.upgrade import state_tables
 from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts, state_selects
@@ -167,6 +169,20 @@ def test_a_state_of_the_present_contract_is_not_converted() -> None:
 def test_a_state_with_unknown_tables_is_not_restored() -> None:
     with pytest.raises(ValueError, match="does not know its tables stock_levels"):
         state_tables({"contract_version": "4.0.0", "state": {"segments": 8, "stock_levels": 2}}, "digest")
+
+
+def test_an_old_state_without_a_column_is_not_restored(old_shop: Shop) -> None:
+    """As the state of a release that was published while contract 2 was developed."""
+    release = old_shop.release
+    with duckdb.connect(str(release.state)) as state:
+        state.execute("alter table segments drop column is_live")
+    entries = {key: value for key, value in release.manifest.items() if key != "digest"}
+    entries["files"]["state.duckdb"] = checksum(release.state)
+    write_manifest(release.folder, entries)
+    ended = segments(old_shop, "restore", release.name, "--replace")
+    assert ended.code == 2
+    assert f"the state of release {release.name} cannot be converted: " in ended.errors
+    assert "version 0.2.0 of this package published it" in ended.errors
 
 
 def test_an_old_release_is_listed_verified_and_exported(old_shop: Shop) -> None:
