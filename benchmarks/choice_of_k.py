@@ -86,7 +86,7 @@ class Shop:
             )
             for table in ("inter_purchase_times", "rfm_features"):
                 warehouse.write([TableWrite(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
-            return training.read_features(warehouse)
+            return training.read_features(warehouse).to_numpy().copy()
 
     def published(self) -> list[KCandidate]:
         """Return what the run found, from the published table."""

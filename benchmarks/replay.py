@@ -174,7 +174,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             [row[0] for row in rows],
             {row[0]: row[1] for row in rows},
             {row[0]: row[2] for row in rows},
-            training.read_features(warehouse),
+            training.read_features(warehouse).to_numpy().copy(),
             promoted,
             fence_step,
             pending_because,

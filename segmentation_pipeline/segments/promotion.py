@@ -89,7 +89,7 @@ def fit_and_promote(
         The registry after the fit, and the table of the search if there was one.
     """
     registry = registry.before_fit(as_of)
-    active, features, number = registry.active, read_features(database), registry.next_number
+    active, features, number = registry.active, read_features(database).to_numpy().copy(), registry.next_number
     first = fit_candidate(features, settings, as_of, active=active, number=number, search=search)
     if active is None:
         return registry.with_active(first.record, as_of), first.search_writes

@@ -20,6 +20,8 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from segmentation_pipeline.model.arrays import Array
     from segmentation_pipeline.model.k_search import KSearchResult
     from segmentation_pipeline.model.kmeans import KMeansFit
@@ -52,13 +54,12 @@ class CandidateModel:
         return [TableWrite("kmeans_candidates", rows=rows)]
 
 
-def read_features(database: Warehouse, relation: str = "rfm_features") -> "Array":
-    """Return the features of every customer, shape (n, 3), sorted by customer."""
-    import numpy as np
-
+def read_features(database: Warehouse, relation: str = "rfm_features") -> "pd.DataFrame":
+    """Return the features of every customer, which a model is fitted on: one row per customer, sorted by customer."""
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    found = database.fetch(f"select {columns} from {quoted(relation)} order by customer_id", {})  # noqa: S608 - names are quoted
-    return np.column_stack([found[name] for name in FEATURES])
+    return database.frame(f"select customer_id, {columns} from {quoted(relation)} order by customer_id").set_index(  # noqa: S608 - names are quoted
+        "customer_id"
+    )
 
 
 def fit_candidate(

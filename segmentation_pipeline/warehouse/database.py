@@ -7,7 +7,7 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -18,6 +18,9 @@ from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, t
 
 # The table of erased customers before contract 3. Without it, they would come back.
 _ERASED_IN_VERSION_2 = "forgotten_customers"
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,10 @@ class Warehouse:
     def fetch(self, select: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of a query as numpy arrays; values that it does not name are ignored."""
         return self.execute(select, values).fetchnumpy()
+
+    def frame(self, select: str) -> "pd.DataFrame":
+        """Return the rows of a query as a data frame."""
+        return self.connection.execute(select).df()
 
     def row(self, select: str, **values: Any) -> dict[str, Any]:
         """Return the only row of a query."""

@@ -84,7 +84,7 @@ def test_seed_and_row_order_do_not_change_segments() -> None:
         rows = Random(order).sample(LINES, len(LINES))  # noqa: S311 (a reproducible shuffle)
         nights = Nights(rows)
         nights.run(FIRST, until="rfm_features")
-        features = read_features(nights.warehouse)
+        features = read_features(nights.warehouse).to_numpy().copy()
         for seed in range(10):
             method = thresholds.FitRules(random_state=seed)
             model, *_ = fit_model(features, nights.settings, method=method)
