@@ -13,12 +13,16 @@ CLIENT_1_4 := 1.4.5
 OLDEST_DUCKDB := 1.5.5
 NODE_CLIENT := 1.5.5-r.5
 CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client
-# The tests of a file run in one process, because they share fixtures that are slow to build.
-ON_ALL_CORES := --numprocesses auto --dist loadfile
+# The tests of a file run in one process, because they share fixtures that are slow to build. Files start in the order
+# of conftest.py, slow ones first.
+ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The browser of the tests of the web interface.
 CHROMIUM := /usr/bin/chromium
 # No version of DuckDB changes these, and they take minutes.
 SLOW_TESTS := test_real_data test_automation test_web_interface
+# The tests of properties, which `make fuzz` tries with twenty times as many examples.
+PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
+	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
 .PHONY: run dev test soak fuzz check bench docs clean clients test-oldest-duckdb
 
@@ -36,6 +40,7 @@ soak: $(DEVELOPMENT) $(CLIENTS)  ## run the long tests, and write their numbers 
 
 fuzz: $(DEVELOPMENT)  ## read malformed source and retailer files for five minutes, and write docs/reliability.md
 	$(BIN)/python -m segmentation_pipeline_tests.programs.fuzz --page
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest $(PROPERTY_TESTS)
 
 check: $(DEVELOPMENT)  ## format, lint, imports, types, definitions
 	$(BIN)/ruff format --check .
