@@ -44,17 +44,14 @@ def query_inputs(retailer: Retailer) -> QueryInputs:
     pattern = retailer.cleaning.cancellation
     values: dict[str, Any] = {} if pattern is None else {"cancellation": pattern}
     cases, rows = [], []
-    for step, rule in enumerate(rejection_rules(retailer), 1):
-        values |= rule.values | {f"name_{step}": rule.name, f"reason_{step}": rule.reason}
-        cases.append(f"when {rule.condition} then {step}")
-        rows.append(f"({step}, $name_{step}, $reason_{step})")
-    return QueryInputs(
-        {
-            "judged_transactions": f"{_marked_ctes(retailer)} select *, case {' '.join(cases)} end as step from marked",  # noqa: S608 - own SQL, values are bound
-            "cleaning_rules": f"select * from (values {', '.join(rows)}) as listed(step, rule, reason)",  # noqa: S608 - own SQL, values are bound
-        },
-        values,
-    )
+    for number, rule in enumerate(rejection_rules(retailer), 1):
+        values |= rule.values | {f"name_{number}": rule.name, f"reason_{number}": rule.reason}
+        cases.append(f"when {rule.condition} then {number}")
+        rows.append(f"({number}, $name_{number}, $reason_{number})")
+    step = f"case {' '.join(cases)} end as step"
+    judged = f"{_marked_ctes(retailer)} select *, {step} from marked"  # noqa: S608 - own SQL
+    listed = f"select * from (values {', '.join(rows)}) as listed(step, rule, reason)"  # noqa: S608 - own SQL
+    return QueryInputs({"judged_transactions": judged, "cleaning_rules": listed}, values)
 
 
 def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
@@ -62,7 +59,7 @@ def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
     inputs = query_inputs(retailer)
     lines = warehouse.count("raw_transactions")
     rejected = warehouse.rows(
-        f"with judged_transactions as ({inputs.relations['judged_transactions']}),"  # noqa: S608 - own SQL, values are bound
+        f"with judged_transactions as ({inputs.relations['judged_transactions']}),"  # noqa: S608 - own SQL
         f" cleaning_rules as ({inputs.relations['cleaning_rules']})"
         " select rule, count(*) as lines from judged_transactions inner join cleaning_rules using (step)"
         " group by rule order by lines desc, rule",
@@ -117,7 +114,8 @@ def _marked_ctes(retailer: Retailer) -> str:
     columns = "*" if retailer.columns.invoice else by_day
     is_cancellation = "regexp_matches(invoice, $cancellation)" if retailer.cleaning.cancellation else "amount < 0"
     numbered = (
-        f"with numbered as (select {columns}, coalesce({is_cancellation}, false) as is_cancellation"  # noqa: S608 - own SQL, values are bound
+        f"with numbered as (select {columns}, coalesce({is_cancellation}, false)"  # noqa: S608 - own SQL
+        " as is_cancellation"
         " from raw_transactions)"
     )
     if not retailer.cleaning.sources_overlap:

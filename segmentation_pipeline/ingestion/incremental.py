@@ -297,5 +297,6 @@ def _raw_select(has_lines: bool, privacy: LinePrivacy) -> str:
     """Return the SELECT of `raw_transactions`: the lines that were stored before, and those that are read now."""
     stored = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
     new = privacy.stored(select_of("raw_transactions"))
-    read = f"select * from ({new}) where source_file in (select unnest(cast($read as varchar[])))"  # noqa: S608 - own SQL, values are bound
+    files = "(select unnest(cast($read as varchar[])))"
+    read = f"select * from ({new}) where source_file in {files}"  # noqa: S608 - own SQL
     return f"{stored} union all {read}" if has_lines else read

@@ -217,10 +217,12 @@ def _store_hashes(warehouse: Warehouse, key: Key, customers: Sequence[str], as_o
 def _delete(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], names: Sequence[str]) -> None:
     values = {"customers": list(names)}
     if "customer_id" in columns:
-        connection.execute(f"delete from {quoted(table)} where {_CONDITIONS['customer_id']}", values)  # noqa: S608 - names are quoted
+        condition = _CONDITIONS["customer_id"]
+        connection.execute(f"delete from {quoted(table)} where {condition}", values)  # noqa: S608 - quoted names
     if "unparsed" in columns:
         connection.execute(
-            f"update {quoted(table)} set unparsed = {ERASED_TEXT} where {_CONDITIONS['unparsed']}",  # noqa: S608 - names are quoted
+            f"update {quoted(table)} set unparsed = {ERASED_TEXT}"  # noqa: S608 - quoted names
+            f" where {_CONDITIONS['unparsed']}",
             values,
         )
 

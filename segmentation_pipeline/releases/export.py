@@ -52,7 +52,8 @@ def check_table_exists(release: Release, table: str) -> None:
 
 
 def _select(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    described = connection.execute(f"select column_name, column_type from (describe {quoted(table)})").fetchall()  # noqa: S608 - names are quoted
+    select = f"select column_name, column_type from (describe {quoted(table)})"  # noqa: S608 - quoted names
+    described = connection.execute(select).fetchall()
     texts = [quoted(name) for name, kind in described if kind == "VARCHAR"]
     guarded = [f"regexp_replace({name}, {literal(_FORMULA)}, '''\\0') as {name}" for name in texts]
     replace = f" replace ({', '.join(guarded)})" if guarded else ""

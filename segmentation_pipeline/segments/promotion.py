@@ -133,7 +133,8 @@ def _segments_under(database: Warehouse, model: ModelRecord, settings: Retailer)
     inputs = with_model(database, model, "assigned_segments", stored)
     [(name, text)] = inputs.relations.items()
     found = database.fetch(
-        f"with {quoted(name)} as ({text}) select today.segment_key, coalesce(before.segment_key, '') as before"  # noqa: S608 - names are quoted
+        f"with {quoted(name)} as ({text})"  # noqa: S608 - quoted names
+        " select today.segment_key, coalesce(before.segment_key, '') as before"
         f" from {quoted(name)} as today left join previous_segments as before using (customer_id)"
         " order by customer_id",
         settings.sql_values | inputs.values,

@@ -57,9 +57,8 @@ class CandidateModel:
 def read_features(database: Warehouse, relation: str = "rfm_features") -> "pd.DataFrame":
     """Return the features of every customer, which a model is fitted on: one row per customer, sorted by customer."""
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    return database.frame(f"select customer_id, {columns} from {quoted(relation)} order by customer_id").set_index(  # noqa: S608 - names are quoted
-        "customer_id"
-    )
+    select = f"select customer_id, {columns} from {quoted(relation)} order by customer_id"  # noqa: S608 - quoted names
+    return database.frame(select).set_index("customer_id")
 
 
 def fit_candidate(

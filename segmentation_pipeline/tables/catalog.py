@@ -42,7 +42,8 @@ def published() -> tuple[Contract, ...]:
 @cache
 def state_selects() -> Mapping[str, str]:
     """Return, for each table that cannot be derived again, the SELECT of the rows to keep."""
-    selects = {name: f"select * from {quoted(name)}" for name, contract in contracts().items() if contract.state}  # noqa: S608 - names are quoted
+    tables = [name for name, contract in contracts().items() if contract.state]
+    selects = {name: f"select * from {quoted(name)}" for name in tables}  # noqa: S608 - quoted names
     selects["ingested_files"] = WITHOUT_SOURCE
     selects["raw_transactions"] = (
         "select * from raw_transactions where source_file in"

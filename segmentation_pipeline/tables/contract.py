@@ -117,18 +117,17 @@ class Contract(BaseModel):
         Returns:
             Every broken rule. The rows of a table with other columns or types are not checked.
         """
-        described = connection.execute(f"select column_name, column_type from (describe {quoted(self.table)})")  # noqa: S608 - names are quoted
+        describe = f"select column_name, column_type from (describe {quoted(self.table)})"  # noqa: S608 - quoted names
+        described = connection.execute(describe)
         found_columns = described.fetchall()
         expected = [(column.name, column.type) for column in self.columns]
         if found_columns != expected:
             return list(_column_violations(dict(expected), dict(found_columns)))
         rules = list(self._rules())
         parameters = {name: value for *_, values in rules for name, value in values.items()}
-        counts = connection.execute(
-            f"select count(*), {', '.join(f'count(*) filter (where {broken})' for _, _, broken, _ in rules) or '0'}"  # noqa: S608 - own SQL, values are bound
-            f" from {quoted(self.table)}",
-            parameters,
-        ).fetchone()
+        broken_rows = ", ".join(f"count(*) filter (where {broken})" for _, _, broken, _ in rules) or "0"
+        select = f"select count(*), {broken_rows} from {quoted(self.table)}"  # noqa: S608 - quoted names
+        counts = connection.execute(select, parameters).fetchone()
         assert counts is not None
         rows, *broken = counts
         found = [
@@ -136,7 +135,8 @@ class Contract(BaseModel):
             for (column, rule, _, _), count in zip(rules, broken, strict=False)
             if count
         ]
-        key = f"select count(*) from (select distinct {self.key_order} from {quoted(self.table)})"  # noqa: S608 - names are quoted
+        keys = f"select distinct {self.key_order} from {quoted(self.table)}"  # noqa: S608 - quoted names
+        key = f"select count(*) from ({keys})"  # noqa: S608 - quoted names
         distinct = connection.execute(key).fetchone()
         assert distinct is not None
         if distinct[0] != rows:

@@ -95,14 +95,16 @@ class Warehouse:
                 )
             ctes = [f"{quoted(name)} as ({text})" for name, text in inputs.relations.items() if name in reads]
             prefix = f"with {', '.join(ctes)} " if ctes else ""
-            text = f"create or replace table {table} as {prefix}select * from (\n{write.select}\n)"  # noqa: S608 - own SQL, values are bound
+            select = f"{prefix}select * from (\n{write.select}\n)"  # noqa: S608 - own SQL
+            text = f"create or replace table {table} as {select}"
             self.connection.execute(text, bound_values(text, values | inputs.values))
         else:
             # Without constraints, which would raise at the first bad row: the contract reports every one.
             self.connection.execute(f"drop table if exists {table}; {contract.ddl(constraints=False)}")
         if write.rows:
             places = ", ".join("?" * len(contract.columns))
-            self.connection.executemany(f"insert into {table} values ({places})", [list(row) for row in write.rows])  # noqa: S608 - own SQL, values are bound
+            insert = f"insert into {table} values ({places})"  # noqa: S608 - own SQL
+            self.connection.executemany(insert, [list(row) for row in write.rows])
         violations = contract.violations(self.connection)
         if not violations:
             # 0.05 s for all tables of a run.
