@@ -125,7 +125,7 @@ def _write_database(
         for contract in selects:
             written.execute(contract.ddl(constraints=constraints))
             file = escape(str(folder / f"{contract.table}.parquet"))
-            insert = f"insert into {quoted(contract.table)} from read_parquet($file)"  # noqa: S608 - quoted names
+            insert = f"insert into {quoted(contract.table)} from read_parquet($file)"
             written.execute(insert, {"file": file})
             contract.write_comments(written)
         for macro in macros:
