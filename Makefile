@@ -58,14 +58,17 @@ bench: $(DEVELOPMENT)  ## run the benchmarks
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --constraint constraints.txt --editable .
 	touch $@
 
-$(DEVELOPMENT): $(INSTALLED)
+# One installation for both where nothing is installed yet: two take a minute longer.
+$(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
-	touch $@
+	touch $(INSTALLED) $@
 
 clients: $(CLIENTS)
 
