@@ -10,7 +10,7 @@ from typing import Any
 
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.privacy.masking import masked_pattern
+from segmentation_pipeline.privacy.line_privacy import masked_pattern
 from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import Warehouse

@@ -7,7 +7,7 @@ import re
 
 from segmentation_pipeline.config.sections import Columns
 from segmentation_pipeline.errors import SourceError, mask
-from segmentation_pipeline.ingestion.parsing import Part
+from segmentation_pipeline.ingestion.file_formats import Part
 
 _SHOWN_COLUMNS, _SHOWN_NAME = 40, 60
 

@@ -1,6 +1,6 @@
 """Decompress files, decode them to UTF-8, and limit the size that they decompress to.
 
-Contains compression and encodings. Parsing the text is in `parsing`, workbooks are in `excel`.
+Contains compression and encodings. Parsing the text is in `file_formats`, workbooks are in `excel`.
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """Find the files of a source, and reject paths that lead out of it.
 
-Contains paths, patterns, links and file formats. Reading the files is in `parsing`.
+Contains paths, patterns, links and file formats. Reading the files is in `file_formats`.
 """
 
 import glob

@@ -1,6 +1,6 @@
 """Read a workbook's sheets as rows of text, after a check that they fit into memory.
 
-Contains what only workbooks need. Numbering their rows is in `parsing`, loading them in `staging`.
+Contains what only workbooks need. Numbering their rows is in `file_formats`, loading them in `staging`.
 """
 
 import re

@@ -24,7 +24,7 @@ from segmentation_pipeline.ingestion.file_ledger import (
     ingested_files_select,
 )
 from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader_digest
-from segmentation_pipeline.privacy.masking import LinePrivacy
+from segmentation_pipeline.privacy.line_privacy import LinePrivacy
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs

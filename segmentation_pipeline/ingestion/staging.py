@@ -22,7 +22,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
 from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
 from segmentation_pipeline.ingestion.discovery import format_of
-from segmentation_pipeline.ingestion.parsing import MAX_COLUMNS, Part, numbered_csv, parts_of
+from segmentation_pipeline.ingestion.file_formats import MAX_COLUMNS, Part, numbered_csv, parts_of
 from segmentation_pipeline.tables.catalog import line_columns, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection

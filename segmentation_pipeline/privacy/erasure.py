@@ -1,7 +1,7 @@
 """Erase customers from every table, file and release, and count the rows before and after.
 
 Contains the search and the removal. Tables are found by their columns, so a table that is added later is included.
-Leaving erased customers out of later runs is in `masking`.
+Leaving erased customers out of later runs is in `line_privacy`.
 """
 
 import re
@@ -18,7 +18,7 @@ import duckdb
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
-from segmentation_pipeline.privacy.masking import ERASED_TEXT, LinePrivacy, possible_names
+from segmentation_pipeline.privacy.line_privacy import ERASED_TEXT, LinePrivacy, possible_names
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.files import sync
 from segmentation_pipeline.releases.store import Releases

@@ -1,6 +1,6 @@
 """The privacy key, and keyed hashes of customers in Python and in SQL.
 
-Contains HMAC-SHA256 (RFC 2104) with the key of the environment. What is stored of a line is in `masking`.
+Contains HMAC-SHA256 (RFC 2104) with the key of the environment. What is stored of a line is in `line_privacy`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Publish releases whole, list them, verify them, roll back and prune.
+"""Publish releases atomically, list them, verify them, roll back and prune.
 
 Contains which releases exist and which of them is current. A release is a folder that never changes after it is
 published; `current` is a symbolic link to one of them. A rename switches the link, so a reader sees either release.
@@ -259,10 +259,10 @@ class Releases:
         if os.path.lexists(self._link) and not self._link.is_symlink():
             # A rename cannot replace a folder. Its content is kept, because it may be somebody's only copy.
             self._link.rename(unused_name(self.folder / f"{CURRENT}.set-aside"))
-        following = self.folder / ".current"
-        following.unlink(missing_ok=True)
-        following.symlink_to(release.name, target_is_directory=True)
-        following.replace(self._link)
+        new_link = self.folder / ".current"
+        new_link.unlink(missing_ok=True)
+        new_link.symlink_to(release.name, target_is_directory=True)
+        new_link.replace(self._link)
         files.sync(self.folder)
 
     def _prune(self, oldest: str) -> None:

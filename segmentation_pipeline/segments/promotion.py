@@ -154,9 +154,9 @@ def _reasons(record: ModelRecord, candidate: CandidateModel, active: ModelRecord
     if record.moved_share > rules.max_moved:
         yield (
             f"Under the active model {record.moved_share:.1%} of the customers left their segment since the last run,"
-            f" more than {rules.max_moved:.0%}: the data changed, not the customers."
+            f" more than {rules.max_moved:.0%}: check the source before you promote it."
         )
-    # The rest of the way follows a week later, so a part of the way may move half as many.
+    # Where fences move only a part of the way, the next refit moves customers again: this one may move half as many.
     min_kept = (1 + rules.min_kept) / 2 if 0 < record.fence_step < 1 else rules.min_kept
     if record.kept_share < min_kept:
         yield f"Only {record.kept_share:.1%} of the customers would keep their segment, less than {min_kept:.1%}."
@@ -177,7 +177,7 @@ def _reasons(record: ModelRecord, candidate: CandidateModel, active: ModelRecord
 
 
 def _misnamed(candidate: CandidateModel) -> list[str]:
-    """Return the keys whose cluster is nearer to another name's place, and would get another name today."""
+    """Return the keys whose centroid is nearer to another segment's position, and that naming would not give today."""
     from segmentation_pipeline.model.naming import misplaced, name_clusters
 
     centroids, keys = candidate.fit.standardised_, candidate.model.keys

@@ -23,8 +23,8 @@ import pytest
 from segmentation_pipeline.defs.model.assets import TABLES as MODEL_TABLES
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.releases.gate import CHECKS as RELEASE_CHECKS
-from segmentation_pipeline.releases.gate import ReleaseMetrics, implausible_as_of, sudden_loss
+from segmentation_pipeline.releases.release_checks import CHECKS as RELEASE_CHECKS
+from segmentation_pipeline.releases.release_checks import ReleaseMetrics, implausible_as_of, sudden_loss
 from segmentation_pipeline.tables.catalog import check_select
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.scenarios import (

@@ -13,7 +13,7 @@ import pytest
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import ErasureError, PrivacyError
 from segmentation_pipeline.privacy.erasure import erase
-from segmentation_pipeline.privacy.masking import LinePrivacy
+from segmentation_pipeline.privacy.line_privacy import LinePrivacy
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key, hash_sql
 from segmentation_pipeline.tables.catalog import contracts, published
 from segmentation_pipeline.tables.contract import quoted

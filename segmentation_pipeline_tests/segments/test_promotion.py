@@ -147,7 +147,7 @@ select numbered.* exclude (place) replace (
 ) from numbered join others using (place)
 """
 DAMAGED = {
-    "features shuffled among customers": (SHUFFLED, "the data changed, not the customers"),
+    "features shuffled among customers": (SHUFFLED, "check the source before you promote it"),
     "one segment's customers missing": (
         # assigned_segments is still that of the previous night when rfm_features is written.
         "select rfm_features.* from rfm_features left join assigned_segments using (customer_id)"
@@ -156,7 +156,7 @@ DAMAGED = {
     ),
     "ten times the money": (
         "select * replace (cast(monetary * 10 as decimal(18, 4)) as monetary) from rfm_features",
-        "the data changed, not the customers",
+        "check the source before you promote it",
     ),
 }
 

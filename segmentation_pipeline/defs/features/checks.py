@@ -7,7 +7,7 @@ import dagster as dg
 from segmentation_pipeline.ingestion.cleaning import explain_loss
 from segmentation_pipeline.orchestration.check_results import check_result, sql_check
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
-from segmentation_pipeline.releases.gate import CHECKS, NOT_PUBLISHED, ReleaseMetrics, release_check_messages
+from segmentation_pipeline.releases.release_checks import CHECKS, NOT_PUBLISHED, ReleaseMetrics, release_check_messages
 from segmentation_pipeline.releases.store import Releases
 
 customers_and_money_reconcile = sql_check(

@@ -10,7 +10,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import OWNERS, Results, report_user_errors
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.releases.gate import NOT_PUBLISHED, ReleaseMetrics, release_check_messages
+from segmentation_pipeline.releases.release_checks import NOT_PUBLISHED, ReleaseMetrics, release_check_messages
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import published

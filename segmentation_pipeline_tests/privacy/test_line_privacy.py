@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from segmentation_pipeline.errors import first_line
-from segmentation_pipeline.privacy.masking import masked_pattern, possible_names
+from segmentation_pipeline.privacy.line_privacy import masked_pattern, possible_names
 from segmentation_pipeline_tests.scenarios import Line, line, regular_customers, write_csv
 from segmentation_pipeline_tests.shops import Shop
 
