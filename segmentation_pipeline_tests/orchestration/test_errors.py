@@ -19,7 +19,8 @@ from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline_tests.defs.test_automation import failure_message
 from segmentation_pipeline_tests.orchestration.test_alerts import webhook
-from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import assets_up_to, line, regular_customers, run_job, write_csv
+from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -29,16 +30,26 @@ RETRIED = dg.DagsterEventType.STEP_UP_FOR_RETRY
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def source(finished_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The source of a shop with a release."""
     monkeypatch.setattr(sql_assets, "_RETRY_SECONDS", 1.0)
-    folder = write_csv(tmp_path / "source" / "a.csv", regular_customers()).parent
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, folder)))
-    return folder
+    return finished_shop.source
 
 
 @pytest.fixture
-def releases(source: Path, data_folder: Path) -> Releases:
-    return Releases(data_folder / "corner_shop" / "releases")
+def releases(finished_shop: Shop) -> Releases:
+    return finished_shop.releases
+
+
+@pytest.fixture
+def small_disk(finished_template: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A shop with a release whose data folder is a file system of 64 MB."""
+    monkeypatch.setattr(sql_assets, "_RETRY_SECONDS", 1.0)
+    (tmp_path / "data").mkdir()
+    with mounted("tmpfs", tmp_path / "data", "size=64m"):
+        shop = finished_template.copy(tmp_path)
+        shop.enter(monkeypatch)
+        yield shop
 
 
 @contextmanager
@@ -110,7 +121,7 @@ def test_unavailable_share_is_retried_then_fails_with_a_message(
             result = run_job(instance)
     assert result.success
     assert retries(result) == ["raw_transactions"]
-    assert len(releases.all()) == 1
+    assert len(releases.all()) == 2
 
 
 @ONLY_ROOT
@@ -123,11 +134,10 @@ def test_busy_folder_is_retried_until_the_release_is_published(
         result = run_job(instance)
     assert result.success
     assert retries(result) == ["release"]
-    assert releases.current is not None
+    assert len(releases.all()) == 2
 
 
 def test_invalid_data_is_not_retried(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
-    assert run_job(instance).success
     [before] = releases.all()
     write_csv(source / "a.csv", [line(invoice="none", description="Input/output error")])
     rejected = run_job(instance)
@@ -165,58 +175,50 @@ def failure_messages(result: dg.ExecuteInProcessResult) -> str:
 
 
 @ONLY_ROOT
-def test_full_disk_fails_with_a_message_until_it_has_space(
-    source: Path, releases: Releases, data_folder: Path, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop, instance: dg.DagsterInstance) -> None:
     """The disk fills up at different steps; each table is then the old or the new one, and never a part of one."""
-    data_folder.mkdir()
-    with mounted("tmpfs", data_folder, "size=64m"):
-        assert run_job(instance).success
-        first, old = bytes_of(releases.current), tables_of(releases)
-        write_csv(source / "b.csv", [line(invoice="600001", at="2024-10-28 08:00:00", customer="10001")])
-        states = [old]
-        failed_steps = []
-        for space in (0, 3_000_000, 7_000_000):
-            free = os.statvfs(data_folder).f_bavail * os.statvfs(data_folder).f_frsize
-            (data_folder / "filler").write_bytes(b"\1" * (free - space))
-            result = run_job(instance)
-            message = failure_messages(result)
-            failed_steps.append(message.split(":")[0])
-            assert "NO MESSAGE" not in message
-            assert "Check the free disk space and memory" in message
-            assert bytes_of(releases.current) == first
-            (data_folder / "filler").unlink()
-            states.append(tables_of(releases))
-        assert run_job(instance).success
-        new = tables_of(releases)
+    data, releases = small_disk.data, small_disk.releases
+    first, old = bytes_of(releases.current), tables_of(releases)
+    write_csv(small_disk.source / "b.csv", [line(invoice="600001", at="2024-10-28 08:00:00", customer="10001")])
+    states = [old]
+    failed_steps = []
+    for space in (0, 3_000_000, 7_000_000):
+        free = os.statvfs(data).f_bavail * os.statvfs(data).f_frsize
+        (data / "filler").write_bytes(b"\1" * (free - space))
+        result = run_job(instance)
+        message = failure_messages(result)
+        failed_steps.append(message.split(":")[0])
+        assert "NO MESSAGE" not in message
+        assert "Check the free disk space and memory" in message
+        assert bytes_of(releases.current) == first
+        (data / "filler").unlink()
+        states.append(tables_of(releases))
+    assert run_job(instance).success
+    new = tables_of(releases)
     partial = [name for state in states for name, text in state.items() if text not in (old.get(name), new.get(name))]
     assert partial == []
     assert len(set(failed_steps)) > 1, failed_steps
 
 
 @ONLY_ROOT
-def test_read_only_disk_fails_with_a_message_until_writable(
-    source: Path, releases: Releases, data_folder: Path, instance: dg.DagsterInstance
-) -> None:
-    data_folder.mkdir()
-    with mounted("tmpfs", data_folder, "size=64m"):
-        assert run_job(instance).success
-        first = bytes_of(releases.current)
-        remount(data_folder, read_only=True)
-        message = failure_messages(run_job(instance))
-        assert "Read-only file system" in message
-        assert f"write to {data_folder}" in message
-        assert "NO MESSAGE" not in message
-        assert bytes_of(releases.current) == first
-        remount(data_folder, read_only=False)
-        assert run_job(instance).success
+def test_read_only_disk_fails_with_a_message_until_writable(small_disk: Shop, instance: dg.DagsterInstance) -> None:
+    first = bytes_of(small_disk.releases.current)
+    remount(small_disk.data, read_only=True)
+    message = failure_messages(run_job(instance))
+    assert "Read-only file system" in message
+    assert f"write to {small_disk.data}" in message
+    assert "NO MESSAGE" not in message
+    assert bytes_of(small_disk.releases.current) == first
+    remount(small_disk.data, read_only=False)
+    assert run_job(instance).success
 
 
 @ONLY_ROOT
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_unwritable_event_log_is_a_message_and_is_posted(
-    source: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(Shop.build(tmp_path).retailer))
     data_folder.mkdir()
     with mounted("tmpfs", data_folder, "size=2m"), webhook() as server:
         monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
@@ -240,7 +242,6 @@ def test_unwritable_event_log_is_a_message_and_is_posted(
 
 
 def test_missing_source_fails_with_a_message(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
-    assert run_job(instance).success
     first = bytes_of(releases.current)
     source.rename(source.with_name("elsewhere"))
     assert f"source.path: nothing to read at {source}" in failure_messages(run_job(instance))
@@ -248,16 +249,17 @@ def test_missing_source_fails_with_a_message(source: Path, releases: Releases, i
 
 
 def test_run_spills_below_the_memory_limit_with_the_same_tables(
-    source: Path, releases: Releases, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
         (f"{100000 + number % 900000}", f"{10000 + number % 89999}", "A LANTERN WITH A LONG NAME " * 3, *rest)
         for number, (_, _, _, *rest) in enumerate(regular_customers() * 700)
     ]
-    write_csv(source / "a.csv", lines)
+    shop, features = Shop.build(tmp_path, lines), assets_up_to("rfm_features")
+    shop.enter(monkeypatch)
     monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "60MB")
     spilled = set[str]()
-    over, spill = Event(), releases.folder.parent / "tmp"
+    over, spill = Event(), shop.folders.working_database.parent / "tmp"
 
     def watch() -> None:
         while not over.wait(0.01):
@@ -266,15 +268,15 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
-    result = run_job(instance)
+    result = run_job(instance, assets=features)
     over.set()
     thread.join()
     assert result.success, failure_messages(result)
     assert spilled, "the limit is above what the data need"
-    limited = tables_of(releases)
+    limited = tables_of(shop.releases)
     monkeypatch.delenv("SEGMENTATION_MEMORY_LIMIT")
-    assert run_job(instance).success
-    assert tables_of(releases) == limited
+    assert run_job(instance, assets=features).success
+    assert tables_of(shop.releases) == limited
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("much", "such as 4GB"), ("1MB", "memory")])
@@ -286,7 +288,6 @@ def test_invalid_memory_limit_fails_with_a_message(
     limit: str,
     expected: str,
 ) -> None:
-    assert run_job(instance).success
     first = bytes_of(releases.current)
     monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", limit)
     message = failure_messages(run_job(instance))
@@ -301,7 +302,6 @@ OPEN_DATABASE = (
 
 
 def test_run_waits_for_a_reader_and_names_it(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
-    assert run_job(instance).success
     messages = list[str]()
     command = [sys.executable, "-c", OPEN_DATABASE, str(releases.folder.parent / "work.duckdb")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
@@ -311,8 +311,8 @@ def test_run_waits_for_a_reader_and_names_it(source: Path, releases: Releases, i
         def close_when_waited_for() -> None:
             over = Event()
             while not over.wait(0.05):
-                run = instance.get_runs(limit=1)[0]
-                waits = [e.user_message for e in instance.all_logs(run.run_id) if "waiting for" in e.user_message]
+                events = [event for run in instance.get_runs(limit=1) for event in instance.all_logs(run.run_id)]
+                waits = [event.user_message for event in events if "waiting for" in event.user_message]
                 if waits:
                     messages.extend(waits)
                     reader.communicate("")
