@@ -35,7 +35,7 @@ def search_k(
     return k_search.search_k(
         features,
         transform=transform,
-        rules=SearchRules(**{"resamples": 20, **rules}),
+        rules=SearchRules(**{"resamples": 10, **rules}),
         method=FitRules(random_state=random_state),
     )
 
@@ -98,8 +98,9 @@ def test_resampling_stops_at_the_first_candidate_that_passes() -> None:
 
 def test_small_cluster_fails_however_clear_it_is() -> None:
     far = np.vstack([blobs(3, each=100), np.full((4, 3), 90.0) + np.arange(4)[:, None]])
-    four = candidate(search_k(far), 4)
-    assert four.silhouette == max(one.silhouette or 0 for one in search_k(far).candidates)
+    found = search_k(far)
+    four = candidate(found, 4)
+    assert four.silhouette == max(one.silhouette or 0 for one in found.candidates)
     assert not four.passes
     assert "its smallest cluster holds 1.32 % of the customers, fewer than 5 %" in four.verdict
 
@@ -110,7 +111,7 @@ def test_unstable_clusters_fail() -> None:
     for candidate in found.candidates:
         if candidate.worst_ari is not None:
             assert candidate.worst_ari < 0.8
-            assert "of 20 resamples agrees to" in candidate.verdict
+            assert "of 10 resamples agrees to" in candidate.verdict
 
 
 # No candidate passes.
@@ -262,7 +263,7 @@ RESAMPLES = 100
 
 
 @real_data
-@pytest.mark.parametrize(("refunds", "random_state"), [("net", 42), ("net", 0), ("gross", 42), ("gross", 1)])
+@pytest.mark.parametrize(("refunds", "random_state"), [("net", 42), ("gross", 1)])
 def test_online_retail_has_four_clusters_and_five_are_unstable(
     shop: dict[str, Array], refunds: str, random_state: int
 ) -> None:

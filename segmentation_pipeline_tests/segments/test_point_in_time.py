@@ -84,7 +84,7 @@ def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any,
         write_csv(base / "in" / "known.csv", [*KNOWN, line(customer=""), line(price="?"), line(invoice="A1"), line()])
         if later:
             write_csv(base / "in" / "later.csv", later)
-        warehouse = Warehouse(duckdb.connect())
+        warehouse = Warehouse(duckdb.connect(config={"threads": 1}))
         with read_lines(warehouse.connection, retailer, source_files(retailer.source, base), base / "spill") as lines:
             warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
         for table in before_the_model():
@@ -128,7 +128,7 @@ LATER_LINES = st.lists(
 )
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     later=LATER_LINES,
     as_of=st.sampled_from([DAY, f"{DAY} 23:59:59.999999"]),

@@ -200,11 +200,12 @@ def attached(database: Path, name: str, customers: Sequence[Customer], path: Pat
 
 
 @pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
-@pytest.mark.parametrize("seed", range(6))
+# Three seeds: one fences every feature, and each feature gets each kind of exponent once.
+@pytest.mark.parametrize("seed", range(3))
 def test_macro_tables_numpy_and_python_give_equal_segments(transform: str, seed: int) -> None:
     fences, scaler, centroids = random_model(transform, seed)
     customers = random_customers(seed)
-    warehouse = Warehouse(duckdb.connect())
+    warehouse = Warehouse(duckdb.connect(config={"threads": 1}))
     rows = [
         {"customer_id": f"{n:04d}", **dict(zip(FEATURES, customer, strict=True))}
         for n, customer in enumerate(customers)
@@ -265,7 +266,7 @@ def test_normal_customers_get_the_cluster_that_scikit_learn_predicts(transform: 
     from sklearn.cluster import KMeans
 
     _, scaler, centroids = random_model(transform, seed=7, clusters=12)
-    customers = [(m, f, r) for m, f, r in random_customers(7) if m > 0 and f > 0]
+    customers = [(m, f, r) for m, f, r in random_customers(7, count=150) if m > 0 and f > 0]
     table = np.array([[float(value) for value in customer] for customer in customers])
     scaled = np.column_stack(
         [
@@ -380,7 +381,7 @@ def test_distances_equal_those_of_nearest_centroids_bit_by_bit() -> None:
     chance = seeded(5)
     differing = 0
     with duckdb.connect() as connection:
-        for _ in range(60):
+        for _ in range(30):
             place = [1 + chance.random() for _ in FEATURES]
             near = [place[0], place[1], math.nextafter(place[2], 9)]
             at = [{f"scaled_{name}": x for name, x in zip(FEATURES, spot, strict=True)} for spot in (near, place)]
@@ -395,7 +396,7 @@ def test_distances_equal_those_of_nearest_centroids_bit_by_bit() -> None:
             by_root = connection.execute(f"select name from ({distances}) order by distance, name").fetchall()[0]
             assert connection.execute("select score_customer(1, 5, 0)").fetchall() == [by_root]
             differing += by_root == ("b",)
-    assert 0 < differing < 60
+    assert 0 < differing < 30
 
 
 @pytest.mark.parametrize("name", ["it's", "'); drop table t; --", "''", '"', "\\'", "$m", "${x} {0} %s", "new\nline"])
