@@ -1,6 +1,6 @@
 """Kill nights at the end of a step or at a random time; check what they leave, and what the next night gives.
 
-The tests kill a few, `make soak` one at the end of each step and fifty at random times. Prints one line of JSON for
+The tests kill one, `make soak` one at the end of each step and fifty at random times. Prints one line of JSON for
 each error, and one of totals; the exit code is 1 if there is an error.
 """
 
