@@ -7,14 +7,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
+import segmentation_pipeline
 from segmentation_pipeline.cli import console
 from segmentation_pipeline.defs.model.assets import TABLES as MODEL_TABLES
 from segmentation_pipeline.ingestion.incremental import TABLES as LOADED_TABLES
+from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.backtest import TABLES as BACKTEST_TABLES
 from segmentation_pipeline.segments.history import TABLES as HISTORY_TABLES
@@ -26,6 +29,7 @@ from segmentation_pipeline_tests.shops import ODD_LINES, Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
 COLUMNS = 80
+SEARCH = thresholds.SearchRules(k_max=3, resamples=5)
 
 
 def shop_in(folder: Path, lines: list[Line] | None = None) -> Shop:
@@ -34,15 +38,23 @@ def shop_in(folder: Path, lines: list[Line] | None = None) -> Shop:
 
 
 def segments(shop: Shop, *arguments: str, **environment: str) -> Ended:
-    """Run a command; Dagster does not allow brackets in the path of its folder."""
-    folder = shop.folder.parent if "[" in shop.folder.name else shop.data
-    home = {"DAGSTER_HOME": str(folder / "dagster")}
-    return commands.segments(shop, *arguments, **{**home, **environment})
+    """Run a command in the Dagster folder of the module: another folder for each shop costs a second of CPU time.
+
+    Dagster does not allow brackets in its path, so it cannot be the folder of the shop.
+    """
+    return commands.segments(shop, *arguments, **{"DAGSTER_HOME": os.environ["DAGSTER_HOME"], **environment})
 
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow_terminal() -> None:
     console.out.width = console.err.width = COLUMNS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dagster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -224,16 +236,22 @@ def test_reload_replaces_the_lines_of_the_previous_source(finished_shop: Shop, t
     assert re.search(rf"^✓ raw_transactions +{len(lines):,} rows", ended.stdout, re.MULTILINE)
 
 
-def test_installed_command_without_settings_publishes_the_sample(tmp_path: Path) -> None:
+def test_installed_command_generates_and_publishes_the_sample(tmp_path: Path) -> None:
+    """With fewer customers than shipped and no search, which take 12 s of CPU time."""
+    shipped = (Path(segmentation_pipeline.__file__).parent / "retailers" / "sample.toml").read_text("utf-8")
+    fast = "\n[model]\nn_clusters = 4\n\n[checks]\nmin_silhouette = -1.0\n"
+    assert "customers = 5000" in shipped
+    (tmp_path / "small.toml").write_text(shipped.replace("customers = 5000", "customers = 300") + fast, "utf-8")
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    environment |= {"SEGMENTATION_DATA": str(tmp_path), "HOME": str(tmp_path / "home")}
-    ran = subprocess.run([SEGMENTS, "run"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment |= {"SEGMENTATION_DATA": str(tmp_path / "data"), "HOME": str(tmp_path / "home")}
+    command = [SEGMENTS, "run", "--retailer", "small.toml"]
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     # The sample's customers spend by a rule that the rule-based segments find better than the clusters do.
     assert ran.returncode == 0, ran.stderr
     assert re.findall(r"check (\w+) failed", ran.stderr) == ["segments_predict_no_worse_than_rules"]
-    assert re.search(r"^✓ customer_segments +5,0\d\d rows", ran.stdout, re.MULTILINE)
+    assert re.search(r"^✓ customer_segments +30\d rows", ran.stdout, re.MULTILINE)
     assert len(list((tmp_path / "sample" / "source").glob("*.csv"))) == 24
-    [release] = Releases(tmp_path / "sample" / "releases").all()
+    [release] = Releases(tmp_path / "data" / "sample" / "releases").all()
     with duckdb.connect(str(release.database), read_only=True) as connection:
         steps = connection.execute(
             "select rule from cleaning_report where step > 0 and lines > 0 order by step"
@@ -280,7 +298,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, Ended]:
     first = segments(shop, "run", "--as-of", "2024-10-20")
     assert first.code == 0, first.errors
     shop.configure(model={"n_clusters": "auto"})
-    return shop, segments(shop, "model", "search")
+    with pytest.MonkeyPatch.context() as rules:
+        # The search itself is tested in `test_k_search`.
+        rules.setattr(thresholds, "SEARCH", SEARCH)
+        return shop, segments(shop, "model", "search")
 
 
 def listed_models(shop: Shop) -> list[list[str]]:
@@ -300,12 +321,15 @@ def test_search_with_another_number_of_segments_awaits_approval(searched: tuple[
     assert shop.release.manifest["model_id"] == active
 
 
-def test_approved_model_becomes_active_with_the_next_run(searched: tuple[Shop, Ended]) -> None:
+def test_approved_model_becomes_active_with_the_next_run(
+    searched: tuple[Shop, Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop, _ = searched
     [[first, *_], [second, *_]] = listed_models(shop)
     count_segments = "select count(distinct segment_key) from kmeans_centroids"
     with duckdb.connect(str(shop.releases.all()[-1].database), read_only=True) as connection:
         before = connection.execute(count_segments).fetchall()
+    monkeypatch.setattr(thresholds, "SEARCH", SEARCH)
     promoted = segments(shop, "model", "promote", second[:10])
     message = f"{second} becomes active with the next run; `segments run` publishes its segments."
     assert (promoted.code, promoted.errors, unwrap(promoted.stdout)) == (0, "", message)
