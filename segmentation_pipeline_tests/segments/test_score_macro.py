@@ -200,8 +200,8 @@ def attached(database: Path, name: str, customers: Sequence[Customer], path: Pat
 
 
 @pytest.mark.parametrize("transform", shared_columns()["transform"].allowed)
-# Three seeds: one fences every feature, and each feature gets each kind of exponent once.
-@pytest.mark.parametrize("seed", range(3))
+# They fence no, one or all features, below and above zero, and give each feature each kind of exponent.
+@pytest.mark.parametrize("seed", [0, 1, 3, 5])
 def test_macro_tables_numpy_and_python_give_equal_segments(transform: str, seed: int) -> None:
     fences, scaler, centroids = random_model(transform, seed)
     customers = random_customers(seed)
