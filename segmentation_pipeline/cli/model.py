@@ -11,10 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings
-from segmentation_pipeline.cli.run import RunRequest, execute
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import RegistryError
-from segmentation_pipeline.orchestration import instance
 from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
@@ -61,8 +59,12 @@ def rollback(retailer: str, traceback: bool) -> None:
 
 def search(retailer: str, traceback: bool) -> None:
     """Run the job with a search for the number of segments, and print the models."""
+    from segmentation_pipeline.cli.run import RunRequest, execute
+    from segmentation_pipeline.orchestration import instance
+    from segmentation_pipeline.tables.catalog import withholdable_columns
+
     with exit_on_user_error(traceback):
-        settings = retailer_settings(retailer)
+        settings = retailer_settings(retailer, withholdable=withholdable_columns())
         instance.prepare()
     if not execute(RunRequest(retailer, search=True, traceback=traceback), settings):
         err.print("The run failed. Run again with --traceback to see why.", markup=False)

@@ -16,12 +16,13 @@ from segmentation_pipeline.orchestration import instance as dagster_instance
 from segmentation_pipeline.privacy import erasure
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import withholdable_columns
 
 
 def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
     """Erase customers, publish a release without them, delete all others, and print the rows that named them."""
     with exit_on_user_error(traceback):
-        settings = retailer_settings(retailer)
+        settings = retailer_settings(retailer, withholdable=withholdable_columns())
         key = Key.of_environment("erased customers are stored as hashes made with it")
         folders, names = RetailerFolders(data_folder(), settings.name), erasure.stored_names(settings, key, customers)
         dagster_instance.prepare()

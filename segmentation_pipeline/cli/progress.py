@@ -35,14 +35,20 @@ class Progress:
 
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                progress.see(record)
+                try:
+                    progress.see(record)
+                except (Exception, SystemExit):
+                    # A closed pipe or a full disk ends the display, not the run. Rich exits on a closed pipe.
+                    progress.console.quiet = True
 
         def create_logger(_: dg.InitLoggerContext) -> logging.Logger:
             logger = logging.Logger("segmentation_pipeline.progress", logging.DEBUG)
             logger.addHandler(Handler())
             return logger
 
-        return dg.LoggerDefinition(create_logger, description="Prints the steps of the run.")
+        # The schema of Dagster's console logger, whose place it takes: the web interface can re-execute the run.
+        schema = {"log_level": dg.Field(str, is_required=False), "name": dg.Field(str, is_required=False)}
+        return dg.LoggerDefinition(create_logger, schema, description="Prints the steps of the run.")
 
     def see(self, record: logging.LogRecord) -> None:
         """Add a log record of the run: an event, or a warning, which is printed at once."""

@@ -126,11 +126,11 @@ def _execute(request: RunRequest, settings: Retailer) -> bool:
     fits = bool(due) or request.fits
     if due and folders.working_database.exists():
         out.print(f"A model is due: {due}.", markup=False, highlight=False, soft_wrap=True)
-    loggers = {"progress": progress.logger(), "console": dg.colored_console_logger}
+    loggers = {"console": progress.logger(), **({"errors": dg.colored_console_logger} if request.traceback else {})}
     definitions = dg.Definitions.merge(defs(), dg.Definitions(loggers=loggers))
     job = definitions.resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
     config: dict[str, object] = {
-        "loggers": {"progress": {}, **({"console": {"config": {"log_level": "ERROR"}}} if request.traceback else {})},
+        "loggers": {"console": {}, **({"errors": {"config": {"log_level": "ERROR"}}} if request.traceback else {})},
         "resources": {"retailer": {"config": request.config()}},
     }
     if fits:

@@ -18,7 +18,7 @@ REMOVED_SETTINGS = frozenset(
         "promotion",
         "membership.fence_margin",
         "membership.margin",
-        "membership.max_pending_days",
+        "membership.max_held_days",
         "model.k_range",
         "model.min_share",
         "model.min_stability",

@@ -82,15 +82,19 @@ def _night(context: dg.ScheduleEvaluationContext) -> dict[str, str]:
     return {NIGHT_TAG: f"{resolve_retailer('')} {context.scheduled_execution_time:%Y-%m-%d}"}
 
 
-def _run_of(context: dg.ScheduleEvaluationContext, night: dict[str, str]) -> str:
-    """Return the id of the run that a schedule has requested for the night; empty if there is none."""
-    return next((run.run_id for run in context.instance.get_runs(dg.RunsFilter(tags=night), limit=1)), "")
+def _run_of(context: dg.ScheduleEvaluationContext, night: dict[str, str], job: str) -> str:
+    """Return the id of the run that the other schedule has requested for the night; empty if there is none.
+
+    A schedule does not look for its own run: Dagster repeats a tick to submit a run that it had only created.
+    """
+    runs = context.instance.get_runs(dg.RunsFilter(tags=night, job_name=job), limit=1)
+    return next((run.run_id for run in runs), "")
 
 
 def nightly_fit_if_due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Start the night's run where a model is due: none is active, one is approved, or the settings changed."""
     night = _night(context)
-    if run_id := _run_of(context, night):
+    if run_id := _run_of(context, night, NIGHTLY_JOB):
         return dg.SkipReason(f"run {run_id} is the run of this night")
     if not (reason := _why_model_is_due()):
         return dg.SkipReason("no model is due: nightly starts the run of this night")
@@ -100,7 +104,7 @@ def nightly_fit_if_due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest |
 def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Start the night's run with the active model, unless nightly_fit_if_due has started one."""
     night = _night(context)
-    if run_id := _run_of(context, night):
+    if run_id := _run_of(context, night, REFIT_JOB):
         return dg.SkipReason(f"run {run_id} is the run of this night")
     return _run_request(context, tags=night)
 

@@ -39,7 +39,7 @@ def sql_check(
     def check(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
         rows = warehouse.open().rows(check_select(name), **(values(retailer.settings) if values else {}))
         if rows and "customer_id" in rows[0]:
-            where = f"Run checks/{name}.sql of the package on the working database to see the customers."
+            where = f"Run tables/<stage>/checks/{name}.sql of the package on the working database to see the customers."
             return check_result(rows, f"{message} {where}")
         return check_result(rows, message)
 

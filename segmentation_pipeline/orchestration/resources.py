@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import LockTimeoutError, PipelineError, WarehouseError
+from segmentation_pipeline.errors import LockTimeoutError, PipelineError, RetailerError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.instance import keep_event_log_open
 from segmentation_pipeline.tables.catalog import withholdable_columns
@@ -117,7 +117,18 @@ class RetailerConfig(dg.ConfigurableResource[Any]):
 
     @property
     def _scheduled_at(self) -> datetime:
-        return datetime.fromisoformat(self.tick) if self.tick else self._requested_at
+        if not self.tick:
+            return self._requested_at
+        try:
+            tick = datetime.fromisoformat(self.tick)
+        except ValueError:
+            tick = None
+        if tick is None or tick.tzinfo is None:
+            raise RetailerError(
+                f"resources.retailer.config.tick: {self.tick!r} is not a time in ISO 8601 with an offset, such as"
+                " 2024-03-21T02:00:00+00:00; set it so, or leave it empty"
+            )
+        return tick
 
 
 class WarehouseResource(dg.ConfigurableResource[Any]):

@@ -42,11 +42,14 @@ def next_registry(
         accept_change: Whether a person has accepted a model that fails promotion.
 
     Raises:
-        FitError: The run is for an earlier as_of than the last change of the membership history, or there are too few
-            distinct customers.
+        FitError: A fit is requested as of an earlier time than the last change of the membership history, or there are
+            too few distinct customers.
     """
     as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
+    kept = [TableWrite("kmeans_candidates", "select * from kmeans_candidates")]
     if is_before_last_change(database, as_of) and not accept_change:
+        if not (refit or search):
+            return Registry.of(database), kept
         raise FitError(
             f"This run is as of {as_of}, and segment_membership goes to {last_change_at(database)}. A model is fitted"
             " for later runs, not for the past: fit in a run as of the last change, or later. To take back the later"
@@ -57,7 +60,7 @@ def next_registry(
         registry, searched = fit_and_promote(
             database, settings, registry, as_of, search=search, accept_change=accept_change
         )
-    return registry, searched or [TableWrite("kmeans_candidates", "select * from kmeans_candidates")]
+    return registry, searched or kept
 
 
 def fit_is_due(registry: Registry, settings: Retailer) -> bool:

@@ -244,7 +244,7 @@ def test_installed_command_generates_and_publishes_the_sample(tmp_path: Path) ->
     (tmp_path / "small.toml").write_text(shipped.replace("customers = 5000", "customers = 300") + fast, "utf-8")
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environment |= {"SEGMENTATION_DATA": str(tmp_path / "data"), "HOME": str(tmp_path / "home")}
-    command = [SEGMENTS, "run", "--retailer", "small.toml"]
+    command = [str(SEGMENTS), "run", "--retailer", "small.toml"]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     # The sample's customers spend by a rule that the rule-based segments find better than the clusters do.
     assert ran.returncode == 0, ran.stderr

@@ -252,7 +252,7 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
     tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
-        (f"{100000 + number % 900000}", f"{10000 + number % 89999}", "A LANTERN WITH A LONG NAME " * 3, *rest)
+        line(f"{100000 + number % 900000}", f"{10000 + number % 89999}", "A LANTERN WITH A LONG NAME " * 3, *rest)
         for number, (_, _, _, *rest) in enumerate(regular_customers() * 700)
     ]
     shop, features = Shop.build(tmp_path, lines), assets_up_to("rfm_features")

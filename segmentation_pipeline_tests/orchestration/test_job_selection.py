@@ -10,7 +10,9 @@ import pytest
 
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.errors import RetailerError
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for, why_model_is_due
+from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
@@ -108,3 +110,9 @@ def test_approved_model_is_due(settings: Retailer, folders: RetailerFolders, dat
 def test_database_in_use_by_another_writer_makes_nothing_due(settings: Retailer, folders: RetailerFolders) -> None:
     """One process may open a database once for writing, here as a writer in another process would."""
     assert why_model_is_due(with_rfm(settings, look_back_days=90), folders) == ""
+
+
+@pytest.mark.parametrize("tick", ["tonight", "2024-03-21T02:00:00"])
+def test_scheduled_time_without_offset_is_a_message(tick: str) -> None:
+    with pytest.raises(RetailerError, match=r"resources\.retailer\.config\.tick: '.*' is not a time in ISO 8601"):
+        _ = RetailerConfig(file="sample", tick=tick).settings

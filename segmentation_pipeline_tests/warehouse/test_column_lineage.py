@@ -217,8 +217,22 @@ def test_lineage_needs_no_cache(tmp_path: Path, computed: list[int]) -> None:
     assert "rfm_scores" in lineage_of_tables(tmp_path / "file" / "lineage.json")
 
 
+@pytest.mark.parametrize(
+    "select",
+    [
+        "select from",
+        "select customer_id from rfm_features union all by name select customer_id from rfm_scores",
+        "select a from (values (1)) as v(a)",
+        "pivot rfm_features on country using count(*)",
+    ],
+)
+def test_a_select_whose_lineage_is_not_known_fails_no_run(monkeypatch: pytest.MonkeyPatch, select: str) -> None:
+    monkeypatch.setattr(lineage, "select_of", lambda table: select if table == "rfm_scores" else "select 1 as x")
+    assert "rfm_thresholds" in lineage._analysed()
+
+
 def test_a_select_that_sqlglot_does_not_read_has_no_lineage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lineage, "select_of", lambda table: "select from" if table == "rfm_scores" else "select 1 as x")
     assert "rfm_scores" not in lineage._analysed()

@@ -18,7 +18,7 @@ every_customer_in_one_segment = sql_check(
 
 @dg.asset_check(asset="customer_segments")
 def model_is_up_to_date(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """The active model was fitted with the present settings, and no approved model waits to become active.
+    """The active model was fitted with the present settings, and no other model waits for a person or for a run.
 
     A run without the model group, such as a nightly job started by hand, keeps the active model and warns here.
     """
@@ -27,11 +27,14 @@ def model_is_up_to_date(retailer: RetailerConfig, warehouse: WarehouseResource) 
     fitted_with = active.settings_digest if active else ""
     if reason := why_fit_is_due(registry, settings):
         message = f"The segments are those of the previous model: {reason}. Run {REFIT_JOB}, or `segments run`."
-    else:
+    elif pending := registry.pending_since_promotion:
+        fitted = "" if fitted_with == settings.model_digest else " The active model was fitted with other settings."
         message = (
-            "The active model was fitted with other settings; the model fitted with the present ones is pending"
-            " approval. See `segments model list`, then promote it or restore the settings."
+            f"Model {pending[-1].model_id} is pending approval, {len(pending)} in all.{fitted} See `segments model"
+            " list`, then promote a model, or fit again when the cause is removed."
         )
-    is_current = not reason and fitted_with == settings.model_digest
-    rows = [] if is_current else [{"active_model": active.model_id if active else "none"}]
+    else:
+        # A person may have activated a model that was fitted with other settings.
+        message = ""
+    rows = [{"active_model": active.model_id if active else "none"}] if message else []
     return warning_result(rows, message)
