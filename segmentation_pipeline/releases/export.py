@@ -5,8 +5,7 @@ release itself.
 """
 
 import shutil
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import duckdb
@@ -31,14 +30,16 @@ def export(release: Release, table: str, file: BinaryIO) -> None:
         table: The name of a published table.
         file: The binary file to write to.
     """
-    # COPY writes a file of its own; the destination may be a pipe, and has the byte order mark before the rows.
-    with TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.csv"
+    # COPY writes to a file; the destination may be a pipe, and has the byte order mark before the rows. The file has no
+    # name, so that an export that is killed leaves no customer behind.
+    with TemporaryFile() as rows:
         with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
-            connection.execute(f"copy ({_select(connection, table)}) to {literal(str(rows))} (format csv, header)")
-        with rows.open("rb") as written:
-            file.write(_BYTE_ORDER_MARK)
-            shutil.copyfileobj(written, file)
+            target = literal(f"/dev/fd/{rows.fileno()}")
+            options = "(format csv, header, use_tmp_file false)"
+            connection.execute(f"copy ({_select(connection, table)}) to {target} {options}")
+        rows.seek(0)
+        file.write(_BYTE_ORDER_MARK)
+        shutil.copyfileobj(rows, file)
 
 
 def check_table_exists(release: Release, table: str) -> None:

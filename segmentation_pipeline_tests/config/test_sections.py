@@ -103,7 +103,9 @@ def test_removed_section_is_reported_with_what_to_do(tmp_path: Path, section: st
     assert error == f"shop.toml:14: [{section}] {message}"
 
 
-@pytest.mark.parametrize("key", ["model.k_range", "model.random_state", "membership.margin"])
+@pytest.mark.parametrize(
+    "key", ["model.k_range", "model.random_state", "membership.margin", "membership.max_held_days"]
+)
 def test_removed_key_is_reported_with_what_to_do(tmp_path: Path, key: str) -> None:
     section, name = key.split(".")
     error = only_error(tmp_path, f"{MINIMAL}\n[{section}]\n{name} = 1\n")
