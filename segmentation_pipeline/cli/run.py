@@ -119,6 +119,17 @@ def execute(request: RunRequest, settings: Retailer) -> bool:
         return False
 
 
+def run_config(request: RunRequest, *, fits: bool) -> dict[str, object]:
+    """Return the configuration of the run, which the web interface can re-execute."""
+    config: dict[str, object] = {
+        "loggers": {"console": {}, **({"errors": {"config": {"log_level": "ERROR"}}} if request.traceback else {})},
+        "resources": {"retailer": {"config": request.config()}},
+    }
+    if fits:
+        config["ops"] = {"segmentation_model": {"config": {"refit": request.fits, "search": request.search}}}
+    return config
+
+
 def _execute(request: RunRequest, settings: Retailer) -> bool:
     run_id, progress = str(uuid.uuid4()), Progress(out)
     folders = RetailerFolders(data_folder(), settings.name)
@@ -129,12 +140,6 @@ def _execute(request: RunRequest, settings: Retailer) -> bool:
     loggers = {"console": progress.logger(), **({"errors": dg.colored_console_logger} if request.traceback else {})}
     definitions = dg.Definitions.merge(defs(), dg.Definitions(loggers=loggers))
     job = definitions.resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
-    config: dict[str, object] = {
-        "loggers": {"console": {}, **({"errors": {"config": {"log_level": "ERROR"}}} if request.traceback else {})},
-        "resources": {"retailer": {"config": request.config()}},
-    }
-    if fits:
-        config["ops"] = {"segmentation_model": {"config": {"refit": request.fits, "search": request.search}}}
     read = {dg.AssetKey(table) for table in TABLES}
     derived = sorted({*job.asset_layer.executable_asset_keys} - read)
     tags = alerts.command_tag(run_id) | ({REASON_TAG: due} if due else {})
@@ -145,7 +150,7 @@ def _execute(request: RunRequest, settings: Retailer) -> bool:
             result = job.execute_in_process(
                 asset_selection=None if request.reads_source else derived,
                 instance=instance,
-                run_config=config,
+                run_config=run_config(request, fits=fits),
                 run_id=run_id,
                 tags=tags,
                 raise_on_error=False,

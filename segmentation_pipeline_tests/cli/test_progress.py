@@ -3,11 +3,13 @@
 import io
 
 import dagster as dg
+import pytest
 from rich.console import Console
 
 from segmentation_pipeline.cli.progress import Progress
+from segmentation_pipeline.cli.run import RunRequest, run_config
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB
+from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB
 
 
 class ClosedPipe(io.StringIO):
@@ -15,9 +17,10 @@ class ClosedPipe(io.StringIO):
         raise BrokenPipeError(text)
 
 
-def test_configuration_of_a_command_is_valid_in_the_web_interface() -> None:
-    config = {"loggers": {"console": {}}, "resources": {"retailer": {"config": {"file": "sample"}}}}
-    assert dg.validate_run_config(defs().resolve_job_def(NIGHTLY_JOB), config)
+@pytest.mark.parametrize(("job", "fits"), [(NIGHTLY_JOB, False), (REFIT_JOB, True)])
+def test_configuration_of_a_command_is_valid_in_the_web_interface(job: str, fits: bool) -> None:
+    config = run_config(RunRequest("sample", search=fits), fits=fits)
+    assert dg.validate_run_config(defs().resolve_job_def(job), config)
 
 
 def test_closed_pipe_ends_the_display_and_not_the_run() -> None:
