@@ -204,10 +204,10 @@ class Release(Section):
     """Operating system group whose members may read the releases. Unset: the group of the user who publishes. Nobody
     else may read them, because releases contain personal data."""
     max_drop: float = Field(0.2, gt=0, le=1)
-    """Maximum share by which lines, customers or revenue may fall; beyond it, the release is not published. Except for
-    corrections the data only grow, so a loss of a fifth is a truncated source."""
+    """Maximum share of lines, customers or revenue that may be lost; beyond it, the release is not published. Except
+    for corrections the data only grow, so a loss of a fifth is a truncated source."""
     max_as_of_jump_days: int = Field(35, ge=1, le=36_500)
-    """Maximum days by which `as_of` may move; beyond it, the release is not published. A monthly delivery may be some
+    """Maximum days that `as_of` may move; beyond it, the release is not published. A monthly delivery may be some
     days late; a mistyped year is caught."""
 
 

@@ -55,7 +55,7 @@ def query_inputs(retailer: Retailer) -> QueryInputs:
 
 
 def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
-    """Return an explanation if most lines are rejected: by which rules, what could not be read, and what to do."""
+    """Return an explanation if most lines are rejected: the rules, what could not be read, and what to do."""
     inputs = query_inputs(retailer)
     lines = warehouse.count("raw_transactions")
     rejected = warehouse.rows(

@@ -56,7 +56,7 @@ class Erasure:
 
 
 def stored_names(settings: Retailer, key: Key, customers: Sequence[str]) -> list[str]:
-    """Return the names by which tables may hold the customers: as given, and as pseudonyms where these are used."""
+    """Return the names of the customers that tables may hold: as given, and as pseudonyms where these are used."""
     plain = [_as_stored(customer) for customer in customers]
     return [*plain, *(key.pseudonym(customer) for customer in plain if settings.privacy.pseudonymise)]
 
@@ -77,31 +77,36 @@ def count_rows(folders: RetailerFolders, names: Sequence[str], report: Callable[
 
 def _count_rows(folders: RetailerFolders, names: Sequence[str]) -> RowCounts:
     counts: RowCounts = {}
-    for file in sorted(folders.root.rglob("*")):
-        place = file.relative_to(folders.root).as_posix()
-        if file.is_symlink() or not file.is_file() or not _DATA_FILES.search(file.name):
-            continue
-        try:
-            with closing(_open(file)) as connection:
-                tables = _customer_tables(connection)
-                rows = {table: _count(connection, table, columns, names) for table, columns in tables.items()}
-        except duckdb.Error:
-            counts[place] = None
-            continue
-        if file == folders.working_database:
-            counts |= {f"{place}: {table}": number for table, number in rows.items()}
-        elif rows:
-            counts[place] = sum(rows.values())
+    with closing(duckdb.connect()) as parquet:
+        for file in sorted(folders.root.rglob("*")):
+            place = file.relative_to(folders.root).as_posix()
+            if file.is_symlink() or not file.is_file() or not _DATA_FILES.search(file.name):
+                continue
+            try:
+                rows = _rows_in_parquet(parquet, file, names) if file.suffix == ".parquet" else _rows_in(file, names)
+            except duckdb.Error:
+                counts[place] = None
+                continue
+            if file == folders.working_database:
+                counts |= {f"{place}: {table}": number for table, number in rows.items()}
+            elif rows:
+                counts[place] = sum(rows.values())
     return counts
 
 
-def _open(file: Path) -> duckdb.DuckDBPyConnection:
-    if file.suffix != ".parquet":
-        return duckdb.connect(str(file), read_only=True)
-    connection = duckdb.connect()
-    select = f"select * from read_parquet({literal(escape(str(file)))})"  # noqa: S608 - names are quoted
-    connection.execute(f"create view {quoted(file.stem)} as {select}")
-    return connection
+def _rows_in(database: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return how many rows name the customers, by table that can name one."""
+    with closing(duckdb.connect(str(database), read_only=True)) as connection:
+        tables = _customer_tables(connection)
+        return {table: _count(connection, quoted(table), columns, names) for table, columns in tables.items()}
+
+
+def _rows_in_parquet(connection: duckdb.DuckDBPyConnection, file: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return the same of a Parquet file; one connection reads them all, since a new one takes longer than the query."""
+    relation = f"read_parquet({literal(escape(str(file)))})"
+    described = connection.execute(f"describe select * from {relation}").fetchall()  # noqa: S608 - names are quoted
+    columns = [str(name) for name, *_ in described if name in _CONDITIONS]
+    return {file.stem: _count(connection, relation, columns, names)} if columns else {}
 
 
 def _customer_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
@@ -114,9 +119,9 @@ def _customer_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[st
     return {str(table): list(columns) for table, columns in rows}
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], names: Sequence[str]) -> int:
+def _count(connection: duckdb.DuckDBPyConnection, relation: str, columns: list[str], names: Sequence[str]) -> int:
     condition = " or ".join(_CONDITIONS[column] for column in columns)
-    select = f"select count(*) from {quoted(table)} where {condition}"  # noqa: S608 - names are quoted
+    select = f"select count(*) from {relation} where {condition}"  # noqa: S608 - names are quoted
     [(rows,)] = connection.execute(select, {"customers": list(names)}).fetchall()
     return int(rows)
 
@@ -175,7 +180,7 @@ def _check_known(
     tables = _customer_tables(warehouse.connection)
     for number, customer in enumerate(customers, 1):
         names, hashed = stored_names(settings, key, [customer]), key.hashed(ERASURE, _as_stored(customer))
-        is_named = any(_count(warehouse.connection, table, columns, names) for table, columns in tables.items())
+        is_named = any(_count(warehouse.connection, quoted(table), columns, names) for table, columns in tables.items())
         select = "select 1 as one from erased_customers where customer_hash = $hash"
         if is_named or warehouse.rows(select, hash=hashed):
             continue
