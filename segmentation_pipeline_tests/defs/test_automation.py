@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,15 @@ from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.warehouse import lock
-from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.scenarios import (
+    assets_up_to,
+    definitions,
+    line,
+    regular_customers,
+    retailer_file,
+    run_job,
+    write_csv,
+)
 from segmentation_pipeline_tests.shops import Shop
 
 PROJECT = Path(segmentation_pipeline.__file__).parents[1]
@@ -170,12 +178,10 @@ def test_late_run_is_checked_against_its_scheduled_time(shop: Path, instance: dg
     assert not materialized & blocked
 
 
-def evaluate(
-    schedule: str, at: str, instance: dg.DagsterInstance, loaded: dg.Definitions | None = None
-) -> dg.RunRequest | None:
+def evaluate(schedule: str, at: str, instance: dg.DagsterInstance) -> dg.RunRequest | None:
     """Evaluate a schedule at a time, and return the run that it requests."""
     context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.fromisoformat(at))
-    data = (loaded or defs()).resolve_schedule_def(schedule).evaluate_tick(context)
+    data = definitions().resolve_schedule_def(schedule).evaluate_tick(context)
     assert data.run_requests or data.skip_message
     return next(iter(data.run_requests or []), None)
 
@@ -187,13 +193,13 @@ def test_one_run_starts_each_night_in_any_order(
 ) -> None:
     """The answer whether a model is due changes between the two, as it does when the first run has fitted one."""
     monkeypatch.setattr(automation, "_why_model_is_due", lambda: reason)
-    loaded = defs()
     for night in ("2024-11-01T02:00:00+00:00", "2024-11-02T02:00:00+00:00"):
         jobs = []
         for schedule in order:
-            if request := evaluate(schedule, night, local, loaded):
-                job = loaded.resolve_job_def(loaded.resolve_schedule_def(schedule).job_name)
-                local.create_run_for_job(job, run_config=request.run_config, tags=request.tags)
+            if request := evaluate(schedule, night, local):
+                # A schedule looks for the name of a job and the tags, so a job of this name without steps will do.
+                job = dg.GraphDefinition(name=definitions().resolve_schedule_def(schedule).job_name).to_job()
+                local.create_run_for_job(job, tags=request.tags)
                 jobs.append(job.name)
             monkeypatch.setattr(automation, "_why_model_is_due", lambda: "" if reason else "the settings changed")
         monkeypatch.setattr(automation, "_why_model_is_due", lambda: reason)
@@ -253,32 +259,42 @@ def test_schedules_request_a_run_although_the_retailer_file_is_missing(
 
 
 def nightly() -> dg.JobDefinition:
-    return defs().resolve_job_def(NIGHTLY_JOB)
+    return definitions().resolve_job_def(NIGHTLY_JOB)
 
 
 def execute(
-    instance: dg.DagsterInstance, config: Mapping[str, Any] | None = None, parent_run_id: str = ""
+    instance: dg.DagsterInstance,
+    config: Mapping[str, Any] | None = None,
+    parent_run_id: str = "",
+    assets: Sequence[str] = (),
 ) -> tuple[str, bool]:
-    """Run the job as the web interface does; return the run's id, and whether a schedule requested it."""
+    """Run the job, or these assets of it, as the web interface does.
+
+    Returns:
+        The run's id, and whether a schedule requested it.
+    """
     options = dg.ReexecutionOptions(parent_run_id=parent_run_id) if parent_run_id else None
     with dg.execute_job(
         dg.reconstructable(nightly),
         instance,
         run_config={**QUIET, **(config or {})},
         reexecution_options=options,
+        asset_selection=[dg.AssetKey(name) for name in assets] or None,
     ) as result:
         assert result.success
         [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "feed_is_fresh"]
         return result.run_id, bool(check.metadata["scheduled"].value)
 
 
-def test_scheduled_run_and_its_reexecution_process_the_same_day(finished_shop: Shop, local: dg.DagsterInstance) -> None:
+def test_scheduled_run_and_its_reexecution_process_the_same_day(
+    finished_shop: Shop, local: dg.DagsterInstance, instance: dg.DagsterInstance
+) -> None:
     finished_shop.configure(rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 30})
     late = [line(invoice="700000", at=at, customer="10001") for at in ("2024-10-29 00:00:00", "2024-10-28 23:59:59")]
     write_csv(finished_shop.source / "b.csv", late)
     request = evaluate(NIGHTLY, "2024-10-29T02:05:00+00:00", local)
     assert request is not None
-    first, is_scheduled = execute(local, request.run_config)
+    first, is_scheduled = execute(instance, request.run_config)
     assert is_scheduled
     current = finished_shop.releases.folder / "current"
     manifest, published = read_manifest(current), (current / "customer_segments.parquet").read_bytes()
@@ -287,7 +303,7 @@ def test_scheduled_run_and_its_reexecution_process_the_same_day(finished_shop: S
         after = release.execute("select lines from cleaning_report where rule = 'after_as_of'").fetchone()
     assert after == (1,), "the line of midnight, not the one before it"
 
-    again, is_scheduled = execute(local, request.run_config, parent_run_id=first)
+    again, is_scheduled = execute(instance, request.run_config, parent_run_id=first)
     assert is_scheduled
     manifest = read_manifest(current)
     assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-29 00:00:00")
@@ -299,7 +315,6 @@ def test_manual_run_and_its_reexecution_process_the_requested_day(
 ) -> None:
     """The run is requested half an hour before midnight, and re-executed long after it."""
     finished_shop.configure(rfm={"as_of": "schedule"}, release={"max_as_of_jump_days": 36_500})
-    current = finished_shop.releases.folder / "current"
     find, requested = dg.DagsterInstance.get_run_record_by_id, datetime(2024, 10, 30, 23, 30, tzinfo=ZONE)
     runs: list[str] = []
 
@@ -308,16 +323,20 @@ def test_manual_run_and_its_reexecution_process_the_requested_day(
         found = find(instance, run_id)
         return found._replace(create_timestamp=requested) if found and run_id == runs[0] else found
 
+    def processed(parent_run_id: str = "") -> tuple[str, datetime]:
+        run_id, is_scheduled = execute(instance, parent_run_id=parent_run_id, assets=assets_up_to("rfm_features"))
+        assert not is_scheduled
+        [(as_of,)] = finished_shop.rows("select distinct as_of from rfm_features")
+        return run_id, as_of
+
     monkeypatch.setattr(dg.DagsterInstance, "get_run_record_by_id", record)
-    first, is_scheduled = execute(instance)
-    assert not is_scheduled
-    assert read_manifest(current)["as_of"] == "2024-10-30 00:00:00"
-    again, _ = execute(instance, parent_run_id=first)
-    manifest = read_manifest(current)
-    assert (manifest["run_id"], manifest["as_of"]) == (again, "2024-10-30 00:00:00")
+    first, as_of = processed()
+    assert as_of == datetime.fromisoformat("2024-10-30")
+    again, as_of = processed(parent_run_id=first)
+    assert (again != first, as_of) == (True, datetime.fromisoformat("2024-10-30"))
     before = datetime.now(ZONE).date()
-    execute(instance)
-    assert before <= datetime.fromisoformat(read_manifest(current)["as_of"]).date() <= datetime.now(ZONE).date()
+    _, as_of = processed()
+    assert before <= as_of.date() <= datetime.now(ZONE).date()
 
 
 def read_manifest(release: Path) -> Any:
@@ -335,29 +354,25 @@ def test_shipped_instance_runs_one_at_a_time_without_telemetry(home: dg.DagsterI
     assert not home.nux_enabled
 
 
-@pytest.mark.parametrize(
-    ("schedule", "job", "cron"),
-    [
-        (FIT_IF_DUE, REFIT_JOB, "0 2 * * *"),
-        (NIGHTLY, NIGHTLY_JOB, "5 2 * * *"),
-        ("weekly_refit", REFIT_JOB, "0 4 * * 0"),
-    ],
-)
-def test_schedules_are_on_in_the_time_zone_of_the_retailer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, job: str, cron: str
-) -> None:
+def test_schedules_are_on_in_the_time_zone_of_the_retailer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for zone in ("America/New_York", "Asia/Tokyo"):
         file = retailer_file(tmp_path / zone, tmp_path, time_zone=zone)
         monkeypatch.setenv("SEGMENTATION_RETAILER", str(file))
-        found = defs().resolve_schedule_def(schedule)
-        assert (found.job_name, found.cron_schedule, found.execution_timezone) == (job, cron, zone)
-        assert found.default_status == dg.DefaultScheduleStatus.RUNNING
+        loaded = defs()
+        for schedule, job, cron in (
+            (FIT_IF_DUE, REFIT_JOB, "0 2 * * *"),
+            (NIGHTLY, NIGHTLY_JOB, "5 2 * * *"),
+            ("weekly_refit", REFIT_JOB, "0 4 * * 0"),
+        ):
+            found = loaded.resolve_schedule_def(schedule)
+            assert (found.job_name, found.cron_schedule, found.execution_timezone) == (job, cron, zone)
+            assert found.default_status == dg.DefaultScheduleStatus.RUNNING
 
 
 def test_only_the_refit_job_materialises_the_model_group() -> None:
-    graph = defs().resolve_asset_graph()
+    graph = definitions().resolve_asset_graph()
     model = {key for key in graph.get_all_asset_keys() if graph.get(key).group_name == "model"}
-    nightly_job, refit_job = (defs().resolve_job_def(name) for name in (NIGHTLY_JOB, REFIT_JOB))
+    nightly_job, refit_job = (definitions().resolve_job_def(name) for name in (NIGHTLY_JOB, REFIT_JOB))
     assert model
     assert refit_job.asset_layer.executable_asset_keys == graph.get_all_asset_keys()
     assert nightly_job.asset_layer.executable_asset_keys == graph.get_all_asset_keys() - model
@@ -366,13 +381,13 @@ def test_only_the_refit_job_materialises_the_model_group() -> None:
 
 
 def test_dead_runs_sensor_is_on() -> None:
-    sensor = defs().resolve_sensor_def("dead_runs")
+    sensor = definitions().resolve_sensor_def("dead_runs")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds == 30
 
 
 def test_customer_segments_have_a_freshness_policy() -> None:
-    policy = defs().resolve_asset_graph().get(dg.AssetKey("customer_segments")).freshness_policy
+    policy = definitions().resolve_asset_graph().get(dg.AssetKey("customer_segments")).freshness_policy
     assert policy is not None
     assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
@@ -390,7 +405,7 @@ def test_invalid_retailer_file_fails_the_run_not_the_definitions(
     else:
         shop.write_text("name = ", "utf-8")
         expected = ["retailer.toml"]
-    assert defs().resolve_schedule_def("nightly").execution_timezone == "UTC"
+    assert defs().resolve_schedule_def(NIGHTLY).execution_timezone == "UTC"
     result = run_job(instance)
     assert not result.success
     message = failure_message(result, "raw_transactions")
