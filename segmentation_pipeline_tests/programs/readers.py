@@ -1,6 +1,6 @@
 """Query the current release from many processes with different clients while nights publish.
 
-The tests run ten readers, `make soak` fifty. Every answer of a connection must equal the manifest of its release. The
+The tests run five readers, `make soak` fifty. Every answer of a connection must equal the manifest of its release. The
 releases differ in as_of, customers and revenue, so an answer from another release is noticed.
 """
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,27 +93,32 @@ def shop_with_a_release(folder: Path, keep: int) -> ForkedShop:
     return shop
 
 
-def add_a_day(shop: ForkedShop, night: int) -> None:
+def add_a_day(source: Path, night: int) -> None:
     """Add a line of a new customer, which changes as_of, rows and revenue."""
     day = f"2024-{11 + night // 28:02d}-{1 + night % 28:02d} 10:00:00"
     sold = line(invoice=f"{800000 + night}", at=day, customer=f"{20000 + night}", price=f"{3 + night}.25")
-    write_csv(shop.folder / "source" / f"{night + 1}.csv", [sold])
+    write_csv(source / f"{night + 1}.csv", [sold])
 
 
-def read_through(folder: Path, number: int, nights: int, keep: int) -> dict[str, Any]:
-    """Run nights while readers query; return the totals of the readers, and every error."""
-    shop, stop = shop_with_a_release(folder, keep), folder / "stop"
-    current = shop.home / "releases" / "current"
-    readers = [Reader.started(CLIENTS[n % len(CLIENTS)], current, stop) for n in range(number)]
+def read_through(
+    folder: Path, releases: Path, night: Callable[[int], str], *, number: int, nights: int
+) -> dict[str, Any]:
+    """Run nights while readers query; return the totals of the readers, and every error.
+
+    Args:
+        folder: A folder for the file that ends the readers.
+        releases: The folder of the releases, which has one release already.
+        night: Publishes a release that differs from all others in `QUERIES`; returns the error, or an empty text.
+        number: How many readers.
+        nights: How many nights.
+    """
+    stop = folder / "stop"
+    readers = [Reader.started(CLIENTS[n % len(CLIENTS)], releases / "current", stop) for n in range(number)]
     try:
         for reader in readers:
             reader.wait_until_reading()
         started = time.monotonic()
-        errors = []
-        for night in range(nights):
-            add_a_day(shop, night)
-            if shop.night() != 0:
-                errors.append(f"night {night}: {shop.output[-500:]}")
+        errors = [f"night {n}: {error}" for n in range(nights) if (error := night(n))]
         seconds = time.monotonic() - started
         memory = sum(reader.memory for reader in readers if reader.process.poll() is None)
         stop.touch()
@@ -155,7 +160,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
-        totals = read_through(Path(scratch), options.readers, options.nights, options.keep)
+        shop = shop_with_a_release(Path(scratch), options.keep)
+
+        def night(number: int) -> str:
+            add_a_day(shop.folder / "source", number)
+            return "" if shop.night() == 0 else shop.output[-500:]
+
+        releases = shop.home / "releases"
+        totals = read_through(shop.folder, releases, night, number=options.readers, nights=options.nights)
     print(json.dumps(totals))
     return bool(totals["errors"])
 

@@ -10,14 +10,14 @@ from typing import Any
 import duckdb
 import pytest
 
-from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.orchestration.job_selection import REFIT_JOB
 from segmentation_pipeline.releases.files import checksum
 from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.commands import segments
-from segmentation_pipeline_tests.scenarios import Line, regular_customers, write_csv
+from segmentation_pipeline_tests.scenarios import Line, definitions, regular_customers, write_csv
 from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -34,15 +34,14 @@ def _night_of(line: Line) -> int:
 def night(shop: Shop, number: int) -> None:
     """Add the month's file and run the job; the model group is included, so that every run is alike."""
     write_csv(shop.source / f"{number}.csv", [line for line in regular_customers() if _night_of(line) == number])
-    fit = {"ops": {"segmentation_model": {"config": {"refit": number == REFIT}}}}
     with pytest.MonkeyPatch.context() as environment:
         shop.enter(environment)
         result = (
-            defs()
-            .resolve_job_def("refit_segmentation")
+            definitions()
+            .resolve_job_def(REFIT_JOB)
             .execute_in_process(
-                run_config=fit
-                | {
+                run_config={
+                    "ops": {"segmentation_model": {"config": {"refit": number == REFIT}}},
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                     "resources": {
                         "retailer": {"config": {"as_of": NIGHTS[number - 1], "accept_change": number == REFIT}}
@@ -79,7 +78,10 @@ def state_of(database: Path) -> dict[str, Rows]:
 def three_nights(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop = Shop.build(tmp_path_factory.mktemp("shop") / "three's [1] nights")
     (shop.source / "a.csv").unlink()
-    for number in (1, 2, 3):
+    night(shop, 1)
+    # From the second night on, no source has these lines.
+    (shop.source / "1.csv").unlink()
+    for number in (2, 3):
         night(shop, number)
     return shop
 
@@ -97,9 +99,12 @@ def shop(three_nights: Shop, tmp_path: Path) -> Shop:
     return three_nights.copy(tmp_path / "shop's [1] copy")
 
 
-def test_three_nights_leave_models_and_moved_customers(three_nights: Shop) -> None:
-    """Otherwise the following tests would restore nothing of value."""
+def test_three_nights_leave_models_moved_customers_and_lines_of_a_missing_file(three_nights: Shop) -> None:
+    """Otherwise the following tests would restore nothing of value. All other files are read again after a restore."""
     state = state_of(three_nights.work)
+    assert {row[:2] for row in state["ingested_files"]} == {("1.csv", "missing")}
+    for release in three_nights.releases.all()[1:]:
+        assert {row[0] for row in state_of(release.state)["raw_transactions"]} == {"1.csv"}
     assert {row[2] for row in state["segmentation_models"]} == {"active", "retired"}
     assert len({row for row in state["segment_membership"] if row[-1] is not None}) > 5
 
@@ -126,35 +131,15 @@ def test_the_night_after_a_restore_equals_one_without_a_loss(shop: Shop, undamag
     assert state_of(restored.state) == state_of(expected.state)
 
 
-def test_the_run_after_a_restore_derives_every_table(shop: Shop, undamaged: Shop, tmp_path: Path) -> None:
+def test_the_run_after_a_restore_derives_every_table(shop: Shop, undamaged: Shop) -> None:
     """Also those of the model group, although no fit is due."""
     *_, newest = shop.releases.all()
     shop.work.unlink()
     assert segments(shop, "restore", newest.name).code == 0
     write_csv(shop.source / "4.csv", [line for line in regular_customers() if _night_of(line) == 4])
-    assert segments(shop, "run", "--as-of", NIGHTS[3], DAGSTER_HOME=str(tmp_path / "dagster")).code == 0
+    assert shop.run(as_of=NIGHTS[3]).success
     derived = list(contracts().keys() - {*backtest.TABLES})
     assert tables(shop.work, derived) == tables(undamaged.work, derived)
-
-
-def test_the_lines_of_a_missing_file_are_restored(shop: Shop) -> None:
-    """No source has them; all other files are read again."""
-    (shop.source / "1.csv").unlink()
-    night(shop, 4)
-    everything = list(contracts())
-    before = tables(shop.work, everything)
-    assert {row[:2] for row in before["ingested_files"]} == {
-        ("1.csv", "missing"),
-        ("2.csv", "loaded"),
-        ("3.csv", "loaded"),
-        ("4.csv", "loaded"),
-    }
-    *_, newest = shop.releases.all()
-    assert {row[0] for row in state_of(newest.state)["raw_transactions"]} == {"1.csv"}
-    shop.work.unlink()
-    assert segments(shop, "restore", newest.name).code == 0
-    night(shop, 4)
-    assert tables(shop.work, everything) == before
 
 
 def test_an_older_release_restores_its_models_and_membership_history(shop: Shop, three_nights: Shop) -> None:
