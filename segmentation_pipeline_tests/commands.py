@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import pytest
 from typer.testing import CliRunner
 
+from segmentation_pipeline.cli import run
 from segmentation_pipeline.cli.app import app
+from segmentation_pipeline_tests.scenarios import definitions
 from segmentation_pipeline_tests.shops import Shop
 
 
@@ -28,6 +30,8 @@ def segments(shop: Shop, *arguments: str, **environment: str) -> Ended:
         # Set here, and not by the runner, because the command itself sets DAGSTER_HOME.
         for name, value in variables.items():
             patched.setenv(name, value)
+        # Loaded once per process, as a real process does.
+        patched.setattr(run, "defs", definitions)
         result = CliRunner().invoke(app, list(arguments))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     return Ended(result.exit_code, result.stdout, " ".join(result.stderr.split()))

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 DETACH, READ_ONLY, REMOUNT = 2, 1, 32
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
 RETRIED = dg.DagsterEventType.STEP_UP_FOR_RETRY
+LOADING = assets_up_to("raw_transactions")
 
 
 @pytest.fixture
@@ -106,11 +108,11 @@ def retries(result: dg.ExecuteInProcessResult) -> list[str | None]:
 @ONLY_ROOT
 @pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="FUSE is not available")
 def test_unavailable_share_is_retried_then_fails_with_a_message(
-    source: Path, releases: Releases, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    source: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mounted("dead share", source, "") as unmount:
         monkeypatch.setattr(sql_assets, "_RETRY_SECONDS", 0.0)
-        result = run_job(instance)
+        result = run_job(instance, assets=LOADING)
         assert not result.success
         message = failure_message(result, "raw_transactions")
         assert f"Transport endpoint is not connected: '{source}'" in message
@@ -118,10 +120,9 @@ def test_unavailable_share_is_retried_then_fails_with_a_message(
         assert retries(result) == ["raw_transactions"] * sql_assets.RETRIES
         monkeypatch.setattr(sql_assets, "_RETRY_SECONDS", 1.0)
         with at_first_retry(instance, unmount):
-            result = run_job(instance)
+            result = run_job(instance, assets=LOADING)
     assert result.success
     assert retries(result) == ["raw_transactions"]
-    assert len(releases.all()) == 2
 
 
 @ONLY_ROOT
@@ -131,7 +132,7 @@ def test_busy_folder_is_retried_until_the_release_is_published(
     leftover = releases.folder / ".building-of-a-run-that-died"
     leftover.mkdir(parents=True)
     with mounted("tmpfs", leftover, "size=1m") as unmount, at_first_retry(instance, unmount):
-        result = run_job(instance)
+        result = run_job(instance, assets=["release"])
     assert result.success
     assert retries(result) == ["release"]
     assert len(releases.all()) == 2
@@ -210,7 +211,19 @@ def test_read_only_disk_fails_with_a_message_until_writable(small_disk: Shop, in
     assert "NO MESSAGE" not in message
     assert bytes_of(small_disk.releases.current) == first
     remount(small_disk.data, read_only=False)
-    assert run_job(instance).success
+    assert run_job(instance, assets=[*LOADING, "release"]).success
+    assert len(small_disk.releases.all()) == 2
+
+
+def test_unwritable_release_folder_fails_the_run_with_a_message(
+    finished_shop: Shop, releases: Releases, instance: dg.DagsterInstance
+) -> None:
+    shutil.rmtree(releases.folder)
+    releases.folder.write_text("a file in place of the folder", "utf-8")
+    message = failure_messages(run_job(instance, assets=["release"]))
+    assert message.startswith("release: ")
+    assert str(releases.folder) in message
+    assert f"write to {finished_shop.data}" in message
 
 
 @ONLY_ROOT
@@ -320,7 +333,7 @@ def test_run_waits_for_a_reader_and_names_it(source: Path, releases: Releases, i
 
         thread = Thread(target=close_when_waited_for, daemon=True)
         thread.start()
-        result = run_job(instance)
+        result = run_job(instance, assets=LOADING)
         thread.join()
     assert result.success
     [message] = messages

@@ -17,6 +17,7 @@ from segmentation_pipeline.errors import LockTimeoutError
 from segmentation_pipeline.orchestration import run_liveness
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.warehouse.lock import folder_lock, try_lock, writer
+from segmentation_pipeline_tests.commands import segments
 from segmentation_pipeline_tests.scenarios import regular_customers
 from segmentation_pipeline_tests.shops import Shop
 
@@ -134,16 +135,15 @@ def test_the_lock_of_a_failed_writer_is_free(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, dg.DagsterInstance]]:
-    """The folder of a retailer without runs, and the Dagster instance that its runs share."""
-    shop = Shop.build(tmp_path, regular_customers())
-    shop.enter(monkeypatch)
+def shop(finished_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shop, dg.DagsterInstance]]:
+    """A shop with a release, and the Dagster instance that its runs share."""
+    shop = finished_shop
     monkeypatch.setenv("DAGSTER_HOME", str(shop.data / "dagster"))
     monkeypatch.setenv("COLUMNS", "80")
     prepare()
     with dg.DagsterInstance.get() as instance:
         instance.get_runs()
-        yield shop.folders.root, instance
+        yield shop, instance
 
 
 def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
@@ -164,28 +164,30 @@ def killed_during_a_run(folder: Path, instance: dg.DagsterInstance) -> str:
     return run.run_id
 
 
-def test_the_next_run_fails_a_killed_one_and_succeeds(shop: tuple[Path, dg.DagsterInstance], tmp_path: Path) -> None:
-    folder, instance = shop
-    dead = killed_during_a_run(folder, instance)
-    assert Shop(tmp_path).releases.all() == []
-    after = subprocess.run([SEGMENTS, "run"], capture_output=True, text=True, check=False)
-    assert after.returncode == 0, after.stdout + after.stderr
+def test_the_next_run_fails_a_killed_one_and_succeeds(shop: tuple[Shop, dg.DagsterInstance]) -> None:
+    retailer, instance = shop
+    [before] = retailer.releases.all()
+    dead = killed_during_a_run(retailer.folders.root, instance)
+    assert retailer.releases.all() == [before]
+    after = segments(retailer, "run")
+    assert after.code == 0, after.stdout + after.errors
     assert status_of(instance, dead) == dg.DagsterRunStatus.FAILURE
     last = instance.get_records_for_run(dead).records[-1].event_log_entry.dagster_event
     assert last is not None
     assert "The process of this run died." in (last.message or "")
-    [release] = Shop(tmp_path).releases.all()
+    [_, release] = retailer.releases.all()
     assert status_of(instance, release.manifest["run_id"]) == dg.DagsterRunStatus.SUCCESS
-    assert not list((folder.parent / "runs").iterdir()), "a heartbeat file outlives its run"
+    assert not list((retailer.data / "runs").iterdir()), "a heartbeat file outlives its run"
 
 
-def test_a_killed_waiting_run_is_marked_as_failed(shop: tuple[Path, dg.DagsterInstance]) -> None:
+def test_a_killed_waiting_run_is_marked_as_failed(shop: tuple[Shop, dg.DagsterInstance]) -> None:
     def evaluate() -> str | None:
         result = dead_runs(dg.build_sensor_context(instance))
         assert isinstance(result, dg.SkipReason)
         return result.skip_message
 
-    folder, instance = shop
+    retailer, instance = shop
+    folder = retailer.folders.root
     with (
         writer(folder / "work.lock", "process 1, another run", 0, pytest.fail),
         started(SEGMENTS, "run") as process,
