@@ -6,14 +6,13 @@ import tomllib
 from pathlib import Path
 from types import ModuleType
 
-import dagster as dg
 import duckdb
 import pytest
 
 from segmentation_pipeline import __version__
 from segmentation_pipeline.releases.files import OLDEST_CLIENT
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, published
-from segmentation_pipeline_tests.scenarios import line, regular_customers, retailer_file, run_job, write_csv
+from segmentation_pipeline_tests.shops import Shop
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -84,20 +83,14 @@ def test_constraints_pin_every_dependency_by_version_only() -> None:
     assert {re.split(r"[<>=!~ ]", name)[0].lower() for name in required} <= pinned
 
 
-def test_documented_queries_return_rows_of_a_release(
-    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
-) -> None:
-    expensive = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quantity="5000", price="9.95")
-    source = write_csv(tmp_path / "source" / "a.csv", [*regular_customers(), expensive]).parent
+def test_documented_queries_return_rows_of_a_release(finished_shop: Shop) -> None:
     # A month end, so that the same time is in the membership history and in the monthly history.
-    retailer = retailer_file(tmp_path, source, rfm={"as_of": "2024-10-31"})
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer))
-    assert run_job(instance).success
+    assert finished_shop.run(as_of="2024-10-31").success
     blocks = [block for page in PAGES for block in re.findall(r"```sql\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
     # The query of "Add a table" in docs/architecture.md is not a query of a release: it begins with its file's name.
     blocks = [block for block in blocks if not block.startswith("-- segmentation_pipeline/")]
     queries = [query for block in blocks for query in re.findall(r"([^;]+);([^\n]*)", block)]
-    with duckdb.connect(str(data_folder / "corner_shop/releases/current/segments.duckdb"), read_only=True) as release:
+    with duckdb.connect(str(finished_shop.release.database), read_only=True) as release:
         results = [release.execute(re.sub(r"timestamp '.*?'", _MONTH_END, query)).fetchall() for query, _ in queries]
     assert [query for (query, _), rows in zip(queries, results, strict=True) if not rows] == []
     # The comment `-- 0` promises this result for every retailer.
