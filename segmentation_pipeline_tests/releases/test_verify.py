@@ -311,29 +311,23 @@ def test_a_run_is_compared_with_the_newest_intact_release(
     assert shop.releases.verify()[current_name(shop)] == []
 
 
-@pytest.mark.parametrize(
-    ("statement", "message"),
-    [
-        (
-            "delete from customer_segments where customer_id = '10001'",
-            f"segments.duckdb holds {CUSTOMERS - 1} rows of customer_segments",
-        ),
-        ("copy (select 1 as x) to '{building}/rfm_scores.parquet' (format parquet)", "rfm_scores.parquet holds 1 rows"),
-        ("drop table segment_profiles", "segments.duckdb cannot be read: Catalog Error"),
-    ],
-    ids=["missing row", "wrong file", "missing table"],
-)
-def test_a_release_that_reads_back_differently_is_not_published(
-    shop: Shop, work: duckdb.DuckDBPyConnection, statement: str, message: str
-) -> None:
+def test_a_release_that_reads_back_differently_is_not_published(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
     """A statement that runs in the new database stands for a disk that loses what was written."""
     _, second = shop.releases.all()
     building = str(shop.releases.folder / ".building-00000003-of-a-test").replace("'", "''")
-    with pytest.raises(ReleaseError, match=f"was not published: .*{message}"):
-        publish(shop, work, 3, macro=statement.format(building=building))
-    assert not list(shop.releases.folder.glob(".*")), "nothing of it is left"
-    assert [release.name for release in shop.releases.all()][1:] == [second.name]
-    assert current_name(shop) == second.name
+    messages = {
+        "delete from customer_segments where customer_id = '10001'": (
+            f"segments.duckdb holds {CUSTOMERS - 1} rows of customer_segments"
+        ),
+        f"copy (select 1 as x) to '{building}/rfm_scores.parquet' (format parquet)": "rfm_scores.parquet holds 1 rows",
+        "drop table segment_profiles": "segments.duckdb cannot be read: Catalog Error",
+    }
+    for statement, message in messages.items():
+        with pytest.raises(ReleaseError, match=f"was not published: .*{message}"):
+            publish(shop, work, 3, macro=statement)
+        assert not list(shop.releases.folder.glob(".*")), "nothing of it is left"
+        assert [release.name for release in shop.releases.all()][1:] == [second.name]
+        assert current_name(shop) == second.name
     assert publish(shop, work, 4).name.startswith("000003-")
     assert not list(shop.releases.folder.glob(".*"))
 
