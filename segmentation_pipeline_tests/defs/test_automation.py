@@ -1,13 +1,10 @@
-"""Tests of jobs, schedules and sensors: which runs start, when, with which settings, also after a power loss."""
+"""Tests of jobs, schedules and sensors: which runs start, when, and with which settings.
+
+For the real daemon, also after a power loss, see `test_web_interface`.
+"""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,11 @@ import dagster as dg
 import duckdb
 import pytest
 
-import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.defs import automation
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB
 from segmentation_pipeline.orchestration.resources import RetailerConfig
-from segmentation_pipeline.releases.store import Releases
-from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import (
     assets_up_to,
     definitions,
@@ -36,38 +30,9 @@ from segmentation_pipeline_tests.scenarios import (
 )
 from segmentation_pipeline_tests.shops import Shop
 
-PROJECT = Path(segmentation_pipeline.__file__).parents[1]
-COMMANDS = Path(sys.executable).parent
 ZONE = ZoneInfo("Europe/London")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 NIGHTLY, FIT_IF_DUE = "nightly", "nightly_fit_if_due"
-
-
-def wait_until(condition: Callable[[], object], seconds: float, log: Path) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s; the daemon's log:\n{log.read_text('utf-8')}"
-        time.sleep(0.2)
-
-
-@contextmanager
-def started(log: Path, *command: Path | str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a process, and kill it with its children at the end."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*map(str, command)], cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@contextmanager
-def daemon(log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with started(log, COMMANDS / "dagster-daemon", "run", "-w", PROJECT / "workspace.yaml") as process:
-        yield process
 
 
 @pytest.fixture
@@ -84,9 +49,6 @@ def home(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dags
     monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
     prepare()
     with dg.DagsterInstance.get() as instance:
-        # The files are created here, so that two processes do not create them at the same time.
-        instance.get_runs()
-        instance.all_instigator_state()
         yield instance
 
 
@@ -96,73 +58,6 @@ def local(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         yield instance
-
-
-def instigator_state(instance: dg.DagsterInstance, schedule: str) -> Any:
-    return next((state for state in instance.all_instigator_state() if state.instigator_name == schedule), None)
-
-
-def test_schedule_publishes_after_power_loss_with_dead_and_queued_runs(
-    shop: Path, home: dg.DagsterInstance, data_folder: Path, tmp_path: Path
-) -> None:
-    """The machine loses power while a run of the daemon and a command wait for the lock, and another run is queued.
-
-    After the restart the two are marked as failed and the queue goes on. Dagster makes up for the last tick that it
-    missed, so the test need not wait for the night.
-    """
-    log = tmp_path / "log"
-    log.touch()
-    folder = data_folder / "corner_shop"
-    workspace = ("-w", PROJECT / "workspace.yaml", "-l", "segmentation_pipeline")
-    launch = (COMMANDS / "dagster", "job", "launch", *workspace, "-j", REFIT_JOB)
-    queued, begun = dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED
-
-    def statuses() -> list[dg.DagsterRunStatus]:
-        return sorted((run.status for run in home.get_runs()), key=str)
-
-    with (
-        lock.writer(folder / "work.lock", "another", 0, pytest.fail),
-        daemon(log),
-        started(log, *launch),
-        started(log, *launch),
-    ):
-        wait_until(lambda: statuses() == [queued, begun], 120, log)
-        with started(log, COMMANDS / "segments", "run"):
-            wait_until(lambda: statuses() == [queued, begun, begun], 60, log)
-            wait_until(lambda: len(list((data_folder / "runs").iterdir())) == 2, 60, log)
-            wait_until(lambda: instigator_state(home, NIGHTLY) and instigator_state(home, "dead_runs"), 60, log)
-    assert statuses() == [queued, begun, begun], "Dagster does not know that they are dead"
-    before = {run.run_id: run.status for run in home.get_runs()}
-
-    evening = (datetime.now(ZONE) - timedelta(hours=25)).timestamp()
-    for name, stamps in {
-        NIGHTLY: ("start_timestamp", "last_iteration_timestamp"),
-        "dead_runs": ("last_tick_timestamp", "last_tick_start_timestamp", "last_tick_success_timestamp"),
-    }.items():
-        state = instigator_state(home, name)
-        home.update_instigator_state(state.with_data(state.instigator_data._replace(**dict.fromkeys(stamps, evening))))
-
-    def scheduled_run() -> dg.DagsterRun | None:
-        by_schedule = dg.RunsFilter(tags={"dagster/schedule_name": NIGHTLY})
-        return next(iter(home.get_runs(by_schedule)), None)
-
-    with daemon(log):
-        wait_until(lambda: (run := scheduled_run()) is not None and run.is_finished, 150, log)
-        wait_until(lambda: all(run.is_finished for run in home.get_runs()), 60, log)
-    run = scheduled_run()
-    assert run is not None
-    assert run.status == dg.DagsterRunStatus.SUCCESS
-    assert run.job_name == NIGHTLY_JOB
-    config: Any = run.run_config
-    tick = datetime.fromisoformat(config["resources"]["retailer"]["config"]["tick"]).astimezone(ZONE)
-    assert (tick.hour, tick.minute) == (2, 5)
-    after = {run.run_id: run.status for run in home.get_runs()}
-    for run_id, status in before.items():
-        expected = dg.DagsterRunStatus.FAILURE if status == begun else dg.DagsterRunStatus.SUCCESS
-        assert after[run_id] == expected, "a dead run would block the queue"
-    releases = [release.manifest["run_id"] for release in Releases(folder / "releases").all()]
-    [waited] = [run_id for run_id, status in before.items() if status == queued]
-    assert sorted(releases) == sorted([run.run_id, waited])
 
 
 def test_late_run_is_checked_against_its_scheduled_time(shop: Path, instance: dg.DagsterInstance) -> None:

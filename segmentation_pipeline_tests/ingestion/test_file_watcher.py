@@ -1,25 +1,17 @@
-"""New files start a run when they are complete: once, never half written, and not during another run."""
+"""New files start a run when they are complete: once, never half written, and not during another run.
+
+For the sensor in the real daemon, see `test_web_interface`.
+"""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline_tests.scenarios import definitions, line, retailer_file, write_csv
-
-PROJECT = Path(segmentation_pipeline.__file__).parents[1]
-COMMANDS = Path(sys.executable).parent
 
 
 @dataclass
@@ -29,6 +21,7 @@ class Sensor:
     instance: dg.DagsterInstance
     cursor: str | None = None
     message: str = ""
+    job: str = ""
 
     def evaluate(self) -> list[str]:
         """Evaluate once and return the keys of the requested runs; `message` is the reason where there are none."""
@@ -36,7 +29,9 @@ class Sensor:
         result = definitions().resolve_sensor_def("new_files").evaluate_tick(context)
         self.cursor, self.message = result.cursor, result.skip_message or ""
         assert bool(self.message) != bool(result.run_requests)
-        return [str(request.run_key) for request in result.run_requests or []]
+        requests = result.run_requests or []
+        self.job = next((str(request.job_name) for request in requests), self.job)
+        return [str(request.run_key) for request in requests]
 
 
 @pytest.fixture
@@ -59,6 +54,7 @@ def test_complete_files_start_one_run(source: Path, instance: dg.DagsterInstance
     sensor = Sensor(instance)
     assert [len(sensor.evaluate()) for _ in range(5)] == [0, 1, 0, 0, 0]
     assert sensor.message == "no file is new"
+    assert sensor.job == "refit_segmentation", "no model is active yet"
     write_csv(source / "deep" / "b.csv", [line()])
     assert [len(sensor.evaluate()) for _ in range(4)] == [0, 1, 0, 0]
 
@@ -145,34 +141,3 @@ def test_sensor_is_off_and_evaluates_at_the_configured_interval(source: Path) ->
         found = defs().resolve_sensor_def("new_files")
         assert (found.minimum_interval_seconds, found.default_status) == (seconds, dg.DefaultSensorStatus.STOPPED)
         assert {job.name for job in found.jobs} == {"nightly_segmentation", "refit_segmentation"}
-
-
-@contextmanager
-def daemon(log: Path) -> Iterator[None]:
-    command: list[Path | str] = [COMMANDS / "dagster-daemon", "run", "-w", PROJECT / "workspace.yaml"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output, start_new_session=True)
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def test_daemon_runs_new_files(
-    source: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run is requested once, although it fails because there are too few lines for a release."""
-    retailer_file(tmp_path, source, source={"settle_seconds": 1})
-    monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
-    prepare()
-    sensors: list[Path | str] = [COMMANDS / "dagster", "sensor", "start", "new_files", "-w", "workspace.yaml"]
-    with dg.DagsterInstance.get() as home, daemon(tmp_path / "log"):
-        subprocess.run(sensors, cwd=PROJECT, capture_output=True, check=True)
-        deadline = time.monotonic() + 150
-        while not (runs := home.get_runs()) or not runs[0].is_finished:
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text("utf-8")
-            time.sleep(0.2)
-        [run] = home.get_runs()
-    assert (run.job_name, run.tags["dagster/sensor_name"]) == ("refit_segmentation", "new_files")
-    assert run.status == dg.DagsterRunStatus.FAILURE
