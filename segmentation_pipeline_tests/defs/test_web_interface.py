@@ -37,8 +37,9 @@ HOST = "127.0.0.1"
 EXTERNAL = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
 # The browser of the system, which `make test` installs. Playwright switches off its background requests.
 CHROMIUM = "/usr/bin/chromium"
-# Only the part of the lineage within the window is drawn, and the lineage is taller than wide.
-WINDOW = ViewportSize(width=2400, height=6400)
+WINDOW = ViewportSize(width=1600, height=1200)
+# Only the part of the lineage within the window is drawn, and the lineage is taller than wide. Large pages take long.
+LINEAGE_WINDOW = ViewportSize(width=2400, height=6400)
 SECONDS = 30
 ZONE = ZoneInfo("Europe/London")
 NIGHTLY = "nightly"
@@ -169,7 +170,9 @@ def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
         ExitStack() as at_end,
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"]) as browser,
-        browser.new_context(base_url=server.address, viewport=WINDOW, service_workers="block") as context,
+        browser.new_context(
+            base_url=server.address, viewport=WINDOW, service_workers="block", reduced_motion="reduce"
+        ) as context,
     ):
         context.set_default_timeout(SECONDS * 1000)
         expect.set_options(timeout=SECONDS * 1000)
@@ -276,6 +279,7 @@ def restart(visit: Visit, outage: Outage) -> Restart:
 
 def test_lineage_shows_every_asset(visit: Visit) -> None:
     assets = {key.to_user_string() for key in definitions().resolve_asset_graph().get_all_asset_keys()}
+    visit.page.set_viewport_size(LINEAGE_WINDOW)
     visit.page.goto("/")
     visit.choose("Lineage")
     expect(visit.page.get_by_role("button", name="Materialize all")).to_be_visible()
@@ -288,6 +292,7 @@ def test_lineage_shows_every_asset(visit: Visit) -> None:
     patterns = [text.replace("…", "*") for text in drawn.all_text_contents()]
     shown = [name for pattern in patterns for name in assets if fnmatchcase(name, pattern)]
     assert sorted(shown) == sorted(assets)
+    visit.page.set_viewport_size(WINDOW)
 
 
 def test_new_files_start_one_run(visit: Visit, restart: Restart) -> None:
