@@ -310,7 +310,8 @@ class Nights:
     def save(self, path: Path) -> Path:
         """Write the database into a file, for `opened`."""
         self.connection.execute(f"attach '{path}' as saved")
-        self.connection.execute("copy from database memory to saved")
+        [(opened,)] = self.rows("select current_database()")
+        self.connection.execute(f"copy from database {opened} to saved")
         self.connection.execute("detach saved")
         return path
 

@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 from segmentation_pipeline_tests.programs import kills, soak
+from segmentation_pipeline_tests.shops import Shop
 
 ROOT = Path(kills.__file__).parents[2]
 
 
-def test_a_killed_night_leaves_everything_complete() -> None:
+def test_a_killed_night_leaves_everything_complete(finished_template: Shop) -> None:
     """The next night ends as if nothing had happened.
 
     A process of its own, because each night is a fork, and a fork of a process with threads can hang.
     """
     program = [sys.executable, "-m", "segmentation_pipeline_tests.programs.kills"]
-    command = [*program, "--boundaries", "1", "--random-times", "0"]
+    command = [*program, "--boundaries", "1", "--random-times", "0", "--finished", str(finished_template.folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     totals = json.loads(done.stdout.splitlines()[-1])

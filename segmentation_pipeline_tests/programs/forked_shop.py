@@ -16,12 +16,22 @@ from pathlib import Path
 
 import duckdb
 
+from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.contract import quoted
 
 # Imported here, so that no night imports them again.
-for module in ("sklearn.cluster", "segmentation_pipeline.definitions"):
+for module in (
+    "dagster._core.storage.sqlite_storage",
+    "dagster._daemon",
+    "segmentation_pipeline.cli.run",
+    "segmentation_pipeline.warehouse.column_lineage",
+    "sklearn.cluster",
+    "sqlalchemy.dialects.sqlite",
+    "sqlglot.optimizer.qualify",
+):
     import_module(module)
+defs()
 # A kill leaves the same files in memory as on disk, where Dagster's event log waits for a thousand syncs a night.
 MEMORY = Path("/dev/shm")  # noqa: S108 - only new folders are created in it
 

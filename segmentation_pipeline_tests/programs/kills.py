@@ -40,12 +40,17 @@ class Kill:
     share: float | None = None
 
 
-def shop_after_a_night(folder: Path) -> ForkedShop:
-    """Build a shop with a first release, an active model and newer files."""
+def shop_after_a_night(folder: Path, finished: Path | None = None) -> ForkedShop:
+    """Build a shop with a first release, an active model and newer files, or continue one that has run."""
     shop = ForkedShop(folder)
-    write_csv(folder / "source" / "a.csv", regular_customers(40))
+    if finished:
+        shutil.copytree(finished, folder, symlinks=True)
+        (folder / "output").touch()
+    else:
+        write_csv(folder / "source" / "a.csv", regular_customers(40))
     retailer_file(folder, Path("source"), release={"max_as_of_jump_days": 400})
-    assert shop.night() == 0, shop.output
+    if not finished:
+        assert shop.night() == 0, shop.output
     lines = [(*line[:4], line[4].replace("2024-", "2025-"), *line[5:]) for line in regular_customers(60)]
     write_csv(folder / "source" / "b.csv", [line for line in lines if line[4] < "2025-03"])
     return shop
@@ -78,9 +83,9 @@ class Nights:
     steps: int
 
     @classmethod
-    def prepared(cls, folder: Path, kinds: Sequence[bool]) -> "Nights":
+    def prepared(cls, folder: Path, kinds: Sequence[bool], finished: Path | None = None) -> "Nights":
         """Run the night before, and each kind of night (with and without a refit) once without a kill."""
-        before = shop_after_a_night(folder / "before")
+        before = shop_after_a_night(folder / "before", finished)
         complete, seconds, steps = {}, 0.0, 0
         for refit in kinds:
             shop = before.copy(folder / f"complete-{refit}")
@@ -151,10 +156,13 @@ def main() -> int:
     parser.add_argument("--random-times", type=int, default=50, help="how many kills at random times")
     parser.add_argument("--parts", type=int, nargs="*", default=range(PARTS), help=f"which of the {PARTS} parts")
     parser.add_argument("--minutes", type=float, default=60, help="skip the kills that remain after this time")
+    parser.add_argument("--finished", type=Path, help="a shop after its first run, to copy instead of running one")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
-        nights = Nights.prepared(Path(scratch), (False, True) if options.boundaries is None else (True,))
+        nights = Nights.prepared(
+            Path(scratch), (False, True) if options.boundaries is None else (True,), options.finished
+        )
         every = planned(nights.steps, options.boundaries, options.random_times)
         todo = [kill for number, kill in enumerate(every) if number % PARTS in options.parts]
         errors, done = {}, list[Kill]()
