@@ -21,7 +21,6 @@ import duckdb
 import tomli_w
 
 from segmentation_pipeline.config.loading import SHIPPED
-from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline_tests.programs.forked_shop import MEMORY
@@ -29,6 +28,7 @@ from segmentation_pipeline_tests.scenarios import (
     NO_BACKTEST,
     REAL_DATA,
     constants,
+    definitions,
     regular_customers,
     retailer_file,
     run_job,
@@ -89,7 +89,7 @@ class DailyFiles:
     def night(self) -> tuple[int, int]:
         """Run ingestion alone, and return how many files and bytes it read."""
         self._set_environment()
-        job = defs().resolve_job_def("nightly_segmentation")
+        job = definitions().resolve_job_def("nightly_segmentation")
         result = job.execute_in_process(instance=self.instance, run_config=QUIET, asset_selection=INGESTION)
         [metadata, *_] = [event.materialization.metadata for event in result.get_asset_materialization_events()]
         files, size = (metadata[name].value for name in ("files_read", "bytes_read"))
