@@ -67,7 +67,8 @@ class Server:
                 command, cwd=PROJECT, env=environment(self.shop), stdout=out, stderr=out, start_new_session=True
             )
         serving = f"Serving dagster-webserver on {self.address}"
-        wait_until(lambda: self.process is None or self.process.poll() is not None or serving in self.text, self.text)
+        process = self.process
+        wait_until(lambda: process.poll() is not None or serving in self.text, lambda: self.text)
         assert serving in self.text, self.text
 
     @property
@@ -75,13 +76,12 @@ class Server:
         """The log since the last start."""
         return self.log.read_text("utf-8")
 
-    def end(self, *signals: signal.Signals) -> None:
-        """Send each signal to all processes of the server, until it has ended."""
-        assert self.process is not None
-        for one in signals:
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(self.process.pid, one)
-                self.process.wait(20)
+    def kill(self) -> None:
+        """Kill all processes of the server and of its runs."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 class Visit(NamedTuple):
@@ -179,7 +179,7 @@ def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
         context.route(EXTERNAL, block)
         # A routed socket connects to no server unless the route does it.
         context.route_web_socket(EXTERNAL, lambda route: external.append(route.url))
-        at_end.callback(lambda: server.end(signal.SIGTERM, signal.SIGKILL))
+        at_end.callback(server.kill)
         server.start()
         yield Visit(context.new_page(), shop, server, instance, external)
 
@@ -211,7 +211,7 @@ def outage(visit: Visit) -> Outage:
             visit.wait(lambda: visit.statuses == [QUEUED, STARTED, STARTED])
             visit.wait(lambda: len(list(heartbeats.iterdir())) == 2)
             visit.wait(lambda: {NIGHTLY, "dead_runs"} <= instigators(home).keys())
-            visit.server.end(signal.SIGKILL)
+            visit.server.kill()
     assert visit.statuses == [QUEUED, STARTED, STARTED], "Dagster does not know that they are dead"
     return Outage(queued, [run.run_id for run in home.get_runs() if run.status == STARTED])
 
