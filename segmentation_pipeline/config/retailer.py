@@ -7,6 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
+from functools import cache
 from typing import Any, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -47,8 +48,8 @@ class Retailer(Section):
     @field_validator("time_zone")
     @classmethod
     def _check_time_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            similar = difflib.get_close_matches(value, available_timezones(), 1)
+        if value not in _time_zones():
+            similar = difflib.get_close_matches(value, _time_zones(), 1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             raise ValueError(f"allowed: a name of the IANA time zone database{hint}")
         return value
@@ -146,6 +147,12 @@ class Retailer(Section):
             "control_below": f"{round(self.membership.control_share * 16**8):08x}",
             "lapsing_factor": self.rfm.lapsing_factor,
         }
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    # 11 ms, and the file is validated several times a run.
+    return frozenset(available_timezones())
 
 
 def _digits(text: str) -> str:

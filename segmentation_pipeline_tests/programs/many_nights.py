@@ -52,7 +52,7 @@ def sizes(runs: int, folder: Path) -> list[int]:
     }
     measured = []
     for _ in range(runs):
-        with dg.DagsterInstance.ephemeral() as instance:
+        with dg.DagsterInstance.ephemeral() as instance, constants(BACKTEST=NO_BACKTEST):
             assert run_job(instance).success
         measured.append((folder / "data" / "corner_shop" / "work.duckdb").stat().st_size)
     return measured
