@@ -13,7 +13,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -32,7 +32,7 @@ select
     customer_id,
     sum(amount) as spend,
     max(case when not is_cancellation and amount >= 0 then 1 else 0 end) as returned
-from main.clean_transactions
+from temp.compact_lines
 where transaction_at >= $as_of and transaction_at < $until
 group by customer_id
 """
@@ -63,6 +63,7 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"n_clusters": k})})
     rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
     months = []
+    compact_lines(database)
     for month in _month_ends(database):
         with suppress(FitError):
             for table, found in zip(TABLES, _rows_of_month(database, settings, month), strict=True):

@@ -60,6 +60,7 @@ BUILT_FROM: dict[str, set[str]] = {
     "judged_transactions": {"raw_transactions"},
     "cleaning_rules": set(),
     "read_lines": set(),
+    "compact_lines": {"clean_transactions"},
     "assigned_by_previous_model": {"assigned_segments", "segmentation_models"},
 }
 WARNINGS = {
