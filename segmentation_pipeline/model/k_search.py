@@ -3,12 +3,14 @@
 Contains the rule and the verdict on each candidate. The fit of one number of clusters is in `kmeans`.
 """
 
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segmentation_pipeline.model.arrays import Array, round_significant
-from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest
+from segmentation_pipeline.model.kmeans import KMeansFit, Transform, count_distinct, fit, nearest, sampled_rows
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
 
 
@@ -68,6 +70,9 @@ def search_k(
     measured counts as failed; of these the one with the smallest sum of relative shortfalls; of equals the most
     detailed.
 
+    Of more than `max_customers`, a seeded sample is searched, so that the cost is bounded. The chosen number is then
+    fitted on all customers, from the centroids of the sample.
+
     Args:
         features: Shape (n, d), the normal customers in natural units, sorted by customer.
         transform: The transform before the scaling.
@@ -78,9 +83,20 @@ def search_k(
         ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
     """
     rules, method = rules or SearchRules(), method or FitRules()
+    if len(features) <= rules.max_customers:
+        return _search(features, transform, rules, method)
+    sample = features[sampled_rows(features, rules.max_customers, method.random_state)]
+    found = _search(sample, transform, rules, method)
+    start = found.fit.scaler.invert(found.fit.centroids_)
+    chosen = fit(features, transform=transform, n_clusters=len(start), random_state=method.random_state, start=start)
+    return replace(found, fit=chosen)
+
+
+def _search(features: Array, transform: Transform, rules: SearchRules, method: FitRules) -> KSearchResult:
+    """Search among all of these customers."""
     seed, n_init = method.random_state, method.n_init
     numbers = range(rules.k_min, rules.k_max + 1)
-    distinct = len(np.unique(features, axis=0))
+    distinct = count_distinct(features, rules.k_max)
     models = {
         k: fit(features, transform=transform, n_clusters=k, random_state=seed, n_init=n_init)
         for k in numbers
@@ -205,15 +221,18 @@ def bootstrap_ari(scaled: Array, centroids: Array, random_state: int, n_init: in
     from sklearn.metrics import adjusted_rand_score
     from threadpoolctl import threadpool_limits
 
-    found = []
-    with threadpool_limits(1):
+    def agreement(resample: int) -> float:
+        rows = np.random.default_rng([random_state, resample]).integers(0, len(scaled), len(scaled))
+        # Weights instead of repeated rows: the same sums in 60 % of the time.
+        drawn, counts = np.unique(rows, return_counts=True)
+        clusters = min(len(centroids), len(drawn))
+        model = KMeans(clusters, random_state=random_state, n_init=n_init, max_iter=1000, tol=0)
+        return float(adjusted_rand_score(labels, model.fit(scaled[drawn], sample_weight=counts).predict(scaled)))
+
+    # Each fit has one thread, so that its sums do not depend on their number; the fits share the processors. The limit
+    # holds for one thread only, so each sets it.
+    pool = ThreadPoolExecutor(os.cpu_count(), initializer=threadpool_limits, initargs=(1,))
+    with threadpool_limits(1), pool:
         labels = nearest(scaled, centroids)
-        for resample in range(resamples):
-            rows = np.random.default_rng([random_state, resample]).integers(0, len(scaled), len(scaled))
-            # Weights instead of repeated rows: the same sums in 60 % of the time.
-            drawn, counts = np.unique(rows, return_counts=True)
-            clusters = min(len(centroids), len(drawn))
-            model = KMeans(clusters, random_state=random_state, n_init=n_init, max_iter=1000, tol=0)
-            found.append(adjusted_rand_score(labels, model.fit(scaled[drawn], sample_weight=counts).predict(scaled)))
-    aris: Array = round_significant(np.array(found))
+        aris: Array = round_significant(np.array(list(pool.map(agreement, range(resamples)))))
     return aris

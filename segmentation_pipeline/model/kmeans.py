@@ -14,6 +14,10 @@ from segmentation_pipeline.model.arrays import Array, round_significant
 
 Transform = Literal["standard", "log", "yeo-johnson", "robust"]
 SILHOUETTE_SAMPLE = 10_000
+# Customers that k-means, and the exponents of Yeo-Johnson, are fitted on; `docs/choice_of_k.md` measures the bound.
+FIT_SAMPLE = 500_000
+# Customers among whom single moves are tried: each move costs a pass, and among more they decide nothing.
+_REFINED_UP_TO = 20_000
 # In MB, for the distances between all customers; by default scikit-learn takes a gigabyte.
 _WORKING_MEMORY = 32
 # The least gain of a move, in scaled units, where customers are of the order of 1 apart.
@@ -112,11 +116,14 @@ def fit(
     uses one thread and rounds to 12 significant digits, because the last bits of the sums depend on the number of
     threads.
 
+    Of more than FIT_SAMPLE customers, k-means is fitted on a seeded sample (see `sampled_rows`). The scaling, the sizes
+    and the means are those of all customers. Single moves are tried among at most 20,000 customers.
+
     Args:
         features: Shape (n, d), in natural units, sorted by customer.
         transform: The transform before the scaling.
         n_clusters: Number of clusters.
-        random_state: Seed of the starts and of the silhouette's sample.
+        random_state: Seed of the starts and of the samples.
         n_init: Number of starts; the best counts.
         max_iter: Most iterations of a start.
         tol: Tolerance of scikit-learn's convergence test.
@@ -128,14 +135,16 @@ def fit(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    if len(distinct := np.unique(features, axis=0)) <= n_clusters:
-        raise ValueError(f"{len(distinct)} distinct normal customers are too few for {n_clusters} clusters")
-    scaler = fit_scaler(features, transform)
+    if (distinct := count_distinct(features, n_clusters)) <= n_clusters:
+        raise ValueError(f"{distinct} distinct normal customers are too few for {n_clusters} clusters")
+    scaler = fit_scaler(features, transform, random_state)
     scaled = scaler.apply(features)
+    sample = scaled[sampled_rows(features, FIT_SAMPLE, random_state)]
     starts: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
     with threadpool_limits(1):
         model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **starts)
-        centroids = _refined(scaled, model.fit(scaled).labels_)
+        found = model.fit(sample)
+        centroids = _refined(sample, found.labels_) if len(sample) <= _REFINED_UP_TO else found.cluster_centers_
         centroids = round_significant(centroids[np.lexsort(centroids.T[::-1])])
         labels = nearest(scaled, centroids)
     means = np.array([features[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
@@ -184,7 +193,41 @@ def _refined(scaled: Array, labels: NDArray[Any]) -> Array:
         sums[after] += scaled[mover]
 
 
-def fit_scaler(features: Array, transform: Transform) -> Scaler:
+def sampled_rows(features: Array, size: int, random_state: int) -> NDArray[np.int64]:
+    """Return the rows of a sample that represents all, in ascending order; all rows if there are no more than `size`.
+
+    A systematic sample: the rows are sorted by their features, and every n-th is drawn from a random start. So each
+    frequency, and within it each part of the range of the other features, is drawn in its share; Cochran (1977),
+    "Sampling Techniques", chapter 8.
+
+    Args:
+        features: Shape (n, 3), in the order monetary, frequency, recency.
+        size: The most rows to draw.
+        random_state: Seed of the start.
+    """
+    number = len(features)
+    if number <= size:
+        return np.arange(number)
+    monetary, frequency, recency = features.T
+    tenths = np.searchsorted(np.quantile(recency, np.linspace(0.1, 0.9, 9)), recency)
+    order = np.lexsort((monetary, tenths, frequency))
+    start = np.random.default_rng(random_state).random()
+    places = np.floor((np.arange(size) + start) * number / size).astype(np.int64)
+    return np.sort(order[places])
+
+
+def count_distinct(features: Array, needed: int) -> int:
+    """Return the number of distinct rows, or a number above `needed` if there are more.
+
+    Args:
+        features: Shape (n, d).
+        needed: How many distinct rows matter.
+    """
+    first = len(np.unique(features[: max(1000, 10 * needed)], axis=0))
+    return first if first > needed else len(np.unique(features, axis=0))
+
+
+def fit_scaler(features: Array, transform: Transform, random_state: int = 0) -> Scaler:
     """Fit the transform and the scaling.
 
     `standard` and `robust` are scikit-learn's StandardScaler and RobustScaler; `log` is ln(1 + x), standardised;
@@ -196,6 +239,7 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
     Args:
         features: Shape (n, d), in natural units.
         transform: The transform before the scaling.
+        random_state: Seed of the sample of FIT_SAMPLE customers that the exponents of Yeo-Johnson are fitted on.
 
     Raises:
         ValueError: No feature varies.
@@ -204,7 +248,8 @@ def fit_scaler(features: Array, transform: Transform) -> Scaler:
 
     exponents = None
     if transform == "yeo-johnson":
-        fitted = PowerTransformer(method="yeo-johnson", standardize=False).fit(features).lambdas_
+        rows = sampled_rows(features, FIT_SAMPLE, random_state)
+        fitted = PowerTransformer(method="yeo-johnson", standardize=False).fit(features[rows]).lambdas_
         exponents = round_significant(np.where(np.ptp(features, axis=0) == 0, 1.0, fitted))
     transformed = _transformed(features, transform, exponents)
     # Not the standard deviation, which rounding errors keep above zero: that of 57 times 3.3 is 4e-16.

@@ -39,6 +39,9 @@ class SearchRules:
     resamples: int = 100
     """Bootstrap resamples. Five clusters of Online Retail disagree in about 4 of 100; with twenty, the seed decides
     whether one of them is drawn."""
+    max_customers: int = 10_000
+    """Of more normal customers, the search uses a seeded sample of this size; the chosen number is then fitted on all.
+    `docs/choice_of_k.md` compares both."""
 
 
 @dataclass(frozen=True)

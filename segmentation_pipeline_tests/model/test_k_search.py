@@ -1,5 +1,6 @@
 """The search for the number of clusters: its conditions one by one, and its choice on the real data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -294,3 +295,41 @@ def test_eight_customers_are_no_cluster_in_robust_scaling(shop: dict[str, Array]
     assert "its smallest cluster holds 0.18 % of the customers, fewer than 5 %" in two.verdict
     # No other number passes in that scaling, and the result says so.
     assert not found.passes
+
+
+# Many customers
+
+
+def test_a_search_among_many_customers_uses_a_sample_and_fits_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of clusters, and nearly every customer's cluster, are those of a search among all of them."""
+    features = blobs(4, each=1_000)
+    searched = list[int]()
+    monkeypatch.setattr(k_search, "bootstrap_ari", spied(k_search.bootstrap_ari, searched))
+    sampled = search_k(features, resamples=3, k_max=5, max_customers=1_000)
+    of_all = search_k(features, resamples=3, k_max=5, max_customers=4_000)
+    assert set(searched) == {1_000, 4_000}
+    assert len(sampled.fit.labels_) == len(features)
+    assert len(sampled.fit.centroids_) == len(of_all.fit.centroids_) == 4
+    assert (sampled.fit.labels_ == of_all.fit.labels_).mean() > 0.999
+
+
+def spied(function: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+    """Return the function, which notes the number of customers of each call."""
+
+    def noting(scaled: Any, *arguments: Any) -> Any:
+        sizes.append(len(scaled))
+        return function(scaled, *arguments)
+
+    return noting
+
+
+def test_sampled_rows_represent_every_frequency_in_its_share() -> None:
+    random = np.random.default_rng(5)
+    frequency = random.integers(1, 6, 10_000)
+    features = np.column_stack([random.lognormal(5, 1, 10_000), frequency, random.integers(0, 365, 10_000)])
+    rows = kmeans.sampled_rows(features, 1_000, 42)
+    assert (len(rows), len(set(rows.tolist()))) == (1_000, 1_000)
+    shares = np.bincount(frequency[rows]) / 1_000 - np.bincount(frequency) / 10_000
+    assert abs(shares).max() <= 0.001
+    assert rows.tolist() == kmeans.sampled_rows(features, 1_000, 42).tolist()
+    assert kmeans.sampled_rows(features, 10_000, 42).tolist() == list(range(10_000))
