@@ -51,7 +51,13 @@ def query_inputs(retailer: Retailer) -> QueryInputs:
     step = f"case {' '.join(cases)} end as step"
     judged = f"{_marked_ctes(retailer)} select *, {step} from marked"  # noqa: S608 - own SQL
     listed = f"select * from (values {', '.join(rows)}) as listed(step, rule, reason)"  # noqa: S608 - own SQL
-    return QueryInputs({"judged_transactions": judged, "cleaning_rules": listed}, values)
+    thresholds = {"transaction_cutoff": "transaction_at"} if "transaction_cutoff" in values else {}
+    return QueryInputs({"judged_transactions": judged, "cleaning_rules": listed}, values, thresholds)
+
+
+def is_by_file(retailer: Retailer) -> bool:
+    """Return whether the rules judge the lines of a file by that file alone, and not by copies in others."""
+    return not retailer.cleaning.sources_overlap
 
 
 def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:

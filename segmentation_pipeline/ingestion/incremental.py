@@ -25,7 +25,6 @@ from segmentation_pipeline.ingestion.file_ledger import (
 )
 from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader_digest
 from segmentation_pipeline.privacy.line_privacy import LinePrivacy
-from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
@@ -137,10 +136,12 @@ def load_source(
     names = {_printable(name): path for name, path in files.items()}
     found = [_inspect(name, path, previous.get(name), retailer, request) for name, path in names.items()]
     pending = {file.record.source_file: file.path for file in found if file.is_pending}
+    if request.reload:
+        warehouse.forget_versions()
     with read_lines(warehouse.connection, retailer, pending, spill) as lines:
         found = [_with_read_error(file, lines.files.get(file.record.source_file)) for file in found]
         _check_errors(found, retailer.source.max_quarantined)
-        erased = privacy.count_erased(warehouse, select_of("raw_transactions"), lines)
+        erased = privacy.count_erased(warehouse, lines)
         records = [_record(file, lines.files, erased) for file in found]
         if not request.reload:
             records += _missing_records(previous, records, request)
@@ -148,11 +149,13 @@ def load_source(
         if not any(record.lines or record.erased for record in records):
             raise SourceError(_no_lines_message(len(found), any(record.columns for record in records)))
         read = [file.record.source_file for file in found if file.is_pending]
-        kept = sorted({record.source_file for record in records if record.lines} - {*read})
         ledger_select, ledger_values = ingested_files_select(records)
-        selects = (_raw_select(has_lines, privacy), ledger_select, "select * from erased_customers")
-        writes = [TableWrite(table, select) for table, select in zip(TABLES, selects, strict=True)]
-        values = lines.values | privacy.values | ledger_values | {"read": read, "kept": kept}
+        writes = [
+            _raw_write(warehouse, privacy, records, read),
+            TableWrite("ingested_files", ledger_select),
+            TableWrite("erased_customers", "select * from erased_customers"),
+        ]
+        values = privacy.values | ledger_values | {"read": read}
         yield SourceLoad(writes, QueryInputs(lines.relations, values), list(previous.values()), records, read)
 
 
@@ -293,10 +296,20 @@ def _no_lines_message(files: int, with_header: bool) -> str:
     return f"source.path: no lines to read ({count}, all empty). Check the export."
 
 
-def _raw_select(has_lines: bool, privacy: LinePrivacy) -> str:
-    """Return the SELECT of `raw_transactions`: the lines that were stored before, and those that are read now."""
-    stored = "select * from raw_transactions where source_file in (select unnest(cast($kept as varchar[])))"
-    new = privacy.stored(select_of("raw_transactions"))
-    files = "(select unnest(cast($read as varchar[])))"
-    read = f"select * from ({new}) where source_file in {files}"  # noqa: S608 - own SQL
-    return f"{stored} union all {read}" if has_lines else read
+def _raw_write(
+    warehouse: Warehouse,
+    privacy: LinePrivacy,
+    records: Sequence[IngestedFile],
+    read: Sequence[str],
+) -> TableWrite:
+    """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone."""
+    with_lines = [record for record in records if record.lines]
+    kept = {record.source_file for record in with_lines} - {*read}
+    files = None
+    if warehouse.has("raw_transactions"):
+        stored = warehouse.rows("select source_file from ingested_files where lines > 0")
+        files = frozenset({*read} | {row["source_file"] for row in stored} - kept)
+    versions = {record.source_file: f"{record.content_hash}-{record.settings_digest}" for record in with_lines}
+    lines = privacy.stored("select * from staged_lines")
+    select = f"select * from ({lines}) where source_file in (select unnest(cast($read as varchar[])))"  # noqa: S608 - own SQL
+    return TableWrite("raw_transactions", select, files=files, versions=versions)

@@ -1,6 +1,6 @@
-"""Load every record of source files, malformed ones too, into tables of text with file, sheet and line number.
+"""Load every record of source files, malformed ones too, as lines of `raw_transactions` in a staging database.
 
-Contains the SELECTs that read each kind of file. Columns are matched in `column_mapping`, the SELECT of
+Contains the SELECTs that read each kind of file as text. Columns are matched in `column_mapping`, the SELECT of
 `raw_transactions` converts the text to types, and `cleaning` rejects lines.
 """
 
@@ -23,18 +23,24 @@ from segmentation_pipeline.errors import SourceError, first_line, is_system_erro
 from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
 from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.file_formats import MAX_COLUMNS, Part, numbered_csv, parts_of
-from segmentation_pipeline.tables.catalog import line_columns, select_of
+from segmentation_pipeline.tables.catalog import contracts, line_columns, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
-from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
 
 # Raise the version of a format when its files would be read differently: only they are then read again.
 READER_VERSIONS = {"csv": "1", "jsonl": "1", "parquet": "1", "xlsx": "1"}
+_PLACE = ("source_file", "source_sheet", "source_line")
 _NUMBERS = frozenset(column.name for column in line_columns() if column.type.startswith("DECIMAL"))
-_NO_LINES = f"""
-    select null::varchar as source_file, null::varchar as source_sheet, null::bigint as source_line,
-        {", ".join(f"null::varchar as {quoted(column.name)}" for column in line_columns())}, null::varchar as malformed
-    where false"""
+# The columns of a line but its place in the source.
+_VALUES = ", ".join(
+    quoted(column.name) for column in contracts()["raw_transactions"].columns if column.name not in _PLACE
+)
+_NO_LINES = "select {} where false".format(
+    ", ".join(
+        f"cast(null as {column.type}) as {quoted(column.name)}" for column in contracts()["raw_transactions"].columns
+    )
+)
 
 
 @dataclass
@@ -60,7 +66,7 @@ class FileLoad:
 
 @dataclass(frozen=True)
 class StagedLines(QueryInputs):
-    """The relation `read_lines` over the records of files, and what was read of each file, by its name."""
+    """The relation `staged_lines` of lines of `raw_transactions`, and what was read of each file, by its name."""
 
     files: Mapping[str, FileLoad] = field(default_factory=dict)
 
@@ -81,7 +87,7 @@ def _digest_of_code(version: str, select: str) -> str:
 def read_lines(
     connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: Mapping[str, Path], spill: Path
 ) -> Iterator[StagedLines]:
-    """Load files into a staging database, and attach it to a connection as the relation `read_lines`.
+    """Load files into a staging database, and attach it to a connection as the relation `staged_lines`.
 
     The working database reads no source file. Another connection does, which has access to these files only. A file
     that cannot be read, or lacks a column that the retailer file names, has an error.
@@ -100,7 +106,7 @@ def read_lines(
             relation = staging.load()
         connection.execute(f"attach {literal(str(database))} as staging (read_only)")
         try:
-            yield StagedLines({"read_lines": relation}, _typing_values(retailer), staging.files)
+            yield StagedLines({"staged_lines": relation}, files=staging.files)
         finally:
             connection.execute("detach staging")
 
@@ -148,7 +154,7 @@ class _Staging:
         """Load every file, note what was read of each, and return the SELECT of all their records."""
         parts = [part for file in self.files.values() for part in self._parts(file)]
         relation = " union all ".join(self._stage(parts)) or _NO_LINES
-        counts = "source_file, count(*), count(malformed)"
+        counts = "source_file, count(*), count(*) filter (where starts_with(unparsed, '{\"line\":'))"
         select = f"select {counts} from ({relation}) group by source_file"  # noqa: S608 - own SQL
         for name, records, malformed in self.connection.execute(select).fetchall():
             self.files[name].records, self.files[name].malformed = records, malformed
@@ -232,12 +238,14 @@ class _Staging:
         Raises:
             duckdb.Error: One of the parts cannot be read.
         """
-        select, values = _part_select(self.retailer, parts[0])
-        values["paths"] = [glob.escape(str(part.path)) for part in parts]
-        self.connection.execute(f"create table staging.{table} as {select}", values)
+        text, values = _part_select(self.retailer, parts[0])
+        values |= _typing_values(self.retailer) | {"paths": [glob.escape(str(part.path)) for part in parts]}
+        typed = f"with read_lines as ({text}) select * from (\n{select_of('raw_transactions')}\n)"  # noqa: S608 - own SQL
+        select = f"create table staging.{table} as {typed}"
+        self.connection.execute(select, bound_values(select, values))
         if parts[0].kind != "csv":
             return []
-        select = f"select __path, count(*) from staging.{table} group by __path"  # noqa: S608 - own SQL
+        select = f"select source_file, count(*) from staging.{table} group by source_file"  # noqa: S608 - own SQL
         counts = self.connection.execute(select)
         loaded = dict(counts.fetchall())
         if short := [part for part in parts if loaded.get(str(part.path), 0) != part.lines]:
@@ -256,7 +264,7 @@ class _Staging:
             with named as (
                 select unnest($paths) as path, unnest($files) as source_file, unnest($sheets) as source_sheet
             ), firsts as (
-                select __path as path, min(rowid) as first_rowid from staging.{table} group by __path
+                select source_file as path, min(rowid) as first_rowid from staging.{table} group by source_file
             )
             select named.*, firsts.first_rowid from named inner join firsts using (path)
             """,  # noqa: S608 - own SQL, values are bound
@@ -267,17 +275,18 @@ class _Staging:
             },
         )
         first_number = 2 if parts[0].kind == "csv" else 1
-        texts = ", ".join(quoted(column.name) for column in line_columns())
         return f"""
             select part.source_file, part.source_sheet,
-                coalesce(line.number, line.rowid - part.first_rowid + {first_number}) as source_line,
-                {texts}, line.malformed
+                coalesce(line.source_line, line.rowid - part.first_rowid + {first_number}) as source_line, {_VALUES}
             from staging.{table} as line
-            inner join staging.parts_of_{table} as part on line.__path = part.path"""  # noqa: S608 - own SQL
+            inner join staging.parts_of_{table} as part on line.source_file = part.path"""  # noqa: S608 - own SQL
 
 
 def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
-    """Return the SELECT that reads files with the columns of a part, and the values that it binds except `$paths`."""
+    """Return the SELECT of the relation `read_lines` over files with the columns of a part, and the values it binds.
+
+    The path stands in for the file and the sheet, which follow from it, and `$paths` is not among the values.
+    """
     positions = column_positions(retailer.columns, part)
     pointers = ["/" + part.columns[at].replace("~", "~0").replace("/", "~1") for at in positions.values()]
     values: dict[str, Any] = {
@@ -288,11 +297,11 @@ def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
         "pointers": pointers,
     }
     width = len(part.columns)
-    number = "number, malformed"
+    number = "number as source_line, malformed"
     if part.kind == "parquet":
-        number, reader = "null::bigint as number, null::varchar as malformed", _read_parquet(width)
+        number, reader = "null::bigint as source_line, null::varchar as malformed", _read_parquet(width)
     elif part.kind == "csv":
-        number, reader = "null::bigint as number, null::varchar as malformed", _read_source_csv(width)
+        number, reader = "null::bigint as source_line, null::varchar as malformed", _read_source_csv(width)
     elif part.kind == "numbered":
         reader = _read_numbered_csv(width)
     else:
@@ -306,8 +315,8 @@ def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
         for index, (name, position) in enumerate(positions.items(), 1)
     }
     texts = ", ".join(f"{text} as {quoted(name)}" for name, text in cells.items())
-    select = f"select __path, {number}, {texts} from {reader}"  # noqa: S608 - own SQL, values are bound
-    return select, {name: value for name, value in values.items() if f"${name}" in select}
+    select = f"select __path as source_file, '' as source_sheet, {number}, {texts} from {reader}"  # noqa: S608 - own SQL
+    return select, values
 
 
 def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int) -> str:

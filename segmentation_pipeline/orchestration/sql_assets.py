@@ -23,6 +23,7 @@ from segmentation_pipeline.tables.catalog import contracts, has_select, macros_c
 from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.column_lineage import lineage_of_tables
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
+from segmentation_pipeline.warehouse.derivation import derivation_of
 from segmentation_pipeline.warehouse.queries import BUILT_RELATIONS, QueryInputs, tables_read_by
 
 OWNERS = ["team:segmentation"]
@@ -62,6 +63,7 @@ class SqlAssetOptions:
         explain: Explains a broken contract to the user.
         freshness: How old the last materialization may be.
         previous: Tables that the SELECT reads as the previous run left them. As dependencies they would be a cycle.
+        by_file: Whether the rows of a source file depend on the lines of that file alone.
     """
 
     inputs: Callable[[Retailer], QueryInputs] | None = None
@@ -69,6 +71,7 @@ class SqlAssetOptions:
     explain: Explain | None = None
     freshness: dg.FreshnessPolicy | None = None
     previous: Sequence[str] = ()
+    by_file: Callable[[Retailer], bool] = lambda _: False
 
 
 def sql_assets(
@@ -96,13 +99,20 @@ def _sql_asset(table: str, options: SqlAssetOptions) -> dg.AssetsDefinition:
     )
     def materialize(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
         with report_user_errors():
-            inputs = options.inputs(retailer.settings) if options.inputs else None
+            settings, database = retailer.settings, warehouse.open()
+            inputs = options.inputs(settings) if options.inputs else QueryInputs()
+            derivation = derivation_of(
+                database, table, select, settings.sql_values, inputs, by_file=options.by_file(settings)
+            )
             yield from write_tables(
                 retailer,
                 warehouse,
-                [TableWrite(table, select)],
-                inputs=inputs,
-                metadata=options.metadata,
+                [derivation.write],
+                inputs=derivation.inputs,
+                metadata=lambda _: {
+                    **(options.metadata(database) if options.metadata else {}),
+                    "derived": derivation.reason,
+                },
                 explain=options.explain,
             )
 

@@ -153,6 +153,7 @@ def erase(
             _store_hashes(warehouse, key, customers, tables_as_of)
             for table, columns in _customer_tables(connection).items():
                 _delete(connection, table, columns, names)
+            warehouse.forget_versions()
             connection.execute(_COUNT_ERASED, {"files": list(sources), "lines": list(sources.values())})
             connection.commit()
         _rewrite(folders, report)

@@ -93,7 +93,7 @@ class LinePrivacy:
         return cls(privacy.pseudonymise, tuple(privacy.drop), bool(fingerprints), values)
 
     def stored(self, select: str) -> str:
-        """Return the SELECT of `raw_transactions` restricted to what may be stored of each line."""
+        """Return a SELECT of lines of `raw_transactions` restricted to what may be stored of each line."""
         if self.has_erased:
             erased = f"list_has_any({_possible_hashes('unparsed')}, {_ERASED_HASHES})"
             text = _if(erased, ERASED_TEXT)
@@ -108,14 +108,14 @@ class LinePrivacy:
             select = f"select * replace ({', '.join(replacements)}) from ({select})"  # noqa: S608 - own SQL
         return select
 
-    def count_erased(self, warehouse: Warehouse, select: str, inputs: QueryInputs) -> dict[str, int]:
-        """Return how many lines of each file are not stored because their customers were erased."""
+    def count_erased(self, warehouse: Warehouse, inputs: QueryInputs) -> dict[str, int]:
+        """Return how many of the staged lines of each file are not stored because their customers were erased."""
         if not self.has_erased:
             return {}
         relations = ", ".join(f"{name} as ({text})" for name, text in inputs.relations.items())
         text = (
             f"with {relations} select source_file, count(*) as lines"  # noqa: S608 - own SQL
-            f" from ({self.flagged(select)}) where is_erased"
+            f" from ({self.flagged('select * from staged_lines')}) where is_erased"
             " group by source_file"
         )
         rows = warehouse.execute(text, inputs.values | self.values).fetchall()

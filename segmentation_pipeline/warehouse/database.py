@@ -4,9 +4,9 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 `releases`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -19,17 +19,32 @@ from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, t
 # The table of erased customers before contract 3. Without it, they would come back.
 _ERASED_IN_VERSION_2 = "forgotten_customers"
 
+# What each table was derived from: the version of the rows of a source file, or of all rows under WHOLE_TABLE.
+_VERSIONS_DDL = "create table if not exists table_versions (table_name varchar, part varchar, version varchar)"
+WHOLE_TABLE = ""
+
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
 class TableWrite:
-    """The new content of a table: the rows of a SELECT, rows made in Python, or both."""
+    """The new content of a table: the rows of a SELECT, rows made in Python, or both.
+
+    Attributes:
+        table: The table.
+        select: The SELECT of the rows.
+        rows: Rows made in Python.
+        files: The source files whose rows are replaced; of no file, nothing is written. None: the whole table.
+        versions: What the rows are derived from, by source file, or under WHOLE_TABLE; see `derivation`. Without it,
+            the table has no version, and what reads it is derived anew.
+    """
 
     table: str
     select: str = ""
     rows: Sequence[tuple[Any, ...]] = ()
+    files: frozenset[str] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def contract(self) -> Contract:
@@ -61,6 +76,16 @@ class Warehouse:
         for contract in contracts().values():
             if contract.state and not self.has(contract.table):
                 self.connection.execute(contract.ddl(constraints=False))
+        connection.execute(_VERSIONS_DDL)
+
+    def versions(self, table: str) -> dict[str, str]:
+        """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE; empty if unknown."""
+        rows = self.rows("select part, version from table_versions where table_name = $table", table=table)
+        return {row["part"]: row["version"] for row in rows}
+
+    def forget_versions(self) -> None:
+        """Make the next run derive every table anew, because rows were changed in another way than by `write`."""
+        self.connection.execute("delete from table_versions")
 
     def write(
         self, writes: Sequence[TableWrite], values: dict[str, Any], inputs: QueryInputs | None = None
@@ -83,33 +108,78 @@ class Warehouse:
         return results
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
-        contract, table = write.contract, quoted(write.table)
+        if write.files is not None and not write.files:
+            self._write_versions(write)
+            return WriteResult(write.table, self.count(write.table), ())
+        target = write.contract if write.files is None else write.contract.renamed("replaced_rows")
+        self._create(write, target, values, inputs)
+        if write.files is None:
+            violations = target.violations(self.connection)
+        else:
+            # The rows of some files are checked as a table of their own: their keys begin with the file.
+            violations = target.model_copy(update={"may_be_empty": True}).violations(self.connection)
+            if not violations:
+                self._replace_files(write, target)
+                violations = [] if self.count(write.table) else write.contract.violations(self.connection)
+        if not violations and write.files is None:
+            # 0.05 s for all tables of a run.
+            write.contract.write_comments(self.connection)
+        if not violations:
+            self._write_versions(write)
+        return WriteResult(write.table, self.count(write.table), tuple(violations))
+
+    def _create(self, write: TableWrite, target: Contract, values: dict[str, Any], inputs: QueryInputs) -> None:
+        """Create the table of the new rows: the table itself, or a temporary one for the rows of some files."""
+        table = quoted(target.table)
+        kind = "table" if write.files is None else "temp table"
         if write.select:
-            reads = tables_read_by(write.select)
-            stored = (reads & contracts().keys()) - inputs.relations.keys()
-            if missing := sorted(name for name in stored if not self.has(name)):
-                listed = ", ".join(f"{name} (asset group {contracts()[name].stage})" for name in missing)
-                raise WarehouseError(
-                    f"{write.table} reads {listed}, which the working database does not hold yet. Run the job"
-                    " refit_segmentation or `segments run`, which materialise every asset."
-                )
-            ctes = [f"{quoted(name)} as ({text})" for name, text in inputs.relations.items() if name in reads]
-            prefix = f"with {', '.join(ctes)} " if ctes else ""
+            prefix = self._inputs_of(write, inputs)
             select = f"{prefix}select * from (\n{write.select}\n)"  # noqa: S608 - own SQL
-            text = f"create or replace table {table} as {select}"
+            text = f"create or replace {kind} {table} as {select}"
             self.connection.execute(text, bound_values(text, values | inputs.values))
         else:
             # Without constraints, which would raise at the first bad row: the contract reports every one.
-            self.connection.execute(f"drop table if exists {table}; {contract.ddl(constraints=False)}")
+            self.connection.execute(f"drop table if exists {table}; {target.ddl(constraints=False)}")
         if write.rows:
-            places = ", ".join("?" * len(contract.columns))
+            places = ", ".join("?" * len(target.columns))
             insert = f"insert into {table} values ({places})"  # noqa: S608 - own SQL
             self.connection.executemany(insert, [list(row) for row in write.rows])
-        violations = contract.violations(self.connection)
-        if not violations:
-            # 0.05 s for all tables of a run.
-            contract.write_comments(self.connection)
-        return WriteResult(write.table, self.count(write.table), tuple(violations))
+
+    def _inputs_of(self, write: TableWrite, inputs: QueryInputs) -> str:
+        """Return the WITH clause of the relations that the SELECT reads.
+
+        Raises:
+            WarehouseError: A table that it reads does not exist.
+        """
+        reads = tables_read_by(write.select)
+        for name, text in reversed(inputs.relations.items()):
+            reads |= tables_read_by(text) if name in reads else frozenset()
+        stored = (reads & contracts().keys()) - inputs.relations.keys()
+        if missing := sorted(name for name in stored if not self.has(name)):
+            listed = ", ".join(f"{name} (asset group {contracts()[name].stage})" for name in missing)
+            raise WarehouseError(
+                f"{write.table} reads {listed}, which the working database does not hold yet. Run the job"
+                " refit_segmentation or `segments run`, which materialise every asset."
+            )
+        ctes = [f"{quoted(name)} as ({text})" for name, text in inputs.relations.items() if name in reads]
+        return f"with {', '.join(ctes)} " if ctes else ""
+
+    def _replace_files(self, write: TableWrite, new: Contract) -> None:
+        table, rows = quoted(write.table), quoted(new.table)
+        files = {"files": sorted(write.files or ())}
+        delete = f"delete from {table} where list_contains($files, source_file)"  # noqa: S608 - quoted names
+        self.connection.execute(delete, files)
+        self.connection.execute(f"insert into {table} by name select * from {rows}")  # noqa: S608 - quoted names
+        self.connection.execute(f"drop table {rows}")
+
+    def _write_versions(self, write: TableWrite) -> None:
+        if self.versions(write.table) == write.versions:
+            return
+        self.connection.execute("delete from table_versions where table_name = $table", {"table": write.table})
+        self.connection.execute(
+            "insert into table_versions select $table, unnest(cast($parts as varchar[])), unnest($versions)",
+            {"table": write.table, "parts": [*write.versions], "versions": [*write.versions.values()]},
+        )
 
     def rows(self, select: str, **values: Any) -> list[dict[str, Any]]:
         """Return the rows of a query as dictionaries; meant for small results, not for whole tables."""

@@ -16,10 +16,18 @@ from segmentation_pipeline.warehouse.syntax import syntax_tree
 
 @dataclass(frozen=True)
 class QueryInputs:
-    """Relations that a SELECT reads as if they were tables, and the values bound in it."""
+    """Relations that a SELECT reads as if they were tables, and the values bound in it.
+
+    Attributes:
+        relations: The SELECT of each relation. One may read those before it.
+        values: The values by parameter name.
+        thresholds: The values that matter only to source files with a line that reaches them, each with the column of
+            `raw_transactions` that is compared with it.
+    """
 
     relations: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

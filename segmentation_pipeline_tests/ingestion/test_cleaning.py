@@ -45,7 +45,7 @@ def cleaned(retailer: Retailer, base: Path) -> Warehouse:
     """Return a working database with the tables of the cleaning, in which lines and money reconcile."""
     warehouse = Warehouse(duckdb.connect())
     with read_lines(warehouse.connection, retailer, source_files(retailer.source, base), base / "spill") as lines:
-        raw = [TableWrite("raw_transactions", select_of("raw_transactions"))]
+        raw = [TableWrite("raw_transactions", "select * from staged_lines")]
         results = warehouse.write(raw, retailer.sql_values, lines)
     for table in CLEANED:
         results += warehouse.write(

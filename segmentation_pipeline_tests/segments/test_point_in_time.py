@@ -86,7 +86,7 @@ def derived(later: Sequence[Line], **sections: Any) -> dict[str, list[tuple[Any,
             write_csv(base / "in" / "later.csv", later)
         warehouse = Warehouse(duckdb.connect(config={"threads": 1}))
         with read_lines(warehouse.connection, retailer, source_files(retailer.source, base), base / "spill") as lines:
-            warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
+            warehouse.write([TableWrite("raw_transactions", "select * from staged_lines")], retailer.sql_values, lines)
         for table in before_the_model():
             write, inputs = TableWrite(table, select_of(table)), cleaning.query_inputs(retailer)
             [result] = warehouse.write([write], retailer.sql_values, inputs)

@@ -6,7 +6,6 @@ from pathlib import Path
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, store, timestamp
@@ -23,7 +22,7 @@ def test_raw_transactions_parses_text_and_keeps_what_it_cannot_parse(warehouse: 
     retailer = Retailer.model_validate(retailer_settings(source.parent))
     files = source_files(retailer.source, tmp_path)
     with read_lines(warehouse.connection, retailer, files, tmp_path / "tmp") as lines:
-        [result] = warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], {}, lines)
+        [result] = warehouse.write([TableWrite("raw_transactions", "select * from staged_lines")], {}, lines)
     assert result.violations == ()
     whole, odd = warehouse.rows("select * from raw_transactions order by source_line")
     names = ("source_file", "source_line", "invoice", "stock_code", "description", "customer_id", "country", "unparsed")

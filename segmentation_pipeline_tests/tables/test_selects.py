@@ -141,7 +141,7 @@ def test_no_value_of_settings_or_files_is_in_sql_text(warehouse: Warehouse, tmp_
     retailer = Retailer.model_validate(retailer_settings(source.parent, cleaning=own, rfm=moments))
     warehouse.connection.execute("call enable_logging('QueryLog')")
     with read_lines(warehouse.connection, retailer, source_files(retailer.source, tmp_path), tmp_path / "tmp") as lines:
-        warehouse.write([TableWrite("raw_transactions", select_of("raw_transactions"))], retailer.sql_values, lines)
+        warehouse.write([TableWrite("raw_transactions", "select * from staged_lines")], retailer.sql_values, lines)
     for table in (
         "clean_transactions",
         "rejected_transactions",

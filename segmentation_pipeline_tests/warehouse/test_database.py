@@ -1,4 +1,4 @@
-"""What a SELECT may read when a table is written."""
+"""Writing tables: what a SELECT may read, and which rows are replaced."""
 
 import duckdb
 import pytest
@@ -21,3 +21,73 @@ def test_an_input_may_replace_a_table_that_does_not_exist() -> None:
 def test_the_message_names_a_missing_table_and_the_job_to_run() -> None:
     with pytest.raises(WarehouseError, match=r"normal_customers \(asset group customers\).*refit_segmentation"):
         Warehouse(duckdb.connect()).write([WRITE], {})
+
+
+LINES = (
+    "select file as source_file, '' as source_sheet, cast(number as bigint) as source_line, '536365' as invoice,"
+    " '85123A' as stock_code, 'LANTERN' as description, cast(2 as decimal(18, 3)) as quantity,"
+    " timestamp '2024-03-01 10:00:00' as transaction_at, cast(2.5 as decimal(18, 4)) as price,"
+    " cast(5 as decimal(18, 4)) as amount, cast(customer as varchar) as customer_id,"
+    " 'France' as country, false as is_cancellation"
+    " from (values {rows}) as lines(file, number, customer)"
+)
+
+
+def lines(*rows: str) -> str:
+    """Return a SELECT of lines of `clean_transactions`, each given as file, number and customer."""
+    return LINES.format(rows=", ".join(rows))
+
+
+@pytest.fixture
+def database() -> Warehouse:
+    """A working database with two files of clean lines."""
+    database = Warehouse(duckdb.connect())
+    versions = {"a.csv": "1", "b.csv": "1"}
+    rows = lines("('a.csv', 2, '1')", "('b.csv', 2, '2')", "('b.csv', 3, '2')")
+    [result] = database.write([TableWrite("clean_transactions", rows, versions=versions)], {})
+    assert (result.rows, result.violations) == (3, ())
+    return database
+
+
+def stored(database: Warehouse) -> tuple[list[tuple[object, ...]], dict[str, str]]:
+    """Return the lines of the table with their customers, and the versions."""
+    select = "select source_file, source_line, customer_id from clean_transactions order by all"
+    return database.connection.execute(select).fetchall(), database.versions("clean_transactions")
+
+
+def test_the_rows_of_some_files_are_replaced(database: Warehouse) -> None:
+    versions = {"a.csv": "1", "c.csv": "2"}
+    files = frozenset({"b.csv", "c.csv"})
+    new = lines("('c.csv', 2, '3')")
+    [result] = database.write([TableWrite("clean_transactions", new, files=files, versions=versions)], {})
+    assert (result.rows, result.violations) == (2, ())
+    assert stored(database) == ([("a.csv", 2, "1"), ("c.csv", 2, "3")], versions)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule"),
+    [
+        (["('b.csv', 2, null)"], "not null"),
+        (["('b.csv', 2, '3')", "('b.csv', 2, '3')"], "unique"),
+    ],
+)
+def test_rows_of_a_file_that_break_the_contract_change_nothing(database: Warehouse, rows: list[str], rule: str) -> None:
+    before = stored(database)
+    write = TableWrite("clean_transactions", lines(*rows), files=frozenset({"b.csv"}), versions={"b.csv": "2"})
+    [result] = database.write([write], {})
+    assert [violation.rule for violation in result.violations] == [rule]
+    assert stored(database) == before
+
+
+def test_a_table_that_must_have_rows_keeps_them_when_all_its_files_are_gone(database: Warehouse) -> None:
+    before = stored(database)
+    none = lines("('a.csv', 2, '1')") + " where false"
+    write = TableWrite("clean_transactions", none, files=frozenset({"a.csv", "b.csv"}))
+    [result] = database.write([write], {})
+    assert [violation.rule for violation in result.violations] == ["not empty"]
+    assert stored(database) == before
+
+
+def test_a_table_that_is_written_without_versions_has_none(database: Warehouse) -> None:
+    database.write([TableWrite("clean_transactions", lines("('a.csv', 2, '1')"))], {})
+    assert stored(database) == ([("a.csv", 2, "1")], {})

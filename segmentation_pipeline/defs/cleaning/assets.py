@@ -25,8 +25,10 @@ def _plain(value: Any) -> str | int | float:
 cleaning_assets = sql_assets(
     "cleaning",
     options={
-        "clean_transactions": SqlAssetOptions(inputs=cleaning.query_inputs, explain=cleaning.explain_loss),
-        "rejected_transactions": SqlAssetOptions(inputs=cleaning.query_inputs),
+        "clean_transactions": SqlAssetOptions(
+            inputs=cleaning.query_inputs, explain=cleaning.explain_loss, by_file=cleaning.is_by_file
+        ),
+        "rejected_transactions": SqlAssetOptions(inputs=cleaning.query_inputs, by_file=cleaning.is_by_file),
         "cleaning_report": SqlAssetOptions(inputs=cleaning.query_inputs, metadata=_loss),
     },
 )
