@@ -16,8 +16,8 @@ Transform = Literal["standard", "log", "yeo-johnson", "robust"]
 SILHOUETTE_SAMPLE = 10_000
 # Customers that k-means, and the exponents of Yeo-Johnson, are fitted on; `docs/choice_of_k.md` measures the bound.
 FIT_SAMPLE = 500_000
-# Customers among whom single moves are tried: each move costs a pass, and among more they decide nothing.
-_REFINED_UP_TO = 20_000
+# Customers among whom random starts and single moves are tried; among more, they would decide nothing.
+START_SAMPLE = 10_000
 # In MB, for the distances between all customers; by default scikit-learn takes a gigabyte.
 _WORKING_MEMORY = 32
 # The least gain of a move, in scaled units, where customers are of the order of 1 apart.
@@ -116,8 +116,9 @@ def fit(
     uses one thread and rounds to 12 significant digits, because the last bits of the sums depend on the number of
     threads.
 
-    Of more than FIT_SAMPLE customers, k-means is fitted on a seeded sample (see `sampled_rows`). The scaling, the sizes
-    and the means are those of all customers. Single moves are tried among at most 20,000 customers.
+    Of more than START_SAMPLE customers, the starts and the single moves are those of a seeded sample (see
+    `sampled_rows`), and one fit on at most FIT_SAMPLE continues from their centroids. The scaling, the sizes and the
+    means are those of all customers.
 
     Args:
         features: Shape (n, d), in natural units, sorted by customer.
@@ -140,11 +141,15 @@ def fit(
     scaler = fit_scaler(features, transform, random_state)
     scaled = scaler.apply(features)
     sample = scaled[sampled_rows(features, FIT_SAMPLE, random_state)]
+    if start is None and len(features) > START_SAMPLE:
+        few = features[sampled_rows(features, START_SAMPLE, random_state)]
+        of_few = fit(few, transform=transform, n_clusters=n_clusters, random_state=random_state, n_init=n_init)
+        start = of_few.scaler.invert(of_few.centroids_)
     starts: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
     with threadpool_limits(1):
         model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **starts)
         found = model.fit(sample)
-        centroids = _refined(sample, found.labels_) if len(sample) <= _REFINED_UP_TO else found.cluster_centers_
+        centroids = _refined(sample, found.labels_) if len(sample) <= START_SAMPLE else found.cluster_centers_
         centroids = round_significant(centroids[np.lexsort(centroids.T[::-1])])
         labels = nearest(scaled, centroids)
     means = np.array([features[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])

@@ -307,6 +307,24 @@ def test_intervals_of_four_thousand_customers_are_fast() -> None:
 # The baseline.
 
 
+def test_intervals_of_a_part_have_the_place_and_width_of_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(11)
+    past = random.lognormal(3, 1, 20_000)
+    future = past * random.lognormal(0, 0.8, 20_000) * (random.random(20_000) < 0.6)
+    groups = {"five": spend_groups(past, 5), "two": spend_groups(past, 2)}
+    of_all = intervals(groups, past, future, random_state=1)
+    monkeypatch.setattr("segmentation_pipeline.model.lift.RESAMPLED", 2_000)
+    of_part = intervals(groups, past, future, random_state=1)
+    for expected, found in (
+        *zip(of_all.of("five").values(), of_part.of("five").values(), strict=True),
+        *zip(of_all.difference("five", "two").values(), of_part.difference("five", "two").values(), strict=True),
+    ):
+        assert expected is not None
+        assert found is not None
+        width = expected[1] - expected[0]
+        assert found == pytest.approx(expected, abs=0.4 * width)
+
+
 def test_spend_groups_by_hand() -> None:
     assert spend_groups(floats(8, 1, 7, 2, 6, 3), 3).tolist() == [2, 0, 2, 0, 1, 1]
     # The three customers without spend stay together; the others make two groups, the larger one above.
