@@ -738,8 +738,10 @@ def exported(ran: Ran) -> dict[str, str]:
     digests = {}
     file = ran.home / "exported.csv"
     with duckdb.connect(str(ran.home / "work.duckdb"), read_only=True) as connection:
-        for (table,) in connection.execute("select table_name from duckdb_tables() order by all").fetchall():
-            contract = contracts()[table]
+        stored = {table for (table,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
+        for table, contract in contracts().items():
+            if table not in stored:
+                continue
             columns = ", ".join(f'"{column.name}"' for column in contract.columns if column.name != "run_id")
             ordered = connection.sql(f'select {columns} from "{table}" order by {contract.key_order}')
             ordered.write_csv(str(file), na_rep="\\N")

@@ -57,7 +57,8 @@ def some_lines(random: Random) -> list[Row | str]:
         )
         for _ in range(random.choice([0, 0, 2, 5]))
     ]
-    return [Row(one, None, None, True) for one in made] + random.choice([[], [], [*CUSTOMERS.rows[:3]]])
+    copies = random.choice([0, 0, 3])
+    return [*(Row(one, None, None, True) for one in made), *CUSTOMERS.rows[:copies]]
 
 
 def change(shop: Shop, random: Random) -> None:
