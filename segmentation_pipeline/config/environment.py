@@ -32,7 +32,7 @@ class Environment:
     data: str
     """SEGMENTATION_DATA: the data folder. Default: empty, see `paths.data_folder`."""
     memory_limit: str
-    """SEGMENTATION_MEMORY_LIMIT: DuckDB's memory limit, such as 4GB. Default: empty, which is DuckDB's default."""
+    """SEGMENTATION_MEMORY_LIMIT: the memory that a run may use, such as 4GB. Default: empty, which is 2.5 GB."""
     webhook: SecretStr
     """SEGMENTATION_WEBHOOK: the address that failures are posted to. Default: empty, which posts nothing."""
     privacy_key: SecretStr

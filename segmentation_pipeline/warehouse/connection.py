@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.warehouse.database import Warehouse
 
+# In MB: what the process may use by default, and what Python and its libraries need of it.
+DEFAULT_MEMORY, _PYTHON_MEMORY = 2500, 500
+# DuckDB writes a size in these units.
+_MEGABYTES = {"bytes": 1e-6, "KiB": 1024 / 1e6, "MiB": 1024**2 / 1e6, "GiB": 1024**3 / 1e6, "TiB": 1024**4 / 1e6}
 # All functions in use are built in. Loading an extension would run foreign code.
 _NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
@@ -74,7 +79,7 @@ def reading_database(database: Path) -> Iterator[Warehouse]:
 def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a new staging database, whose SQL can access the given files and its own folder, and nothing else.
 
-    It spills to that folder. The working database is idle meanwhile, so each may use all of SEGMENTATION_MEMORY_LIMIT.
+    It spills to that folder. The working database is idle meanwhile, so each may use all of DuckDB's memory.
     """
     config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | _memory_limit()
     with duckdb.connect(str(staging), config=config) as connection:
@@ -98,15 +103,27 @@ def _as_written(paths: Sequence[Path]) -> list[str]:
 
 
 def _memory_limit() -> dict[str, Any]:
-    """Return SEGMENTATION_MEMORY_LIMIT as DuckDB's setting; DuckDB's default is 80 % of the machine's memory."""
-    if not (limit := Environment.read().memory_limit):
-        return {}
+    """Return DuckDB's part of the memory that the process may use."""
+    return {"memory_limit": _duckdb_memory(Environment.read().memory_limit)}
+
+
+@cache
+def _duckdb_memory(limit: str) -> str:
+    """Return what is left for DuckDB of a limit of the process; without a limit, that of DEFAULT_MEMORY.
+
+    DuckDB would use 80 % of the machine's memory, most of it to keep blocks of the file that it could read again.
+    """
     try:
-        duckdb.connect(config={"memory_limit": limit}).close()
+        with duckdb.connect(config={"memory_limit": limit} if limit else {}) as connection:
+            [(text,)] = connection.execute("select current_setting('memory_limit')").fetchall()
     except duckdb.Error as error:
         message = f"SEGMENTATION_MEMORY_LIMIT: {limit!r} is no amount of memory, such as 4GB or 500MB"
         raise WarehouseError(f"{message}: {str(error).splitlines()[0]}") from None
-    return {"memory_limit": limit}
+    number, unit = text.split()
+    available = float(number) * _MEGABYTES[unit]
+    if not limit:
+        available = min(available, DEFAULT_MEMORY)
+    return f"{max(available - _PYTHON_MEMORY, available / 2):.0f}MB"
 
 
 def _wait_until_free(database: Path, timeout: float, report: Callable[[str], None]) -> None:

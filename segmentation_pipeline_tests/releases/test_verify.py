@@ -394,7 +394,7 @@ def mode(path: Path) -> int:
 
 def test_only_the_owner_reads_the_working_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds for everything that DuckDB writes beside it."""
-    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "40MB")
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "80MB")
     database, spill = tmp_path / "work.duckdb", tmp_path / "tmp"
     earlier = tmp_path / "earlier.duckdb"
     duckdb.connect(str(earlier)).close()

@@ -16,7 +16,7 @@ from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.orchestration.resources import WarehouseResource
 from segmentation_pipeline.tables.contract import literal
-from segmentation_pipeline.warehouse.connection import connection_to, reading_connection
+from segmentation_pipeline.warehouse.connection import DEFAULT_MEMORY, connection_to, reading_connection
 from segmentation_pipeline_tests.defs.test_automation import failure_message
 from segmentation_pipeline_tests.scenarios import HEADER, regular_customers, retailer_settings, write_csv
 
@@ -232,3 +232,16 @@ def test_settings_with_a_fixed_format_reject_statements(shop: Path, section: str
     result = cleaned()
     assert not result.success
     assert f"{section}.{setting}".strip(".") in failure_message(result, "raw_transactions")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("4GB", 3500), ("2GiB", 1647), ("600MB", 300), ("", DEFAULT_MEMORY - 500)]
+)
+def test_duckdb_gets_what_python_leaves_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+) -> None:
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", limit)
+    with connection_to(tmp_path / "work.duckdb", tmp_path / "tmp", 5, print) as opened:
+        [(text,)] = opened.execute("select current_setting('memory_limit')").fetchall()
+    number, unit = text.split()
+    assert float(number) * {"MiB": 1.048576, "GiB": 1073.741824}[unit] == pytest.approx(expected, rel=0.06)
