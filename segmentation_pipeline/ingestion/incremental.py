@@ -151,7 +151,7 @@ def load_source(
         read = [file.record.source_file for file in found if file.is_pending]
         ledger_select, ledger_values = ingested_files_select(records)
         writes = [
-            _raw_write(warehouse, privacy, records, read),
+            _raw_write(warehouse, privacy, records, read, request),
             TableWrite("ingested_files", ledger_select),
             TableWrite("erased_customers", "select * from erased_customers"),
         ]
@@ -301,13 +301,16 @@ def _raw_write(
     privacy: LinePrivacy,
     records: Sequence[IngestedFile],
     read: Sequence[str],
+    request: LoadRequest,
 ) -> TableWrite:
     """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone."""
     with_lines = [record for record in records if record.lines]
     kept = {record.source_file for record in with_lines} - {*read}
     files = None
     if warehouse.has("raw_transactions"):
-        stored = warehouse.rows("select source_file from ingested_files where lines > 0")
+        # A reload also deletes lines of files that `ingested_files` does not list.
+        listed = "select source_file from ingested_files where lines > 0"
+        stored = warehouse.rows("select distinct source_file from raw_transactions" if request.reload else listed)
         files = frozenset({*read} | {row["source_file"] for row in stored} - kept)
     versions = {record.source_file: f"{record.content_hash}-{record.settings_digest}" for record in with_lines}
     lines = privacy.stored("select * from staged_lines")

@@ -83,9 +83,9 @@ def search_k(
         ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
     """
     rules, method = rules or SearchRules(), method or FitRules()
-    if len(features) <= rules.max_customers:
-        return _search(features, transform, rules, method)
     sample = features[sampled_rows(features, rules.max_customers, method.random_state)]
+    if len(sample) == len(features) or count_distinct(sample, rules.k_max) <= rules.k_max:
+        return _search(features, transform, rules, method)
     found = _search(sample, transform, rules, method)
     start = found.fit.scaler.invert(found.fit.centroids_)
     chosen = fit(features, transform=transform, n_clusters=len(start), random_state=method.random_state, start=start)

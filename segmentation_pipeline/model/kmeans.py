@@ -14,7 +14,7 @@ from segmentation_pipeline.model.arrays import Array, round_significant
 
 Transform = Literal["standard", "log", "yeo-johnson", "robust"]
 SILHOUETTE_SAMPLE = 10_000
-# Customers that k-means, and the exponents of Yeo-Johnson, are fitted on; `docs/choice_of_k.md` measures the bound.
+# Customers that k-means, and the exponents of Yeo-Johnson, are fitted on; see ADR 23.
 FIT_SAMPLE = 500_000
 # Customers among whom random starts and single moves are tried; among more, they would decide nothing.
 START_SAMPLE = 10_000
@@ -143,8 +143,9 @@ def fit(
     sample = scaled[sampled_rows(features, FIT_SAMPLE, random_state)]
     if start is None and len(features) > START_SAMPLE:
         few = features[sampled_rows(features, START_SAMPLE, random_state)]
-        of_few = fit(few, transform=transform, n_clusters=n_clusters, random_state=random_state, n_init=n_init)
-        start = of_few.scaler.invert(of_few.centroids_)
+        if count_distinct(few, n_clusters) > n_clusters:
+            of_few = fit(few, transform=transform, n_clusters=n_clusters, random_state=random_state, n_init=n_init)
+            start = of_few.scaler.invert(of_few.centroids_)
     starts: dict[str, Any] = {"n_init": n_init} if start is None else {"init": scaler.apply(start), "n_init": 1}
     with threadpool_limits(1):
         model = KMeans(n_clusters, random_state=random_state, max_iter=max_iter, tol=tol, **starts)

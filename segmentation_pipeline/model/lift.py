@@ -125,8 +125,9 @@ def intervals(
     sorted before they are drawn, so their order does not matter.
 
     Of more than RESAMPLED customers, each resample draws as many customers as there are, but from a part of them of
-    this size, and its distance from the metrics of the part is added to the metrics of all: Kleiner et al. (2014), "A
-    scalable bootstrap for massive data". The cost no longer grows with the customers, and the width is that of all.
+    this size, and its distance from the metrics of the part is added to the metrics of all; after Kleiner et al.
+    (2014), "A scalable bootstrap for massive data". The cost no longer grows with the customers, and the width is that
+    of all.
 
     Args:
         groupings: By name, the group of each customer, shape (n,).

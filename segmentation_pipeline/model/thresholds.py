@@ -4,7 +4,7 @@ Contains values only. They are not settings of a retailer file: no retailer has 
 data of several shops. `docs/choice_of_k.md` and `docs/stability.md` show the measurements.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class SearchRules:
     resamples: int = 100
     """Bootstrap resamples. Five clusters of Online Retail disagree in about 4 of 100; with twenty, the seed decides
     whether one of them is drawn."""
-    max_customers: int = 10_000
-    """Of more normal customers, the search uses a seeded sample of this size; the chosen number is then fitted on all.
-    `docs/choice_of_k.md` compares both."""
+    max_customers: int = field(default=10_000, repr=False)
+    """Of more normal customers, the search uses a seeded sample of this size; the chosen number is then fitted on all
+    (ADR 23). Not part of the digest of the settings, because a model that is fitted already stays valid."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from segmentation_pipeline.errors import ReleaseError, RetailerError
 from segmentation_pipeline.releases.manifest import MANIFEST
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects, withholdable_columns
 from segmentation_pipeline.tables.contract import Contract, quoted
+from segmentation_pipeline.warehouse.connection import memory_limit
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"
@@ -119,7 +120,9 @@ def _write_database(
     for contract, select in selects.items():
         ordered = connection.sql(f"select * from ({select}) order by {contract.key_order}")  # noqa: S608 - own SQL
         ordered.write_parquet(str(folder / f"{contract.table}.parquet"), compression="zstd")
-    with duckdb.connect(str(database), config={"storage_compatibility_version": STORAGE_VERSION}) as written:
+    with duckdb.connect(
+        str(database), config={"storage_compatibility_version": STORAGE_VERSION, **memory_limit()}
+    ) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
         written.begin()
         for contract in selects:

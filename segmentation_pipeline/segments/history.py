@@ -62,7 +62,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     """
     _reset_if_missing(database, TABLES)
     text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
-    code = f"{text} {macros_called_by(text)} {settings.history_digest}"
+    code = f"{_COMPACT_LINES} {text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
     wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
     stored = database.rows("select * from history_months")
@@ -76,6 +76,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
         target = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
         values = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
         database.execute(f"{target} {text}", settings.sql_values | values)
+    drop_compact_lines(database)
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
         select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
@@ -97,6 +98,11 @@ def compact_lines(database: Warehouse) -> None:
     Every month end reads all lines before it. An invoice has twenty lines on average in Online Retail.
     """
     database.connection.execute(_COMPACT_LINES)
+
+
+def drop_compact_lines(database: Warehouse) -> None:
+    """Delete the temporary table, which takes memory."""
+    database.connection.execute("drop table if exists temp.compact_lines")
 
 
 def month_list(months: Sequence[datetime]) -> str:

@@ -21,7 +21,14 @@ from segmentation_pipeline.warehouse.database import Warehouse
 # In MB: what the process may use by default, and what Python and its libraries need of it.
 DEFAULT_MEMORY, _PYTHON_MEMORY = 2500, 500
 # DuckDB writes a size in these units.
-_MEGABYTES = {"bytes": 1e-6, "KiB": 1024 / 1e6, "MiB": 1024**2 / 1e6, "GiB": 1024**3 / 1e6, "TiB": 1024**4 / 1e6}
+_MEGABYTES = {
+    "byte": 1e-6,
+    "bytes": 1e-6,
+    "KiB": 1024 / 1e6,
+    "MiB": 1024**2 / 1e6,
+    "GiB": 1024**3 / 1e6,
+    "TiB": 1024**4 / 1e6,
+}
 # All functions in use are built in. Loading an extension would run foreign code.
 _NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
@@ -47,7 +54,7 @@ def connection_to(
     """
     from dagster_duckdb import DuckDBResource
 
-    config = {"temp_directory": str(spill)} | _NO_EXTENSIONS | _memory_limit()
+    config = {"temp_directory": str(spill)} | _NO_EXTENSIONS | memory_limit()
     # Until the connection is closed, because DuckDB creates the log and spill files whenever it needs them.
     mask = os.umask(0o077)
     try:
@@ -79,9 +86,9 @@ def reading_database(database: Path) -> Iterator[Warehouse]:
 def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a new staging database, whose SQL can access the given files and its own folder, and nothing else.
 
-    It spills to that folder. The working database is idle meanwhile, so each may use all of DuckDB's memory.
+    It spills to that folder. The working database is idle meanwhile, so each may use all of DuckDB's part of the limit.
     """
-    config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | _memory_limit()
+    config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | memory_limit()
     with duckdb.connect(str(staging), config=config) as connection:
         _confine(connection, folders=[staging.parent], files=list(files))
         yield connection
@@ -102,7 +109,7 @@ def _as_written(paths: Sequence[Path]) -> list[str]:
     return sorted({str(path) for path in paths} | {escape(str(path)) for path in paths})
 
 
-def _memory_limit() -> dict[str, Any]:
+def memory_limit() -> dict[str, Any]:
     """Return DuckDB's part of the memory that the process may use."""
     return {"memory_limit": _duckdb_memory(Environment.read().memory_limit)}
 
@@ -120,6 +127,9 @@ def _duckdb_memory(limit: str) -> str:
         message = f"SEGMENTATION_MEMORY_LIMIT: {limit!r} is no amount of memory, such as 4GB or 500MB"
         raise WarehouseError(f"{message}: {str(error).splitlines()[0]}") from None
     number, unit = text.split()
+    if unit not in _MEGABYTES:
+        # `none` is no limit, which DuckDB writes in larger units.
+        return limit or text
     available = float(number) * _MEGABYTES[unit]
     if not limit:
         available = min(available, DEFAULT_MEMORY)

@@ -35,7 +35,8 @@ class TableWrite:
         table: The table.
         select: The SELECT of the rows.
         rows: Rows made in Python.
-        files: The source files whose rows are replaced; of no file, nothing is written. None: the whole table.
+        files: The source files whose rows are replaced; an empty set leaves the table as it is. None: the whole table
+            is replaced. The key of the table must begin with the file.
         versions: What the rows are derived from, by source file, or under WHOLE_TABLE; see `derivation`. Without it,
             the table has no version, and what reads it is derived anew.
     """
@@ -70,13 +71,14 @@ class Warehouse:
         connection.execute(macros())
         if read_only:
             return
+        connection.execute(_VERSIONS_DDL)
         for table in outdated:
             # The next run derives it again.
             connection.execute(f"drop table {quoted(table)}")
+            connection.execute("delete from table_versions where table_name = $table", {"table": table})
         for contract in contracts().values():
             if contract.state and not self.has(contract.table):
                 self.connection.execute(contract.ddl(constraints=False))
-        connection.execute(_VERSIONS_DDL)
 
     def versions(self, table: str) -> dict[str, str]:
         """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE; empty if unknown."""
@@ -108,6 +110,7 @@ class Warehouse:
         return results
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
+        assert write.files is None or write.contract.key[0] == "source_file" or not write.files
         if write.files is not None and not write.files:
             self._write_versions(write)
             return WriteResult(write.table, self.count(write.table), ())
@@ -121,10 +124,9 @@ class Warehouse:
             if not violations:
                 self._replace_files(write, target)
                 violations = [] if self.count(write.table) else write.contract.violations(self.connection)
-        if not violations and write.files is None:
+        if not violations:
             # 0.05 s for all tables of a run.
             write.contract.write_comments(self.connection)
-        if not violations:
             self._write_versions(write)
         return WriteResult(write.table, self.count(write.table), tuple(violations))
 

@@ -5,7 +5,7 @@ SELECTs are those of `tables`; `database` writes the rows and their versions in 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segmentation_pipeline.tables.catalog import contracts, macros_called_by
@@ -48,11 +48,13 @@ def derivation_of(
         by_file: Whether the rows of a source file depend on the lines of that file alone.
     """
     texts, stored = _texts_and_tables(select, inputs)
-    code = _code_digest(texts, {**values, **inputs.values}, except_for=inputs.thresholds if by_file else {})
+    by_file = by_file and stored == {_SOURCE}
+    bound, thresholds = {**values, **inputs.values}, inputs.thresholds if by_file else {}
+    code = _code_digest([contracts()[table].model_dump_json(), *texts], bound, except_for=thresholds)
     versions = {name: database.versions(name) for name in sorted(stored)}
     if not all(versions.values()):
         return Derivation(TableWrite(table, select), inputs, "all rows, as in every run")
-    if by_file and stored == {_SOURCE}:
+    if by_file:
         reached = _reached_thresholds(database, inputs)
         wanted = {
             file: f"{code}-{_digest(version, reached.get(file, ''))}" for file, version in versions[_SOURCE].items()
@@ -64,14 +66,17 @@ def derivation_of(
     files = frozenset(changed | (current.keys() - wanted.keys()))
     if not files:
         write = TableWrite(table, select, files=files, versions=wanted)
-        return Derivation(write, inputs, f"no rows, because {_listed(stored)} and the settings are as before")
+        return Derivation(write, inputs, f"no rows, because {_listed([*stored, 'the settings'])} are as before")
     if WHOLE_TABLE in files or not current.keys() & wanted.keys() - changed:
-        return Derivation(TableWrite(table, select, versions=wanted), inputs, _why_all(current, code, stored))
+        return Derivation(
+            TableWrite(table, select, versions=wanted), inputs, _why_all(current, code, [*stored, *thresholds])
+        )
     lines = f"select * from main.{_SOURCE} where list_contains($derived_files, source_file)"  # noqa: S608 - own SQL
     restricted = QueryInputs(
         {_SOURCE: lines, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
     )
-    reason = f"the rows of {len(files):,} of {len(current.keys() | wanted.keys()):,} files, whose lines have changed"
+    number = f"{len(files):,} of {len(current.keys() | wanted.keys()):,} files"
+    reason = f"the rows of {number}, because {_listed(['their lines', *thresholds], 'or')} changed"
     return Derivation(TableWrite(table, select, files=files, versions=wanted), restricted, reason)
 
 
@@ -106,16 +111,17 @@ def _reached_thresholds(database: Warehouse, inputs: QueryInputs) -> dict[str, s
     return reached
 
 
-def _why_all(current: Mapping[str, str], code: str, stored: set[str]) -> str:
+def _why_all(current: Mapping[str, str], code: str, inputs: Sequence[str]) -> str:
     if not current:
         return "all rows, because no earlier ones can be reused"
     if not any(version.startswith(f"{code}-") for version in current.values()):
-        return "all rows, because the settings, the as-of date or the SELECT have changed"
-    return f"all rows, because {_listed(stored)} has changed"
+        return "all rows, because the settings, the as-of date, the SELECT or the contract changed"
+    return f"all rows, because {_listed(inputs, 'or')} changed"
 
 
-def _listed(tables: Iterable[str]) -> str:
-    return " or ".join(sorted(tables)) or "nothing else"
+def _listed(inputs: Iterable[str], word: str = "and") -> str:
+    names = sorted("the as-of date" if name == "transaction_cutoff" else name for name in inputs)
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _digest(*texts: str) -> str:

@@ -15,7 +15,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_working_database_does_not_grow_on_the_same_files(tmp_path: Path) -> None:
-    """Its size alternates, because a table is written before the old one is dropped."""
+    """Each night replaces one of two files. The size alternates, because rows are written before old ones go."""
     measured = many_nights.sizes(5, tmp_path)
     assert many_nights.growth(measured) <= many_nights.GROWTH, measured
 

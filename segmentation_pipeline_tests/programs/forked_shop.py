@@ -18,6 +18,7 @@ import duckdb
 
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 
 # Imported here, so that no night imports them again.
@@ -100,6 +101,13 @@ class ForkedShop:
         with duckdb.connect(str(self.home / "work.duckdb")) as connection:
             names = connection.execute("select table_name from duckdb_tables() order by 1").fetchall()
             for (name,) in names:
+                if name == "table_versions":
+                    # Those of a table are written with the table.
+                    for table in contracts():
+                        select = "select part, version from table_versions where table_name = ? order by all"
+                        rows = connection.execute(select, [table]).fetchall()
+                        tables[f"versions of {table}"] = hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
+                    continue
                 # Each copy has another path, and each run another id.
                 columns = "* exclude (run_id, source_path)" if name == "ingested_files" else "*"
                 rows = connection.execute(f"select {columns} from {quoted(name)} order by all").fetchall()

@@ -1,4 +1,4 @@
-"""Run many number of nights on the same files, and one night for each day of the real data.
+"""Run many nights on the same number of lines, and one night for each day of the real data.
 
 The tests run a few of each, `make soak` all. Prints one line of JSON; the exit code is 1 if there is an error.
 """
@@ -44,14 +44,17 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def sizes(runs: int, folder: Path) -> list[int]:
-    """Return the size of the working database after each of several number of nights on the same files."""
-    write_csv(folder / "source" / "a.csv", regular_customers(60) * 30)
+    """Return the size of the working database after each of several nights that replace one of two files."""
+    lines = regular_customers(60) * 15
+    write_csv(folder / "source" / "a.csv", lines)
     os.environ |= {
         "SEGMENTATION_RETAILER": str(retailer_file(folder, folder / "source")),
         "SEGMENTATION_DATA": str(folder / "data"),
     }
     measured = []
-    for _ in range(runs):
+    for number in range(runs):
+        # As many lines of other money, which replace those of the night before.
+        write_csv(folder / "source" / "b.csv", [(*one[:5], f"{1 + number % 2}.50", *one[6:]) for one in lines])
         with dg.DagsterInstance.ephemeral() as instance, constants(BACKTEST=NO_BACKTEST):
             assert run_job(instance).success
         measured.append((folder / "data" / "corner_shop" / "work.duckdb").stat().st_size)

@@ -18,7 +18,8 @@ lines_and_money_reconcile = sql_check(
     asset="clean_transactions",
     deps=["raw_transactions", "rejected_transactions"],
     description="Raw lines = clean + rejected lines, in rows and in money.",
-    message="clean_transactions and rejected_transactions do not sum to raw_transactions.",
+    message="clean_transactions and rejected_transactions do not sum to raw_transactions. If rows were changed by hand,"
+    " `segments run --reload` derives every table anew.",
 )
 
 

@@ -15,7 +15,8 @@ customers_and_money_reconcile = sql_check(
     asset="rfm_features",
     deps=["clean_transactions"],
     description="Every customer of clean_transactions has one row, with the customer's own money within the look-back.",
-    message="rfm_features does not hold the customers of clean_transactions, each once with the customer's own money.",
+    message="rfm_features does not hold the customers of clean_transactions, each once with the customer's own money."
+    " If rows were changed by hand, `segments run --reload` derives every table anew.",
     values=lambda settings: {"look_back_days": settings.rfm.look_back_days},
 )
 all_combinations_named = sql_check(

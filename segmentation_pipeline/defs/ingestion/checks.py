@@ -11,7 +11,8 @@ lines_of_each_file = sql_check(
     asset="raw_transactions",
     deps=["ingested_files"],
     description="Every record of every file is in raw_transactions exactly once, as a line or as a malformed record.",
-    message="raw_transactions does not hold the records that were read from each file.",
+    message="raw_transactions does not hold the records that were read from each file. If rows were changed by hand,"
+    " `segments run --reload` reads every file again.",
 )
 
 
