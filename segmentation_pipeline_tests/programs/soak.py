@@ -88,8 +88,8 @@ def same_files_text(parts: Sequence[Totals]) -> str:
     """Describe how large the working database became."""
     [sizes] = [one["sizes"] for one in parts]
     return (
-        f"{len(sizes)} nights on the same files: the working database had at most {max(sizes) / 1e6:.2f} MB,"
-        f" {growth(sizes):.2f} of the largest of the first three nights."
+        f"{len(sizes)} nights that each replace half of the lines: the working database had at most"
+        f" {max(sizes) / 1e6:.2f} MB, {growth(sizes):.2f} of the largest of the first three nights."
     )
 
 
