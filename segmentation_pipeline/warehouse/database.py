@@ -169,7 +169,7 @@ class Warehouse:
     def _replace_files(self, write: TableWrite, new: Contract) -> None:
         table, rows = quoted(write.table), quoted(new.table)
         files = {"files": sorted(write.files or ())}
-        delete = f"delete from {table} where list_contains($files, source_file)"  # noqa: S608 - quoted names
+        delete = f"delete from {table} where source_file in (select unnest($files))"  # noqa: S608 - quoted names
         self.connection.execute(delete, files)
         self.connection.execute(f"insert into {table} by name select * from {rows}")  # noqa: S608 - quoted names
         self.connection.execute(f"drop table {rows}")

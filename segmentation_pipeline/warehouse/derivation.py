@@ -1,7 +1,7 @@
 """Decide what of a table a run derives: nothing, the rows of some source files, or all.
 
-Contains the versions by which a run recognises that what a table reads has not changed since it was derived. The
-SELECTs are those of `tables`; `database` writes the rows and their versions in one transaction.
+Contains the versions of tables: where the version of what a table reads is the same, the run does not derive the table
+again. The SELECTs are those of `tables`; `database` writes the rows and their versions in one transaction.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def derivation_of(
         return Derivation(
             TableWrite(table, select, versions=wanted), inputs, _why_all(current, code, [*stored, *thresholds])
         )
-    lines = f"select * from main.{_SOURCE} where list_contains($derived_files, source_file)"  # noqa: S608 - own SQL
+    lines = f"select * from main.{_SOURCE} where source_file in (select unnest($derived_files))"  # noqa: S608 - own SQL
     restricted = QueryInputs(
         {_SOURCE: lines, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
     )

@@ -185,7 +185,7 @@ def recipe(request: pytest.FixtureRequest) -> Ran:
 
 @pytest.fixture(scope="module")
 def net(scratch: Path, loaded: Path) -> Ran:
-    """The daily files with the shipped rules, by which refunds reduce the money of a customer."""
+    """The daily files with the shipped rules; refunds reduce the money of a customer."""
     shutil.copytree(loaded, scratch / "net" / "data")
     return run_retailer(scratch / "net", "online_retail", DAILY)
 
