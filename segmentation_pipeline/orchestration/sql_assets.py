@@ -24,7 +24,7 @@ from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.column_lineage import lineage_of_tables
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
 from segmentation_pipeline.warehouse.derivation import derivation_of
-from segmentation_pipeline.warehouse.queries import BUILT_RELATIONS, QueryInputs, tables_read_by
+from segmentation_pipeline.warehouse.queries import QueryInputs, dependencies
 
 OWNERS = ["team:segmentation"]
 CONTRACT_CHECK = "contract"
@@ -158,13 +158,6 @@ def contract_check_spec(table: str) -> dg.AssetCheckSpec:
         blocking=True,
         description="Columns, types, unique key, not null, allowed values and ranges, before the table is replaced.",
     )
-
-
-def dependencies(select: str) -> list[str]:
-    """Return the assets that a SELECT reads."""
-    read = tables_read_by(select)
-    built = {BUILT_RELATIONS[name].table for name in read & set(BUILT_RELATIONS)}
-    return sorted((read | built) & set(contracts()))
 
 
 def write_tables(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from segmentation_pipeline.tables.catalog import contracts, macros_called_by
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
-from segmentation_pipeline.warehouse.queries import BUILT_RELATIONS, QueryInputs, bound_values, tables_read_by
+from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, dependencies, tables_read_by
 
 _SOURCE = "raw_transactions"
 
@@ -47,11 +47,12 @@ def derivation_of(
         inputs: Relations that the SELECT reads beside the tables.
         by_file: Whether the rows of a source file depend on the lines of that file alone.
     """
-    texts, stored = _texts_and_tables(select, inputs)
-    by_file = by_file and stored == {_SOURCE}
+    stored = dependencies(select)
+    texts = [select, *(text for name, text in inputs.relations.items() if name in tables_read_by(select))]
+    by_file = by_file and stored == [_SOURCE]
     bound, thresholds = {**values, **inputs.values}, inputs.thresholds if by_file else {}
     code = _code_digest([contracts()[table].model_dump_json(), *texts], bound, except_for=thresholds)
-    versions = {name: database.versions(name) for name in sorted(stored)}
+    versions = {name: database.versions(name) for name in stored}
     if not all(versions.values()):
         return Derivation(TableWrite(table, select), inputs, "all rows, as in every run")
     if by_file:
@@ -78,15 +79,6 @@ def derivation_of(
     number = f"{len(files):,} of {len(current.keys() | wanted.keys()):,} files"
     reason = f"the rows of {number}, because {_listed(['their lines', *thresholds], 'or')} changed"
     return Derivation(TableWrite(table, select, files=files, versions=wanted), restricted, reason)
-
-
-def _texts_and_tables(select: str, inputs: QueryInputs) -> tuple[list[str], set[str]]:
-    """Return the SELECT with the relations that it reads, and the stored tables that they read."""
-    reads = tables_read_by(select)
-    relations = {name: text for name, text in inputs.relations.items() if name in reads}
-    tables = reads.union(*(tables_read_by(text) for text in relations.values()))
-    tables |= {BUILT_RELATIONS[name].table for name in reads & BUILT_RELATIONS.keys()}
-    return [select, *relations.values()], set(tables & contracts().keys()) - inputs.relations.keys()
 
 
 def _code_digest(texts: Iterable[str], values: Mapping[str, object], except_for: Mapping[str, str]) -> str:

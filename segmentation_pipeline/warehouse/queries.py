@@ -62,6 +62,13 @@ def tables_read_by(select: str) -> frozenset[str]:
     return frozenset(_tables(syntax_tree(select), frozenset()))
 
 
+def dependencies(select: str) -> list[str]:
+    """Return the tables that a SELECT reads, also by a relation that Python builds from one."""
+    read = tables_read_by(select)
+    built = {BUILT_RELATIONS[name].table for name in read & set(BUILT_RELATIONS)}
+    return sorted((read | built) & set(contracts()))
+
+
 def inline_upstream(select: str, replacements: dict[str, str]) -> str:
     """Return a SELECT in which other relations replace some of the tables that it depends on.
 

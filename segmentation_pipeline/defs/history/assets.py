@@ -10,7 +10,6 @@ from segmentation_pipeline.orchestration.sql_assets import (
     Results,
     SqlAssetOptions,
     contract_check_spec,
-    dependencies,
     report_user_errors,
     sql_assets,
     table_spec,
@@ -20,6 +19,7 @@ from segmentation_pipeline.segments import drift, history, membership
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.queries import dependencies
 
 _MEMBERSHIP = select_of("segment_membership")
 
