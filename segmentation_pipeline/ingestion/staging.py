@@ -98,6 +98,9 @@ def read_lines(
         files: The path of each file by its name.
         spill: The folder for the staging database.
     """
+    if not files:
+        yield StagedLines({"staged_lines": _NO_LINES})
+        return
     with _temporary_folder(spill) as folder:
         # A database of its own, because DuckDB keeps temporary tables in memory without compression.
         database = folder / "staging.duckdb"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import contracts, macros_called_by, select_of
+from segmentation_pipeline.tables.catalog import macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
@@ -88,8 +88,8 @@ def _reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
     """Create tables of the same months again, all empty, if one is missing: an upgrade may have dropped it."""
     if not all(map(database.has, tables)):
         for table in tables:
-            database.connection.execute(f"drop table if exists {quoted(table)}")
-            database.connection.execute(contracts()[table].ddl(constraints=False))
+            database.drop(table)
+        database.create_missing(tables)
 
 
 def compact_lines(database: Warehouse) -> None:

@@ -6,7 +6,7 @@ Contains configuration and access control of connections. What connections do is
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
@@ -54,19 +54,18 @@ def connection_to(
     """
     from dagster_duckdb import DuckDBResource
 
-    config = {"temp_directory": str(spill)} | _NO_EXTENSIONS | memory_limit()
+    # Dagster's resource would add the user agent. Two connections share one instance if their settings are equal.
+    config = {"temp_directory": str(spill), "custom_user_agent": "dagster"} | _NO_EXTENSIONS | memory_limit()
     # Until the connection is closed, because DuckDB creates the log and spill files whenever it needs them.
     mask = os.umask(0o077)
     try:
-        _wait_until_free(database, timeout, report)
-        database.chmod(0o600)
-        resource = DuckDBResource(database=str(database), connection_config=config)
-        with resource.get_connection() as connection:
-            try:
+        with closing(_connect_when_free(database, config, timeout, report)) as first:
+            database.chmod(0o600)
+            resource = DuckDBResource(database=str(database), connection_config=config)
+            with resource.get_connection() as connection, closing(connection):
+                first.close()
                 _confine(connection, folders=[spill, *folders])
                 yield connection
-            finally:
-                connection.close()
     finally:
         os.umask(mask)
 
@@ -136,13 +135,17 @@ def _duckdb_memory(limit: str) -> str:
     return f"{max(available - _PYTHON_MEMORY, available / 2):.0f}MB"
 
 
-def _wait_until_free(database: Path, timeout: float, report: Callable[[str], None]) -> None:
-    """Wait until the file can be opened. Dagster's resource would retry every error for 102 s, damage too."""
+def _connect_when_free(
+    database: Path, config: dict[str, Any], timeout: float, report: Callable[[str], None]
+) -> duckdb.DuckDBPyConnection:
+    """Open the file as soon as no other program has it open.
+
+    Dagster's resource would retry every error for 102 s, damage too.
+    """
     deadline, reported = time.monotonic() + timeout, False
     while True:
         try:
-            duckdb.connect(str(database)).close()
-            return
+            return duckdb.connect(str(database), config=config)
         except duckdb.Error as error:
             # Not just "lock": the error of a damaged file contains "block".
             if "Could not set lock" not in str(error):

@@ -67,6 +67,10 @@ class Warehouse:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool = False) -> None:
         self.connection = connection
+        # What the file holds is read once: a statement takes a millisecond, and a run asks some two hundred times.
+        self._columns = self._stored_columns()
+        self._tables = set(self._columns)
+        self._versions: dict[str, dict[str, str]] = {}
         outdated = self._outdated_tables()
         connection.execute(macros())
         if read_only:
@@ -76,18 +80,31 @@ class Warehouse:
             # The next run derives it again.
             connection.execute(f"drop table {quoted(table)}")
             connection.execute("delete from table_versions where table_name = $table", {"table": table})
-        for contract in contracts().values():
-            if contract.state and not self.has(contract.table):
-                self.connection.execute(contract.ddl(constraints=False))
+            self._tables.remove(table)
+        self.create_missing(contract.table for contract in contracts().values() if contract.state)
+        for row in self.rows("select table_name, part, version from table_versions"):
+            self._versions.setdefault(row["table_name"], {})[row["part"]] = row["version"]
 
-    def versions(self, table: str) -> dict[str, str]:
+    def create_missing(self, tables: Iterable[str]) -> None:
+        """Create those of the tables that do not exist, without rows."""
+        for table in tables:
+            if not self.has(table):
+                self.connection.execute(contracts()[table].ddl(constraints=False))
+                self._tables.add(table)
+
+    def drop(self, table: str) -> None:
+        """Drop a table if it exists."""
+        self.connection.execute(f"drop table if exists {quoted(table)}")
+        self._tables.discard(table)
+
+    def versions(self, table: str) -> Mapping[str, str]:
         """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE; empty if unknown."""
-        rows = self.rows("select part, version from table_versions where table_name = $table", table=table)
-        return {row["part"]: row["version"] for row in rows}
+        return self._versions.get(table, {})
 
     def forget_versions(self) -> None:
         """Make the next run derive every table anew, because rows were changed in another way than by `write`."""
         self.connection.execute("delete from table_versions")
+        self._versions = {}
 
     def write(
         self, writes: Sequence[TableWrite], values: dict[str, Any], inputs: QueryInputs | None = None
@@ -107,6 +124,9 @@ class Warehouse:
         with self._transaction() as transaction:
             results = [self._write(write, values, inputs or QueryInputs()) for write in writes]
             transaction.commits = not any(result.violations for result in results)
+        if transaction.commits:
+            self._tables |= {write.table for write in writes}
+            self._versions |= {write.table: dict(write.versions) for write in writes}
         return results
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
@@ -117,18 +137,19 @@ class Warehouse:
         target = write.contract if write.files is None else write.contract.renamed("replaced_rows")
         self._create(write, target, values, inputs)
         if write.files is None:
-            violations = target.violations(self.connection)
+            rows, violations = target.check(self.connection)
         else:
             # The rows of some files are checked as a table of their own: their keys begin with the file.
-            violations = target.model_copy(update={"may_be_empty": True}).violations(self.connection)
+            rows, violations = target.model_copy(update={"may_be_empty": True}).check(self.connection)
             if not violations:
                 self._replace_files(write, target)
-                violations = [] if self.count(write.table) else write.contract.violations(self.connection)
+                rows = self.count(write.table)
+                violations = [] if rows else write.contract.check(self.connection)[1]
         if not violations:
             # 0.05 s for all tables of a run.
             write.contract.write_comments(self.connection)
             self._write_versions(write)
-        return WriteResult(write.table, self.count(write.table), tuple(violations))
+        return WriteResult(write.table, rows, tuple(violations))
 
     def _create(self, write: TableWrite, target: Contract, values: dict[str, Any], inputs: QueryInputs) -> None:
         """Create the table of the new rows: the table itself, or a temporary one for the rows of some files."""
@@ -212,13 +233,14 @@ class Warehouse:
 
     def has(self, table: str) -> bool:
         """Return whether the table exists."""
-        select = "select 1 as one from duckdb_tables() where table_name = $table and not temporary"
-        return bool(self.rows(select, table=table))
+        if table not in self._tables:
+            select = "select 1 as one from duckdb_tables() where table_name = $table and not temporary"
+            self._tables |= {table} if self.rows(select, table=table) else set()
+        return table in self._tables
 
     def missing_or_outdated(self, tables: Iterable[str]) -> list[str]:
-        """Return the tables that do not exist with the columns and types of their contracts."""
-        found = self._columns()
-        return [table for table in tables if found.get(table) != _contract_columns(table)]
+        """Return the tables that did not have the columns and types of their contracts when the file was opened."""
+        return [table for table in tables if self._columns.get(table) != _contract_columns(table)]
 
     @contextmanager
     def _transaction(self) -> Iterator["_Transaction"]:
@@ -238,7 +260,7 @@ class Warehouse:
         Raises:
             WarehouseError: An outdated table holds what cannot be derived again.
         """
-        found = self._columns()
+        found = self._columns
         outdated = [name for name in contracts() if found.get(name, _contract_columns(name)) != _contract_columns(name)]
         kept = [name for name in outdated if self._cannot_be_derived(name)]
         if kept or _ERASED_IN_VERSION_2 in found:
@@ -251,7 +273,7 @@ class Warehouse:
             )
         return outdated
 
-    def _columns(self) -> dict[str, list[tuple[str, str]]]:
+    def _stored_columns(self) -> dict[str, list[tuple[str, str]]]:
         """Return the columns of every table, each with its type, in order."""
         rows = self.connection.execute(
             "select table_name, list(column_name order by column_index), list(data_type order by column_index)"

@@ -155,7 +155,7 @@ def test_dropped_history_table_is_computed_again(nights: Nights) -> None:
     """An upgrade can drop one of the two tables; neither alone says whether the rows of the other exist."""
     before = tables(nights)
     for table in history.TABLES:
-        nights.connection.execute(f"drop table {table}")
+        nights.warehouse.drop(table)
         for name in HISTORY_ASSETS:
             nights.materialize(name)
         assert tables(nights) == before, table

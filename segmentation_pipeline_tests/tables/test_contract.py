@@ -51,7 +51,7 @@ def violations(connection: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> li
     connection.execute("create or replace table shelf (product text, place int, units int, colour text, price double)")
     for row in rows:
         connection.execute("insert into shelf values (?, ?, ?, ?, ?)", list(row))
-    return SHELF.violations(connection)
+    return SHELF.check(connection)[1]
 
 
 def test_a_table_that_follows_every_rule_has_no_violation(connection: duckdb.DuckDBPyConnection) -> None:
@@ -134,7 +134,7 @@ def test_other_columns_types_or_order_are_violations(
     violations(connection, GOOD)
     connection.execute("alter table shelf rename to good")
     connection.execute(f"create table shelf as {select}")
-    assert SHELF.violations(connection) == [Violation(*item) for item in expected]
+    assert SHELF.check(connection)[1] == [Violation(*item) for item in expected]
 
 
 OUTLIERS = "select 'c' || x as customer_id, 'pamper' as segment_key from range(3) as made(x)"
@@ -346,9 +346,9 @@ def test_any_identifier_and_text_is_quoted(connection: duckdb.DuckDBPyConnection
     connection.execute(odd.ddl())
     connection.execute(f"insert into {quoted(table)} values ('it''s')")
     odd.write_comments(connection)
-    assert odd.violations(connection) == []
+    assert odd.check(connection)[1] == []
     connection.execute(f"insert into {quoted(table)} values ('its')")
-    assert odd.violations(connection) == [Violation(column, "one of it's", "1 rows")]
+    assert odd.check(connection)[1] == [Violation(column, "one of it's", "1 rows")]
     tables = connection.execute("select table_name, comment from duckdb_tables() order by table_name").fetchall()
     assert tables == [(table, "One row per table of Bobby's. '; drop table victim; --"), ("victim", None)]
     assert connection.execute(f"select {literal(odd.description)}").fetchone() == (odd.description,)

@@ -1,5 +1,7 @@
 """Writing tables: what a SELECT may read, and which rows are replaced."""
 
+from collections.abc import Mapping
+
 import duckdb
 import pytest
 
@@ -49,7 +51,7 @@ def database() -> Warehouse:
     return database
 
 
-def stored(database: Warehouse) -> tuple[list[tuple[object, ...]], dict[str, str]]:
+def stored(database: Warehouse) -> tuple[list[tuple[object, ...]], Mapping[str, str]]:
     """Return the lines of the table with their customers, and the versions."""
     select = "select source_file, source_line, customer_id from clean_transactions order by all"
     return database.connection.execute(select).fetchall(), database.versions("clean_transactions")
