@@ -6,7 +6,7 @@ For finished runs to start from, see `shops`.
 import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -157,8 +157,23 @@ def definitions() -> dg.Definitions:
     return defs()
 
 
+@contextmanager
+def instance_without_events() -> Iterator[dg.DagsterInstance]:
+    """Yield a Dagster instance that stores no events.
+
+    Storing and reading them takes a third of a small run, and no run depends on them. Tests that read events pass an
+    instance that stores them.
+    """
+    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patched:
+        storage = instance.event_log_storage
+        patched.setattr(storage, "store_event", lambda event: None)
+        patched.setattr(storage, "get_asset_records", lambda keys=None: [])
+        patched.setattr(storage, "fetch_observations", lambda *_, **__: dg.EventRecordsResult([], "", has_more=False))
+        yield instance
+
+
 def run_job(
-    instance: dg.DagsterInstance,
+    instance: dg.DagsterInstance | None = None,
     *,
     job: str = "",
     config: Mapping[str, Any] | None = None,
@@ -168,7 +183,7 @@ def run_job(
     """Run a job of the project through Dagster. The retailer and the data folder are those of the environment.
 
     Args:
-        instance: Where the events go.
+        instance: Where the events go; by default nowhere.
         job: The job's name; by default the one that the next night needs.
         config: Further run config.
         tags: Tags of the run.
@@ -180,17 +195,18 @@ def run_job(
         job = _job_of_a_night(run_config.get("resources", {}).get("retailer", {}).get("config", {}))
         if job == REFIT_JOB and not assets:
             run_config.setdefault("ops", {"segmentation_model": {"config": {"refit": False}}})
-    return (
-        definitions()
-        .resolve_job_def(job)
-        .execute_in_process(
-            instance=instance,
-            run_config=run_config,
-            tags=dict(tags or {}),
-            raise_on_error=False,
-            asset_selection=[dg.AssetKey(name) for name in assets] or None,
+    with nullcontext(instance) if instance else instance_without_events() as used:
+        return (
+            definitions()
+            .resolve_job_def(job)
+            .execute_in_process(
+                instance=used,
+                run_config=run_config,
+                tags=dict(tags or {}),
+                raise_on_error=False,
+                asset_selection=[dg.AssetKey(name) for name in assets] or None,
+            )
         )
-    )
 
 
 def assets_up_to(*last: str) -> list[str]:

@@ -136,10 +136,10 @@ class Shop:
             retailer: Fields of RetailerConfig, such as `as_of` and `accept_change`.
         """
         run_config: dict[str, Any] = {"resources": {"retailer": {"config": retailer}}, **(config or {})}
-        with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as ephemeral:
+        with pytest.MonkeyPatch.context() as environment:
             self.enter(environment)
             job = REFIT_JOB if refit else job
-            return run_job(instance or ephemeral, job=job, config=run_config, assets=assets)
+            return run_job(instance, job=job, config=run_config, assets=assets)
 
     def rows(self, select: str, database: Path | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the working database, or on another one."""

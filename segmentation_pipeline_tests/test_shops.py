@@ -1,17 +1,13 @@
 """The shops that other tests copy are what these tests assume of them."""
 
-import dagster as dg
-
 from segmentation_pipeline_tests.shops import Shop
 
 
-def test_a_finished_shop_has_one_release_and_reads_nothing_again(
-    finished_shop: Shop, instance: dg.DagsterInstance
-) -> None:
+def test_a_finished_shop_has_one_release_and_reads_nothing_again(finished_shop: Shop) -> None:
     assert len(finished_shop.releases.all()) == 1
     assert finished_shop.released("select count(*), count(distinct customer_id) from customer_segments") == [(59, 59)]
     assert finished_shop.released("select count(*) > 0 from outlier_profiles") == [(True,)]
-    result = finished_shop.run(instance)
+    result = finished_shop.run()
     assert result.success
     [event] = result.asset_materializations_for_node("raw_transactions")[:1]
     assert event.metadata["files_read"].value == 0

@@ -60,9 +60,9 @@ def local(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_late_run_is_checked_against_its_scheduled_time(shop: Path, instance: dg.DagsterInstance) -> None:
+def test_late_run_is_checked_against_its_scheduled_time(shop: Path) -> None:
     config = {"resources": {"retailer": {"config": {"tick": "2024-10-01T01:00:00+00:00"}}}}
-    result = run_job(instance, config=config)
+    result = run_job(config=config)
     assert not result.success
     [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "as_of_plausible"]
     message = check.description or ""
@@ -108,16 +108,16 @@ def test_fit_schedule_names_its_reason_and_refits_nothing_else(shop: Path, local
     assert request.run_config["ops"] == {"segmentation_model": {"config": {"refit": False}}}
 
 
-def test_nightly_job_by_hand_names_the_first_job(shop: Path, instance: dg.DagsterInstance) -> None:
-    result = run_job(instance, job=NIGHTLY_JOB)
+def test_nightly_job_by_hand_names_the_first_job(shop: Path) -> None:
+    result = run_job(job=NIGHTLY_JOB)
     assert not result.success
     for event in result.get_step_failure_events():
         assert "Run the job refit_segmentation or `segments run`" in failure_message(result, event.step_key or "")
 
 
-def test_nightly_job_by_hand_warns_of_a_due_model(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_nightly_job_by_hand_warns_of_a_due_model(finished_shop: Shop) -> None:
     finished_shop.configure(outliers={"factor": 2.0})
-    result = finished_shop.run(instance, job=NIGHTLY_JOB)
+    result = finished_shop.run(job=NIGHTLY_JOB)
     assert result.success
     [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "model_is_up_to_date"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -289,7 +289,7 @@ def test_customer_segments_have_a_freshness_policy() -> None:
 
 @pytest.mark.parametrize("broken", ["a file with errors", "no file", "no TOML"])
 def test_invalid_retailer_file_fails_the_run_not_the_definitions(
-    shop: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, broken: str
+    shop: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     if broken == "a file with errors":
         retailer_file(shop.parent, shop.parent, time_zone="Europe/Lundon", currency="pounds")
@@ -301,7 +301,7 @@ def test_invalid_retailer_file_fails_the_run_not_the_definitions(
         shop.write_text("name = ", "utf-8")
         expected = ["retailer.toml"]
     assert defs().resolve_schedule_def(NIGHTLY).execution_timezone == "UTC"
-    result = run_job(instance)
+    result = run_job()
     assert not result.success
     message = failure_message(result, "raw_transactions")
     assert [part for part in expected if part not in message] == []

@@ -498,10 +498,10 @@ def model(shop: Shop) -> list[list[tuple[Any, ...]]]:
     return [shop.rows(f"select * from {table} order by all") for table in MODEL_TABLES]
 
 
-def test_a_whole_run_passes_every_check_without_deprecations(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_whole_run_passes_every_check_without_deprecations(finished_shop: Shop) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = finished_shop.run(instance, refit=True, as_of=FIRST_NIGHT)
+        result = finished_shop.run(refit=True, as_of=FIRST_NIGHT)
     assert result.success
     evaluations = result.get_asset_check_evaluations()
     assert {(e.asset_key, e.check_name) for e in evaluations} == {
@@ -512,9 +512,9 @@ def test_a_whole_run_passes_every_check_without_deprecations(finished_shop: Shop
     assert [text for text in messages if re.search("Deprecat|FutureWarning|Supersession", text)] == []
 
 
-def test_too_little_data_stops_the_release(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_too_little_data_stops_the_release(finished_shop: Shop) -> None:
     finished_shop.configure(checks={"min_customers": 61}, rfm={"look_back_days": 200})
-    result = finished_shop.run(instance)
+    result = finished_shop.run()
     assert not result.success
     assert "60 customers" in str(evaluation(result, "minimum_data").description)
     assert "release" not in materialised(result)
@@ -578,13 +578,13 @@ def test_a_model_that_breaks_its_contract_is_not_written(finished_shop: Shop, in
     assert model(finished_shop) == before, "tables that keep their contracts are not written either"
 
 
-def test_a_truncated_source_is_published_only_when_accepted(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_truncated_source_is_published_only_when_accepted(finished_shop: Shop) -> None:
     """The run includes a fit, so that model, membership history and release are all stopped by the same check."""
     shop, history = finished_shop, "select * from segment_membership order by all"
     before, memberships, [current] = model(shop), shop.rows(history), shop.releases.all()
     lines = regular_customers()
     write_csv(shop.source / "a.csv", lines[: len(lines) // 2])
-    result = shop.run(instance, refit=True)
+    result = shop.run(refit=True)
     assert not result.success
     found = evaluation(result, "no_sudden_loss")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -593,7 +593,7 @@ def test_a_truncated_source_is_published_only_when_accepted(finished_shop: Shop,
     assert not {"release", "segmentation_models", "segment_membership"} & materialised(result)
     assert (model(shop), shop.rows(history), shop.releases.current) == (before, memberships, current)
 
-    accepted = shop.run(instance, refit=True, accept_change=True)
+    accepted = shop.run(refit=True, accept_change=True)
     assert accepted.success
     found = evaluation(accepted, "no_sudden_loss")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -613,16 +613,16 @@ def test_a_release_materialised_alone_passes_the_release_checks(
     assert finished_shop.release.manifest["figures"]["customers"] == 30
 
 
-def test_a_line_dated_2099_makes_no_customer_inactive(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_line_dated_2099_makes_no_customer_inactive(finished_shop: Shop) -> None:
     shop, [before] = finished_shop, finished_shop.releases.all()
     write_csv(shop.source / "b.csv", [line(invoice="999999", at="2099-01-01 10:00:00", customer="10001")])
-    result = shop.run(instance)
+    result = shop.run()
     found = evaluation(result, "as_of_plausible")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "2099-01-01 10:00:00 is later than the time of the run" in str(found.description)
     assert shop.releases.all() == [before]
 
-    assert shop.run(instance, as_of="2024-10-31").success
+    assert shop.run(as_of="2024-10-31").success
     assert str(shop.release.as_of) == "2024-11-01 00:00:00"
     late = "select rule, invoice from rejected_transactions where rule = 'after_as_of'"
     assert shop.rows(late) == [("after_as_of", "999999")]

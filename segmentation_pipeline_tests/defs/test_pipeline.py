@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 
 from segmentation_pipeline_tests.scenarios import assets_up_to, line, regular_customers
@@ -28,7 +27,7 @@ def test_money_beyond_its_type_rejects_the_line(tmp_path: Path) -> None:
     assert shop.rows("select count(*) from clean_transactions") == [(len(regular_customers()),)]
 
 
-def test_refunds_without_a_purchase_are_metadata_of_the_features(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+def test_refunds_without_a_purchase_are_metadata_of_the_features(tmp_path: Path) -> None:
     refunds = [
         line("C700001", quantity="-2", price="2.50", customer="90001"),
         line("C700002", quantity="-1", price="3.25", customer="90001"),
@@ -37,19 +36,17 @@ def test_refunds_without_a_purchase_are_metadata_of_the_features(tmp_path: Path,
         line("C700004", quantity="-1", price="0.05", customer="10000"),
     ]
     shop = Shop.build(tmp_path, [*regular_customers(), *refunds])
-    result = shop.run(instance, assets=assets_up_to("rfm_features"))
+    result = shop.run(assets=assets_up_to("rfm_features"))
     assert result.success
     [event] = result.asset_materializations_for_node("rfm_features")
     metadata = {name: value.value for name, value in event.metadata.items() if name.startswith("without_purchase")}
     assert metadata == {"without_purchase": 2, "without_purchase_lines": 3, "without_purchase_money": -18.25}
 
 
-def test_an_unwritable_data_folder_fails_each_root_with_a_message(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance
-) -> None:
+def test_an_unwritable_data_folder_fails_each_root_with_a_message(tmp_path: Path, data_folder: Path) -> None:
     shop = Shop.build(tmp_path, regular_customers(8))
     data_folder.write_text("a file where the folder should be", "utf-8")
-    result = shop.run(instance)
+    result = shop.run()
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert len(failures) == 2
     for failure in failures:
@@ -74,13 +71,13 @@ def test_edited_sample_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert shop.rows("select count(*) from raw_transactions") == [(10,)]
 
 
-def test_a_repeated_refit_changes_no_table_and_no_file(refitted_shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_repeated_refit_changes_no_table_and_no_file(refitted_shop: Shop) -> None:
     """What a run wrote for its as_of is not input of the same run. For a night without a fit, see `test_model_runs`."""
     tables, files = refitted_shop.tables, refitted_shop.files
     assert {table for table, rows in tables.items() if not rows} == {"erased_customers", "kmeans_candidates"}
     # Otherwise the run would derive only what a model changes.
     refitted_shop.execute("delete from table_versions")
-    assert refitted_shop.run(instance, refit=True, as_of=REFIT_NIGHT, accept_change=True).success
+    assert refitted_shop.run(refit=True, as_of=REFIT_NIGHT, accept_change=True).success
     assert {table for table, rows in refitted_shop.tables.items() if rows != tables[table]} == set()
     assert refitted_shop.files == files
 

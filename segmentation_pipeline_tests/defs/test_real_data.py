@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import duckdb
 import numpy as np
 import pandas as pd
@@ -109,12 +108,12 @@ def run_retailer(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "retailer.toml"
     file.write_text(tomli_w.dumps(settings), "utf-8")
-    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
         environment.setenv("SEGMENTATION_RETAILER", str(file))
         if by_environment:
             environment.setenv("SEGMENTATION_SOURCE", str(source))
-        assert run_job(instance, assets=assets_up_to(*until) if until else ()).success
+        assert run_job(assets=assets_up_to(*until) if until else ()).success
     return Ran(folder.name, folder / "data" / settings["name"])
 
 

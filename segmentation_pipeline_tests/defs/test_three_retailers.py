@@ -206,10 +206,10 @@ def run(folder: Path, retailer: Callable[[Path], str]) -> Ran:
     """Write a retailer's source and file, and run it for the first time."""
     folder.mkdir()
     (folder / "retailer.toml").write_text(retailer(folder), "utf-8")
-    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
         environment.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
-        result = run_job(instance)
+        result = run_job()
         assert result.success
         found = metadata(result, "rfm_features")
     release = Releases(folder / "data" / retailer.__name__ / "releases").current
@@ -282,33 +282,31 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return str(message)
 
 
-def fail(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, **sections: Any
-) -> dg.ExecuteInProcessResult:
+def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **sections: Any) -> dg.ExecuteInProcessResult:
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, tmp_path / "in", **sections)))
-    return run_job(instance)
+    return run_job()
 
 
 def test_a_source_without_files_fails_with_a_message(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = failure(fail(tmp_path, instance, monkeypatch))
+    message = failure(fail(tmp_path, monkeypatch))
     assert message.startswith(f"source.path: nothing to read at {tmp_path / 'in'}; expected files ending in .csv")
 
 
 def test_a_source_of_headers_only_fails_with_a_message(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", [])
-    message = failure(fail(tmp_path, instance, monkeypatch))
+    message = failure(fail(tmp_path, monkeypatch))
     assert message == "source.path: no lines to read (1 file with a header and nothing below it). Check the export."
 
 
 def test_a_source_with_other_columns_fails_with_a_message(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", [("x", "y")], ("some", "thing"))
-    message = failure(fail(tmp_path, instance, monkeypatch))
+    message = failure(fail(tmp_path, monkeypatch))
     assert message.startswith("a.csv: no column for ")
     assert "it has some, thing." in message
 
@@ -325,13 +323,12 @@ def test_a_source_with_other_columns_fails_with_a_message(
 def test_a_source_with_every_line_rejected_fails_with_a_message(
     tmp_path: Path,
     data_folder: Path,
-    instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     lines: list[tuple[str, ...]],
     sections: dict[str, Any],
 ) -> None:
     write_csv(tmp_path / "in" / "a.csv", lines)
-    result = fail(tmp_path, instance, monkeypatch, **sections)
+    result = fail(tmp_path, monkeypatch, **sections)
     assert failure(result).startswith(
         "clean_transactions would break its contract (not empty, found 0 rows: every line was rejected"
     )
@@ -340,7 +337,7 @@ def test_a_source_with_every_line_rejected_fails_with_a_message(
 
 
 def test_an_invalid_retailer_file_fails_with_every_error(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = failure(fail(tmp_path, instance, monkeypatch, currency="pounds", model={"n_clusters": 1}))
+    message = failure(fail(tmp_path, monkeypatch, currency="pounds", model={"n_clusters": 1}))
     assert [text.split(": ")[1] for text in message.splitlines()] == ["currency", "model.n_clusters"]

@@ -138,14 +138,14 @@ def test_busy_folder_is_retried_until_the_release_is_published(
     assert len(releases.all()) == 2
 
 
-def test_invalid_data_is_not_retried(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
+def test_invalid_data_is_not_retried(source: Path, releases: Releases) -> None:
     [before] = releases.all()
     write_csv(source / "a.csv", [line(invoice="none", description="Input/output error")])
-    rejected = run_job(instance)
+    rejected = run_job()
     write_csv(source / "a.csv", regular_customers(2))
-    too_little = run_job(instance)
+    too_little = run_job()
     (source / "a.csv").write_text("nothing of this\nis a transaction\n", "utf-8")
-    unreadable = run_job(instance)
+    unreadable = run_job()
     for result in (rejected, too_little, unreadable):
         assert not result.success
         assert retries(result) == []
@@ -176,7 +176,7 @@ def failure_messages(result: dg.ExecuteInProcessResult) -> str:
 
 
 @ONLY_ROOT
-def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop, instance: dg.DagsterInstance) -> None:
+def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop) -> None:
     """The disk fills up at different steps; each table is then the old or the new one, and never a part of one."""
     data, releases = small_disk.data, small_disk.releases
     first, old = bytes_of(releases.current), tables_of(releases)
@@ -186,7 +186,7 @@ def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop, ins
     for space in (0, 3_000_000, 7_000_000):
         free = os.statvfs(data).f_bavail * os.statvfs(data).f_frsize
         (data / "filler").write_bytes(b"\1" * (free - space))
-        result = run_job(instance)
+        result = run_job()
         message = failure_messages(result)
         failed_steps.append(message.split(":")[0])
         assert "NO MESSAGE" not in message
@@ -194,7 +194,7 @@ def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop, ins
         assert bytes_of(releases.current) == first
         (data / "filler").unlink()
         states.append(tables_of(releases))
-    assert run_job(instance).success
+    assert run_job().success
     new = tables_of(releases)
     partial = [name for state in states for name, text in state.items() if text not in (old.get(name), new.get(name))]
     assert partial == []
@@ -202,25 +202,23 @@ def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop, ins
 
 
 @ONLY_ROOT
-def test_read_only_disk_fails_with_a_message_until_writable(small_disk: Shop, instance: dg.DagsterInstance) -> None:
+def test_read_only_disk_fails_with_a_message_until_writable(small_disk: Shop) -> None:
     first = bytes_of(small_disk.releases.current)
     remount(small_disk.data, read_only=True)
-    message = failure_messages(run_job(instance))
+    message = failure_messages(run_job())
     assert "Read-only file system" in message
     assert f"write to {small_disk.data}" in message
     assert "NO MESSAGE" not in message
     assert bytes_of(small_disk.releases.current) == first
     remount(small_disk.data, read_only=False)
-    assert run_job(instance, assets=[*LOADING, "release"]).success
+    assert run_job(assets=[*LOADING, "release"]).success
     assert len(small_disk.releases.all()) == 2
 
 
-def test_unwritable_release_folder_fails_the_run_with_a_message(
-    finished_shop: Shop, releases: Releases, instance: dg.DagsterInstance
-) -> None:
+def test_unwritable_release_folder_fails_the_run_with_a_message(finished_shop: Shop, releases: Releases) -> None:
     shutil.rmtree(releases.folder)
     releases.folder.write_text("a file in place of the folder", "utf-8")
-    message = failure_messages(run_job(instance, assets=["release"]))
+    message = failure_messages(run_job(assets=["release"]))
     assert message.startswith("release: ")
     assert str(releases.folder) in message
     assert f"write to {finished_shop.data}" in message
@@ -254,15 +252,15 @@ def test_unwritable_event_log_is_a_message_and_is_posted(
     assert text.startswith("A run of `segments` failed.\n• Dagster could not write its event log in ")
 
 
-def test_missing_source_fails_with_a_message(source: Path, releases: Releases, instance: dg.DagsterInstance) -> None:
+def test_missing_source_fails_with_a_message(source: Path, releases: Releases) -> None:
     first = bytes_of(releases.current)
     source.rename(source.with_name("elsewhere"))
-    assert f"source.path: nothing to read at {source}" in failure_messages(run_job(instance))
+    assert f"source.path: nothing to read at {source}" in failure_messages(run_job())
     assert bytes_of(releases.current) == first
 
 
 def test_run_spills_below_the_memory_limit_with_the_same_tables(
-    tmp_path: Path, data_folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
         line(f"{100000 + number % 900000}", f"{10000 + number % 89999}", "A LANTERN WITH A LONG NAME " * 3, *rest)
@@ -281,14 +279,14 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
-    result = run_job(instance, assets=features)
+    result = run_job(assets=features)
     over.set()
     thread.join()
     assert result.success, failure_messages(result)
     assert spilled, "the limit is above what the data need"
     limited = tables_of(shop.releases)
     monkeypatch.delenv("SEGMENTATION_MEMORY_LIMIT")
-    assert shop.run(instance, assets=features, reload=True).success
+    assert shop.run(assets=features, reload=True).success
     without_run = {table: rows for table, rows in tables_of(shop.releases).items() if table != "ingested_files"}
     assert without_run == {table: rows for table, rows in limited.items() if table in without_run}
 
@@ -297,14 +295,13 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
 def test_invalid_memory_limit_fails_with_a_message(
     source: Path,
     releases: Releases,
-    instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     limit: str,
     expected: str,
 ) -> None:
     first = bytes_of(releases.current)
     monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", limit)
-    message = failure_messages(run_job(instance))
+    message = failure_messages(run_job())
     assert expected in message
     assert "NO MESSAGE" not in message
     assert bytes_of(releases.current) == first

@@ -29,6 +29,7 @@ from segmentation_pipeline_tests.scenarios import (
     REAL_DATA,
     constants,
     definitions,
+    instance_without_events,
     regular_customers,
     retailer_file,
     run_job,
@@ -55,8 +56,8 @@ def sizes(runs: int, folder: Path) -> list[int]:
     for number in range(runs):
         # As many lines of other money, which replace those of the night before.
         write_csv(folder / "source" / "b.csv", [(*one[:5], f"{1 + number % 2}.50", *one[6:]) for one in lines])
-        with dg.DagsterInstance.ephemeral() as instance, constants(BACKTEST=NO_BACKTEST):
-            assert run_job(instance).success
+        with constants(BACKTEST=NO_BACKTEST):
+            assert run_job().success
         measured.append((folder / "data" / "corner_shop" / "work.duckdb").stat().st_size)
     return measured
 
@@ -78,7 +79,6 @@ class DailyFiles:
         settings |= {"model": {"n_clusters": 4}}
         settings.setdefault("checks", {})["min_days"] = 0
         (folder / "retailer.toml").write_text(tomli_w.dumps(settings), "utf-8")
-        self.instance = dg.DagsterInstance.ephemeral()
 
     @property
     def database(self) -> Path:
@@ -93,7 +93,8 @@ class DailyFiles:
         """Run ingestion alone, and return how many files and bytes it read."""
         self._set_environment()
         job = definitions().resolve_job_def("nightly_segmentation")
-        result = job.execute_in_process(instance=self.instance, run_config=QUIET, asset_selection=INGESTION)
+        with instance_without_events() as instance:
+            result = job.execute_in_process(instance=instance, run_config=QUIET, asset_selection=INGESTION)
         [metadata, *_] = [event.materialization.metadata for event in result.get_asset_materialization_events()]
         files, size = (metadata[name].value for name in ("files_read", "bytes_read"))
         assert isinstance(files, int)
@@ -104,7 +105,7 @@ class DailyFiles:
         """Run the whole job."""
         self._set_environment()
         with constants(BACKTEST=NO_BACKTEST):
-            assert run_job(self.instance).success
+            assert run_job().success
 
     def _set_environment(self) -> None:
         os.environ |= {

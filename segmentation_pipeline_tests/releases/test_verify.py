@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import mkdtemp
 
-import dagster as dg
 import duckdb
 import pytest
 
@@ -292,19 +291,19 @@ def test_a_missing_current_returns_to_the_paused_release(shop: Shop, work: duckd
 
 
 def test_a_run_is_compared_with_the_newest_intact_release(
-    shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Compared with the edited manifest, every run would be a fall of customers; the run repairs `current`."""
     first, second = shop.releases.all()
     edit_manifest(second, figures={**second.metrics, "customers": 1_000_000, "revenue": "1e9"})
     few = write_csv(tmp_path / "few" / "a.csv", regular_customers(20)).parent
     monkeypatch.setenv("SEGMENTATION_SOURCE", str(few))
-    stopped = shop.run(instance)
+    stopped = shop.run()
     assert not stopped.success
     messages = [check.description or "" for check in stopped.get_asset_check_evaluations() if not check.passed]
     assert f"Compared with release {first.name}" in "".join(messages)
     monkeypatch.delenv("SEGMENTATION_SOURCE")
-    result = shop.run(instance)
+    result = shop.run()
     assert result.success
     assert shop.release.manifest["run_id"] == result.run_id
     assert current_name(shop).startswith("000003-"), "a sequence number is never used twice"

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import dagster as dg
 import duckdb
 import pytest
 from hypothesis import given, settings
@@ -151,9 +150,7 @@ def test_tables_before_the_model_include_the_features() -> None:
     }
 
 
-def test_later_lines_change_no_table_or_file_of_a_run(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_lines_change_no_table_or_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare two whole runs, including the model: one on the lines of the day, one on all lines."""
     unusual = [
         line(invoice=KNOWN[0][0], at="2024-10-01 00:00:00", customer=KNOWN[0][6], quantity="1000000"),
@@ -172,7 +169,7 @@ def test_later_lines_change_no_table_or_file_of_a_run(
             write_csv(source / "later.csv", later)
         monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path / name, source, rfm={"as_of": DAY})))
         monkeypatch.setenv("SEGMENTATION_DATA", str(tmp_path / name / "data"))
-        assert run_job(instance).success
+        assert run_job().success
         shop = tmp_path / name / "data" / "corner_shop"
         with duckdb.connect(str(shop / "work.duckdb"), read_only=True) as work:
             tables.append(rows_as_of_day(work, of_days))

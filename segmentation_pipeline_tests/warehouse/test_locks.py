@@ -220,16 +220,14 @@ def test_a_finished_run_keeps_its_status(tmp_path: Path, instance: dg.DagsterIns
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_waits_for_the_lock_only_once(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_waits_for_the_lock_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The assets after the first fail at once, instead of waiting for the timeout again."""
     shop = Shop.build(tmp_path, regular_customers(8))
     shop.enter(monkeypatch)
     timeout = 2.0
     with held(shop.folders.lock):
         start = time.monotonic()
-        result = shop.run(instance, config={"resources": {"warehouse": {"config": {"lock_timeout": timeout}}}})
+        result = shop.run(config={"resources": {"warehouse": {"config": {"lock_timeout": timeout}}}})
         waited = time.monotonic() - start
     failures = [event.step_key for event in result.all_events if event.is_step_failure]
     assert failures == ["raw_transactions", "rfm_segment_map"]
