@@ -61,13 +61,17 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start the processes; `wait` returns when they serve."""
         command = [str(COMMANDS / "dg"), "dev", "--host", HOST, "--port", str(self.port)]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 command, cwd=PROJECT, env=environment(self.shop), stdout=out, stderr=out, start_new_session=True
             )
-        serving = f"Serving dagster-webserver on {self.address}"
-        process = self.process
+
+    def wait(self) -> None:
+        """Wait until the web interface serves."""
+        serving, process = f"Serving dagster-webserver on {self.address}", self.process
+        assert process is not None
         wait_until(lambda: process.poll() is not None or serving in self.text, lambda: self.text)
         assert serving in self.text, self.text
 
@@ -128,6 +132,16 @@ def wait_until(condition: Callable[[], object], message: str | Callable[[], str]
 
 
 @contextmanager
+def started(server: Server) -> Iterator[None]:
+    """Start a server, and kill it at the end."""
+    server.start()
+    try:
+        yield
+    finally:
+        server.kill()
+
+
+@contextmanager
 def command(shop: Shop, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Start `segments run`, and kill it at the end."""
     with log.open("wb") as out:
@@ -143,12 +157,14 @@ def command(shop: Shop, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
 def home(
     finished_template: Shop, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Shop, dg.DagsterInstance]]:
-    """Return a finished shop, and its instance with the shipped dagster.yaml."""
+    """Return a finished shop, and its instance with the shipped dagster.yaml, but for one interval."""
     shop = finished_template.copy(tmp_path_factory.mktemp("interface"))
     shop.configure(source={"settle_seconds": 2}, rfm={"look_back_days": 200}, release={"max_as_of_jump_days": 30})
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DAGSTER_HOME", environment(shop)["DAGSTER_HOME"])
-        prepare()
+        settings = prepare() / "dagster.yaml"
+        # The daemon looks at the queue every second, not every five.
+        settings.write_text(f"{settings.read_text('utf-8')}\nrun_queue:\n  dequeue_interval_seconds: 1\n", "utf-8")
         with dg.DagsterInstance.get() as instance:
             # The files are created here, so that two processes do not create them at the same time.
             instance.get_runs()
@@ -157,7 +173,22 @@ def home(
 
 
 @pytest.fixture(scope="module")
-def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
+def another_run(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[ExitStack]:
+    """Hold the lock of the shop, as another run does, until the stack is closed."""
+    shop, _ = home
+    with ExitStack() as stack:
+        stack.enter_context(lock.writer(shop.folders.lock, "another", 0, pytest.fail))
+        yield stack
+
+
+START_SENSOR = """mutation($sensor: SensorSelector!) {
+    startSensor(sensorSelector: $sensor) { ... on Sensor { sensorState { status } } }
+}"""
+
+
+@pytest.fixture(scope="module")
+def visit(home: tuple[Shop, dg.DagsterInstance], another_run: ExitStack) -> Iterator[Visit]:
+    """Start the server and the sensor of new files, whose run waits for `another_run` while the first tests look."""
     shop, instance = home
     server = Server(shop, shop.folder / "log")
     external: list[str] = []
@@ -167,7 +198,8 @@ def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
         route.abort()
 
     with (
-        ExitStack() as at_end,
+        # The browser starts while the server does.
+        started(server),
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"]) as browser,
         browser.new_context(
@@ -179,9 +211,11 @@ def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
         context.route(EXTERNAL, block)
         # A routed socket connects to no server unless the route does it.
         context.route_web_socket(EXTERNAL, lambda route: external.append(route.url))
-        at_end.callback(server.kill)
-        server.start()
-        yield Visit(context.new_page(), shop, server, instance, external)
+        server.wait()
+        visit = Visit(context.new_page(), shop, server, instance, external)
+        sensor = visit.query(START_SENSOR, sensor={**AT, "sensorName": "new_files"})
+        assert sensor == {"sensorState": {"status": "RUNNING"}}
+        yield visit
 
 
 class Outage(NamedTuple):
@@ -191,23 +225,15 @@ class Outage(NamedTuple):
     begun: list[str]  # the runs of the daemon, for new files, and of a command; both waited for the lock
 
 
-START_SENSOR = """mutation($sensor: SensorSelector!) {
-    startSensor(sensorSelector: $sensor) { ... on Sensor { sensorState { status } } }
-}"""
-
-
 @pytest.fixture(scope="module")
-def outage(visit: Visit) -> Outage:
+def outage(visit: Visit, another_run: ExitStack) -> Outage:
     """The machine loses power while a run of the daemon and a command wait for the lock, and another run is queued."""
     shop, home = visit.shop, visit.home
     heartbeats = shop.data / "runs"
-    with lock.writer(shop.folders.lock, "another", 0, pytest.fail):
-        started = visit.query(START_SENSOR, sensor={**AT, "sensorName": "new_files"})
-        assert started == {"sensorState": {"status": "RUNNING"}}
+    with another_run:
         visit.wait(lambda: visit.statuses == [STARTED])
-        queued = materialize_all(visit)
-        visit.wait(lambda: visit.statuses == [QUEUED, STARTED])
         with command(shop, shop.folder / "first.log"):
+            queued = materialize_all(visit)
             visit.wait(lambda: visit.statuses == [QUEUED, STARTED, STARTED])
             visit.wait(lambda: len(list(heartbeats.iterdir())) == 2)
             visit.wait(lambda: {NIGHTLY, "dead_runs"} <= instigators(home).keys())
@@ -263,6 +289,7 @@ def restart(visit: Visit, outage: Outage) -> Restart:
     with ExitStack() as reading:
         reading.enter_context(duckdb.connect(str(shop.work), read_only=True))
         visit.server.start()
+        visit.server.wait()
         visit.wait(lambda: f", run {outage.queued}" in holder.read_text("utf-8"))
         waiting = f"waiting for {holder.read_text('utf-8')}, which writes to {holder.parent}"
         with command(shop, log) as process:
@@ -293,6 +320,15 @@ def test_lineage_shows_every_asset(visit: Visit) -> None:
     shown = [name for pattern in patterns for name in assets if fnmatchcase(name, pattern)]
     assert sorted(shown) == sorted(assets)
     visit.page.set_viewport_size(WINDOW)
+
+
+def test_no_dialog_opens(visit: Visit) -> None:
+    with visit.page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")):
+        visit.page.goto("/")
+    for entry in ("Overview", "Runs", "Catalog", "Jobs", "Automation", "Lineage", "Deployment"):
+        visit.choose(entry)
+        visit.page.wait_for_load_state("networkidle")
+    expect(visit.page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_new_files_start_one_run(visit: Visit, restart: Restart) -> None:
@@ -350,16 +386,6 @@ def test_asset_page_shows_columns_rows_and_passed_checks(visit: Visit) -> None:
         expect(page.get_by_title(check.name, exact=True).locator("..")).to_contain_text("Succeeded")
 
 
-def test_no_dialog_opens_and_no_other_host_is_contacted(visit: Visit) -> None:
-    with visit.page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")):
-        visit.page.goto("/")
-    for entry in ("Overview", "Runs", "Catalog", "Jobs", "Automation", "Lineage", "Deployment"):
-        visit.choose(entry)
-        visit.page.wait_for_load_state("networkidle")
-    expect(visit.page.get_by_role("dialog")).to_have_count(0)
-    assert visit.external == []
-
-
 RESOURCES = """query ($at: RepositorySelector!) { allTopLevelResourceDetailsOrError(repositorySelector: $at) {
   ... on ResourceDetailsList { results { name configuredValues { key value } resourceType } } } }"""
 EVENTS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
@@ -375,3 +401,8 @@ def test_graphql_exposes_no_secret_and_no_customer(visit: Visit, restart: Restar
     customers = {str(customer) for (customer,) in visit.shop.rows("select customer_id from rfm_features")}
     assert len(customers) > 50
     assert [word for word in (*customers, *SECRETS.values()) if word in answers] == []
+
+
+def test_no_page_contacts_another_host(visit: Visit) -> None:
+    """Of all pages that the tests above have opened."""
+    assert visit.external == []
