@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -23,7 +24,16 @@ from segmentation_pipeline.segments.history import TABLES as HISTORY_TABLES
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests import commands
 from segmentation_pipeline_tests.commands import Ended
-from segmentation_pipeline_tests.scenarios import QUICK_SEARCH, Line, line, regular_customers, retailer_file, write_csv
+from segmentation_pipeline_tests.scenarios import (
+    NO_BACKTEST,
+    QUICK_SEARCH,
+    Line,
+    constants,
+    line,
+    regular_customers,
+    retailer_file,
+    write_csv,
+)
 from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -37,11 +47,12 @@ def shop_in(folder: Path, lines: list[Line] | None = None) -> Shop:
 
 
 def segments(shop: Shop, *arguments: str, **environment: str) -> Ended:
-    """Run a command in the Dagster folder of the module: another folder for each shop costs a second of CPU time.
+    """Run a command without a back-test, which no output here depends on.
 
-    Dagster does not allow brackets in its path, so it cannot be the folder of the shop.
+    Its Dagster folder is outside the shop, since Dagster does not allow brackets in its path.
     """
-    return commands.segments(shop, *arguments, **{"DAGSTER_HOME": os.environ["DAGSTER_HOME"], **environment})
+    with constants(BACKTEST=NO_BACKTEST):
+        return commands.segments(shop, *arguments, **{"DAGSTER_HOME": os.environ["DAGSTER_HOME"], **environment})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,18 +209,10 @@ def test_failed_run_exits_with_1_and_one_message(tmp_path: Path) -> None:
 
 
 def test_traceback_option_shows_the_traceback_of_a_failed_run(tmp_path: Path) -> None:
-    """A process of its own, since Dagster writes to the standard error of the process."""
-    shop = shop_in(tmp_path, [line(invoice="none"), line(price="0")])
-    failed = subprocess.run(
-        [SEGMENTS, "run", "--traceback"],
-        env=os.environ | shop.environment | {"DAGSTER_HOME": str(tmp_path / "dagster")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert failed.returncode == 1
-    assert "clean_transactions would break its contract (not empty, found 0 rows: " in failed.stderr
-    assert "orchestration/sql_assets.py" in failed.stdout + failed.stderr
+    failed = segments(shop_in(tmp_path, [line(invoice="none"), line(price="0")]), "run", "--traceback")
+    assert failed.code == 1
+    assert "clean_transactions would break its contract (not empty, found 0 rows: " in failed.errors
+    assert "orchestration/sql_assets.py" in failed.stdout + failed.errors
 
 
 def test_sample_reads_another_source_and_writes_nothing_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,28 +415,29 @@ def test_invalid_path_exits_with_2_and_a_message(
     assert "Traceback" not in ended.errors
 
 
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, 6_000_000))
+@contextmanager
+def limited_file_size() -> Iterator[None]:
+    """Limit each file that this process writes to a megabyte."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_file_size_limit_fails_the_run_with_a_message(tmp_path: Path) -> None:
-    """With a limit of 6 MB a file, the first to exceed it is the copy in UTF-8, as on a full disk."""
-    shop = shop_in(tmp_path, regular_customers() * 500)
+    """The first file to exceed the limit is the copy in UTF-8, as on a full disk."""
+    shop = shop_in(tmp_path, regular_customers() * 80)
     shop.configure(source={"encoding": "latin-1"})
-    ran = subprocess.run(
-        [SEGMENTS, "run"],
-        env=os.environ | shop.environment | {"DAGSTER_HOME": str(tmp_path / "dagster")},
-        preexec_fn=limit_file_size,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1, ran.stderr
-    assert "failed: raw_transactions: " in ran.stderr
-    assert "File too large" in ran.stderr
-    assert "Check the free disk space and memory, and that this user can read the source" in ran.stderr
-    assert f"write to {shop.data}; then run again." in ran.stderr
-    for output in (ran.stdout, ran.stderr):
+    with limited_file_size():
+        ran = segments(shop, "run")
+    assert ran.code == 1, ran.errors
+    assert "failed: raw_transactions: " in ran.errors
+    assert "File too large" in ran.errors
+    assert "Check the free disk space and memory, and that this user can read the source" in ran.errors
+    assert f"write to {shop.data}; then run again." in ran.errors
+    for output in (ran.stdout, ran.errors):
         assert "Traceback" not in output
         assert 'File "' not in output
 

@@ -169,7 +169,7 @@ def test_the_next_run_fails_a_killed_one_and_succeeds(shop: tuple[Shop, dg.Dagst
     [before] = retailer.releases.all()
     dead = killed_during_a_run(retailer.folders.root, instance)
     assert retailer.releases.all() == [before]
-    after = segments(retailer, "run")
+    after = segments(retailer, "run", event_log=True)
     assert after.code == 0, after.stdout + after.errors
     assert status_of(instance, dead) == dg.DagsterRunStatus.FAILURE
     last = instance.get_records_for_run(dead).records[-1].event_log_entry.dagster_event
