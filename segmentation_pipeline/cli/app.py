@@ -58,6 +58,9 @@ def run(
     reload: Annotated[
         bool, typer.Option("--reload", help="Read every file again, and delete the lines of missing files.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print which SQL statements took most of the time, and for what.")
+    ] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Read the source, derive every table and publish a release.
@@ -74,6 +77,7 @@ def run(
             refit=refit,
             accept_change=accept_change,
             reload=reload,
+            explain=explain,
             traceback=traceback,
         )
     )

@@ -10,17 +10,29 @@ import dagster as dg
 from rich.console import Console
 from rich.text import Text
 
+from segmentation_pipeline.warehouse.statements import StatementLog
+
 # Name, rows and seconds fill less than 80 columns. The step of a check has no rows, and its name may be longer.
 _NAME, _ROWS = 44, 17
 
 
 @dataclass
 class Progress:
-    """The steps of a run so far; prints each as it ends."""
+    """The steps of a run so far; prints each as it ends.
+
+    Attributes:
+        console: Where the steps are printed.
+        seconds: The sum of the steps' times.
+        warnings: The messages of checks that warned.
+        statements: The log of the run's statements, which is told the current step; None if they are not timed.
+        step_seconds: The time of each step that succeeded.
+    """
 
     console: Console
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    statements: StatementLog | None = None
+    step_seconds: dict[str, float] = field(default_factory=dict)
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
@@ -62,6 +74,8 @@ class Progress:
     def add(self, event: dg.DagsterEvent) -> None:
         """Add an event; print a line where a step ended."""
         step = event.step_key or ""
+        if self.statements is not None and (event.is_step_start or event.is_step_success or event.is_step_failure):
+            self.statements.step = step if event.is_step_start else ""
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
             if (count := materialization.metadata.get("dagster/row_count")) is not None:
@@ -97,6 +111,8 @@ class Progress:
 
     def _print_step(self, mark: str, step: str, seconds: float | None) -> None:
         self.seconds += seconds or 0.0
+        if seconds is not None:
+            self.step_seconds[step] = seconds
         tables = self._rows.get(step, {})
         # A step that writes several tables shows the rows of the one with its name.
         count = tables.get(step, sum(tables.values()))

@@ -3,7 +3,9 @@
 Contains also what the other commands that start a run use. The jobs are in `defs.automation`.
 """
 
+import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from traceback import print_exc
 
@@ -19,6 +21,7 @@ from segmentation_pipeline.cli.console import (
     retailer_settings,
     say,
 )
+from segmentation_pipeline.cli.explain import print_dearest
 from segmentation_pipeline.cli.progress import Progress
 from segmentation_pipeline.cli.releases import releases_of, show_pause
 from segmentation_pipeline.cli.show import show_paths, show_segments
@@ -31,6 +34,7 @@ from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.instance import keep_event_log_open, prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REASON_TAG, REFIT_JOB, why_model_is_due
 from segmentation_pipeline.tables.catalog import withholdable_columns
+from segmentation_pipeline.warehouse.statements import logged_statements
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class RunRequest:
         search: Fit a model, and choose the number of clusters again.
         accept_change: Publish although the release checks report a change.
         reload: Read every file again, and delete the lines of missing ones.
+        explain: Print the statements that took most of the time.
         reads_source: Read the source; otherwise derive everything from the lines that are loaded.
         traceback: Print tracebacks.
     """
@@ -56,6 +61,7 @@ class RunRequest:
     search: bool = False
     accept_change: bool = False
     reload: bool = False
+    explain: bool = False
     reads_source: bool = True
     traceback: bool = False
 
@@ -131,7 +137,16 @@ def run_config(request: RunRequest, *, fits: bool) -> dict[str, object]:
 
 
 def _execute(request: RunRequest, settings: Retailer) -> bool:
-    run_id, progress = str(uuid.uuid4()), Progress(out)
+    with logged_statements() if request.explain else nullcontext() as statements:
+        progress, started = Progress(out, statements=statements), time.perf_counter()
+        succeeded = _execute_job(request, settings, progress)
+    if statements is not None:
+        print_dearest(out, statements.statements, progress.step_seconds, time.perf_counter() - started)
+    return succeeded
+
+
+def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) -> bool:
+    run_id = str(uuid.uuid4())
     folders = RetailerFolders(data_folder(), settings.name)
     due = why_model_is_due(settings, folders)
     fits = bool(due) or request.fits

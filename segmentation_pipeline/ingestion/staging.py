@@ -27,6 +27,7 @@ from segmentation_pipeline.tables.catalog import contracts, line_columns, select
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
+from segmentation_pipeline.warehouse.statements import statements_for
 
 # Raise the version of a format when its files would be read differently: only they are then read again.
 READER_VERSIONS = {"csv": "1", "jsonl": "1", "parquet": "1", "xlsx": "1"}
@@ -104,7 +105,7 @@ def read_lines(
     with _temporary_folder(spill) as folder:
         # A database of its own, because DuckDB keeps temporary tables in memory without compression.
         database = folder / "staging.duckdb"
-        with reading_connection(database, files.values()) as reading:
+        with statements_for("read"), reading_connection(database, files.values()) as reading:
             staging = _Staging(reading, retailer, folder, {name: FileLoad(name, path) for name, path in files.items()})
             relation = staging.load()
         connection.execute(f"attach {literal(str(database))} as staging (read_only)")

@@ -22,6 +22,7 @@ from segmentation_pipeline.errors import ReleaseError, RetailerError
 from segmentation_pipeline.releases.manifest import MANIFEST
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects, withholdable_columns
 from segmentation_pipeline.tables.contract import Contract, literal, quoted
+from segmentation_pipeline.warehouse.statements import statements_for
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"
@@ -100,8 +101,8 @@ def write_files(
         contract: f"select {contract.names} from {quoted(contract.table)}"  # noqa: S608 - quoted names
         for contract in published_contracts
     }
-    tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
-    with TemporaryDirectory(dir=folder) as temporary:
+    with statements_for("release"), TemporaryDirectory(dir=folder) as temporary:
+        tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
         state_tables = {contracts()[table]: select for table, select in state_selects().items()}
         state = _write_database(connection, folder / STATE_DATABASE, state_tables, Path(temporary), constraints=False)
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
@@ -119,17 +120,20 @@ def _write_database(
 ) -> dict[str, int]:
     """Write the rows of each SELECT as Parquet into the folder, and load these files into a new database."""
     for contract, select in selects.items():
-        ordered = connection.sql(f"select * from ({select}) order by {contract.key_order}")  # noqa: S608 - own SQL
-        ordered.write_parquet(str(folder / f"{contract.table}.parquet"), compression="zstd")
+        ordered = f"select * from ({select}) order by {contract.key_order}"  # noqa: S608 - own SQL
+        file = literal(str(folder / f"{contract.table}.parquet"))
+        with statements_for(table=contract.table):
+            connection.execute(f"copy ({ordered}) to {file} (format parquet, compression zstd)")
     with _new_database(connection, database) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
         written.begin()
         for contract in selects:
-            written.execute(contract.ddl(constraints=constraints))
             file = escape(str(folder / f"{contract.table}.parquet"))
             insert = f"insert into {quoted(contract.table)} from read_parquet($file)"
-            written.execute(insert, {"file": file})
-            contract.write_comments(written)
+            with statements_for(table=contract.table):
+                written.execute(contract.ddl(constraints=constraints))
+                written.execute(insert, {"file": file})
+                contract.write_comments(written)
         for macro in macros:
             written.execute(macro)
         written.commit()

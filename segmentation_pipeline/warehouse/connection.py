@@ -17,6 +17,7 @@ import duckdb
 from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.statements import timed
 
 # In MB: what the process may use by default, and what Python and its libraries need of it.
 DEFAULT_MEMORY, _PYTHON_MEMORY = 2500, 500
@@ -62,7 +63,8 @@ def connection_to(
         with closing(_connect_when_free(database, config, timeout, report)) as first:
             database.chmod(0o600)
             resource = DuckDBResource(database=str(database), connection_config=config)
-            with resource.get_connection() as connection, closing(connection):
+            # The file is written when the connection is closed, which is timed too.
+            with resource.get_connection() as opened, closing(timed(opened)) as connection:
                 first.close()
                 _confine(connection, folders=[spill, *folders])
                 yield connection
@@ -88,7 +90,7 @@ def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.
     It spills to that folder. The working database is idle meanwhile, so each may use all of DuckDB's part of the limit.
     """
     config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | memory_limit()
-    with duckdb.connect(str(staging), config=config) as connection:
+    with duckdb.connect(str(staging), config=config) as opened, closing(timed(opened)) as connection:
         _confine(connection, folders=[staging.parent], files=list(files))
         yield connection
 

@@ -15,6 +15,7 @@ from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.catalog import WITHOUT_SOURCE, contracts, macros
 from segmentation_pipeline.tables.contract import Contract, Violation, quoted
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
+from segmentation_pipeline.warehouse.statements import statements_for
 
 # The table of erased customers before contract 3. Without it, they would come back.
 _ERASED_IN_VERSION_2 = "forgotten_customers"
@@ -122,7 +123,10 @@ class Warehouse:
             The result of each write, with every broken rule.
         """
         with self._transaction() as transaction:
-            results = [self._write(write, values, inputs or QueryInputs()) for write in writes]
+            results = []
+            for write in writes:
+                with statements_for(table=write.table):
+                    results.append(self._write(write, values, inputs or QueryInputs()))
             transaction.commits = not any(result.violations for result in results)
         if transaction.commits:
             self._tables |= {write.table for write in writes}
@@ -137,19 +141,23 @@ class Warehouse:
         target = write.contract if write.files is None else write.contract.renamed("replaced_rows")
         self._create(write, target, values, inputs)
         if write.files is None:
-            rows, violations = target.check(self.connection)
+            rows, violations = self._check(target)
         else:
             # The rows of some files are checked as a table of their own: their keys begin with the file.
-            rows, violations = target.model_copy(update={"may_be_empty": True}).check(self.connection)
+            rows, violations = self._check(target.model_copy(update={"may_be_empty": True}))
             if not violations:
                 self._replace_files(write, target)
                 rows = self.count(write.table)
-                violations = [] if rows else write.contract.check(self.connection)[1]
+                violations = [] if rows else self._check(write.contract)[1]
         if not violations:
             # 0.05 s for all tables of a run.
             write.contract.write_comments(self.connection)
             self._write_versions(write)
         return WriteResult(write.table, rows, tuple(violations))
+
+    def _check(self, contract: Contract) -> tuple[int, list[Violation]]:
+        with statements_for("check contract"):
+            return contract.check(self.connection)
 
     def _create(self, write: TableWrite, target: Contract, values: dict[str, Any], inputs: QueryInputs) -> None:
         """Create the table of the new rows: the table itself, or a temporary one for the rows of some files."""

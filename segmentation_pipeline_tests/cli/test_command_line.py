@@ -123,6 +123,10 @@ def test_run_prints_each_step_with_its_time(first_run: Ended) -> None:
     assert re.search(r"^✓ customer_segments +59 rows +\d+\.\d\d s$", first_run.stdout, re.MULTILINE)
 
 
+def test_run_without_explain_prints_no_statement(first_run: Ended) -> None:
+    assert "SQL statements" not in first_run.stdout
+
+
 def test_run_prints_each_segment_on_one_line(shop: Shop, first_run: Ended) -> None:
     assert "Corner shop, as of 2024-10-21 00:00:00, money in GBP" in first_run.stdout, "the whole day counts"
     with duckdb.connect(str(shop.releases.all()[0].database), read_only=True) as connection:
