@@ -13,7 +13,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines, drop_compact_lines
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -69,7 +69,6 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
             for table, found in zip(TABLES, _rows_of_month(database, settings, month), strict=True):
                 rows[table].extend(found)
             months.append(month)
-    drop_compact_lines(database)
     return [TableWrite(table, rows=rows[table]) for table in TABLES], months
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.tables.catalog import macros_called_by, select_of
-from segmentation_pipeline.tables.contract import quoted
+from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
 
@@ -33,7 +33,7 @@ inner join nearest_segments as nearest on features.customer_id = nearest.custome
 # The lines of `clean_transactions` as far as recency, frequency and money depend on them: lines of one invoice at one
 # time are added up, those with money apart from refunds, because only they are purchases.
 _COMPACT_LINES = """
-create or replace temp table compact_lines as
+create temp table compact_lines as
 select
     customer_id,
     invoice,
@@ -76,6 +76,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
         target = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
         values = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
         database.execute(f"{target} {text}", settings.sql_values | values)
+    # The last step that reads it.
     drop_compact_lines(database)
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
@@ -95,9 +96,17 @@ def _reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
 def compact_lines(database: Warehouse) -> None:
     """Aggregate `clean_transactions` into the temporary table that the SELECTs of past month ends read.
 
-    Every month end reads all lines before it. An invoice has twenty lines on average in Online Retail.
+    Every month end reads all lines before it. An invoice has twenty lines on average in Online Retail. The table is
+    kept for the next step that reads it, as long as the lines are the same.
     """
+    versions = database.versions("clean_transactions")
+    version = hashlib.sha256(repr(sorted(versions.items())).encode()).hexdigest()
+    comment = "select comment from duckdb_tables() where table_name = 'compact_lines' and temporary"
+    if versions and database.rows(comment) == [{"comment": version}]:
+        return
+    drop_compact_lines(database)
     database.connection.execute(_COMPACT_LINES)
+    database.connection.execute(f"comment on table compact_lines is {literal(version)}")
 
 
 def drop_compact_lines(database: Warehouse) -> None:

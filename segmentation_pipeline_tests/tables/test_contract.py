@@ -91,6 +91,37 @@ def test_all_violations_are_reported_at_once(connection: duckdb.DuckDBPyConnecti
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "repeated"),
+    [
+        pytest.param([1, 2, 4095, 4096, 4097, 8192, 2**40, -1, -4096], 0, id="at the ends of blocks"),
+        pytest.param([1, 4097, 1, 4097, 4097], 3, id="repeated in two blocks"),
+        pytest.param([-1, 4095, -1], 1, id="below zero"),
+    ],
+)
+def test_repeated_line_numbers_are_counted(
+    connection: duckdb.DuckDBPyConnection, lines: list[int], repeated: int
+) -> None:
+    """Line numbers are counted block by block; each of two files has these lines."""
+    columns = (
+        Column(name="file", type="VARCHAR", description="A"),
+        Column(name="line", type="BIGINT", description="B"),
+    )
+    pages = Contract(
+        table="pages", stage="shop", description="One row per line.", key=("file", "line"), columns=columns
+    )
+    connection.execute(
+        "create table pages as select file, line from (select unnest(['a', 'b']) as file)"
+        " cross join (select unnest(cast($lines as bigint[])) as line)",
+        {"lines": lines},
+    )
+    expected = [Violation("file, line", "unique", f"{2 * repeated} rows repeat a key")] if repeated else []
+    assert pages.check(connection) == (2 * len(lines), expected)
+    connection.execute("insert into pages values ('a', null)")
+    [missing, *others] = pages.check(connection)[1]
+    assert (missing, others) == (Violation("line", "not null", "1 rows"), expected)
+
+
 def test_an_empty_table_is_a_violation_unless_it_may_be_empty(warehouse: Warehouse) -> None:
     assert violations(warehouse.connection, []) == [Violation("", "not empty", "0 rows")]
     [result] = warehouse.write([TableWrite("outlier_segments", OUTLIERS + " where false")], {})
@@ -299,21 +330,18 @@ def test_values_are_bound_and_unused_ones_ignored(warehouse: Warehouse) -> None:
     assert outliers(warehouse) == [(nasty, "examine")]
 
 
-def test_ddl_creates_types_not_null_and_primary_key(connection: duckdb.DuckDBPyConnection) -> None:
+def test_ddl_creates_types_and_not_null(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(SHELF.ddl())
-    described = connection.execute('select column_name, column_type, "null", key from (describe shelf)').fetchall()
+    described = connection.execute('select column_name, column_type, "null" from (describe shelf)').fetchall()
     assert described == [
-        ("product", "VARCHAR", "NO", "PRI"),
-        ("place", "INTEGER", "NO", "PRI"),
-        ("units", "INTEGER", "NO", None),
-        ("colour", "VARCHAR", "YES", None),
-        ("price", "DOUBLE", "YES", None),
+        ("product", "VARCHAR", "NO"),
+        ("place", "INTEGER", "NO"),
+        ("units", "INTEGER", "NO"),
+        ("colour", "VARCHAR", "YES"),
+        ("price", "DOUBLE", "YES"),
     ]
     with pytest.raises(duckdb.ConstraintException):
         connection.execute("insert into shelf values ('jam', 1, null, null, null)")
-    connection.execute("insert into shelf values ('jam', 1, 1, null, null)")
-    with pytest.raises(duckdb.ConstraintException):
-        connection.execute("insert into shelf values ('jam', 1, 2, null, null)")
 
 
 def test_comments_hold_descriptions_and_units(connection: duckdb.DuckDBPyConnection) -> None:
