@@ -21,7 +21,9 @@ def inlined(macro: str, *arguments: str) -> str:
         ValueError: The number of arguments is not that of the parameters.
     """
     parameters, tree = _body(macro)
-    expressions = {name: _expression(text) for name, text in zip(parameters, arguments, strict=True)}
+    # One statement for all of them: a release has some forty expressions, and each statement takes half a millisecond.
+    values = syntax_tree(f"select {', '.join(arguments)}")["statements"][0]["node"]["select_list"]
+    expressions = dict(zip(parameters, values, strict=True))
     return text_of(_replaced(tree, expressions)).removeprefix("SELECT ")
 
 
@@ -29,11 +31,6 @@ def inlined(macro: str, *arguments: str) -> str:
 def _body(macro: str) -> tuple[tuple[str, ...], Tree]:
     parameters, body = macro_bodies(macros())[macro]
     return parameters, syntax_tree(f"select {body}")
-
-
-def _expression(text: str) -> Any:
-    [expression] = syntax_tree(f"select {text}")["statements"][0]["node"]["select_list"]
-    return expression
 
 
 def _replaced(node: Any, expressions: dict[str, Any]) -> Any:
