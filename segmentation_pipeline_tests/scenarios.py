@@ -405,16 +405,12 @@ class Nights:
         retailer._settings = self.settings
         function = decorated(definition)
         arguments: dict[str, Callable[[], Any]] = {
-            "context": self.context,
+            "context": asset_context,
             "config": lambda: FitConfig(**{"refit": False, **fit}),
             "retailer": lambda: retailer,
             "warehouse": lambda: OpenDatabase(self.warehouse),
         }
         return function(**{name: arguments[name]() for name in signature(function).parameters})
-
-    def context(self) -> dg.AssetExecutionContext:
-        """Return the context of an asset."""
-        return dg.build_asset_context()
 
     def rows(self, select: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
@@ -461,6 +457,12 @@ class OpenDatabase:
     def open(self) -> Warehouse:
         """Return the database."""
         return self.database
+
+
+@cache
+def asset_context() -> dg.AssetExecutionContext:
+    """Return the context of an asset, made once per process: Dagster creates an instance for it."""
+    return dg.build_asset_context()
 
 
 def decorated(definition: dg.AssetsDefinition | dg.AssetChecksDefinition) -> Any:

@@ -98,24 +98,39 @@ def fit_and_promote(
         return registry.with_active(first.record, as_of), first.search_writes
     if first.record.model_id == active.model_id:
         return registry, first.search_writes
-    evaluated = tried = evaluate(database, first, active, settings)
+    published = _segments_under(database, active, settings)
+    evaluated = tried = evaluate(database, first, active, published, settings)
     is_comparable = first.model.fences.keys() == active.model.fences.keys() and not search
     for step in thresholds.PROMOTION.fence_steps if is_comparable and not accept_change else ():
         if tried.reasons is None:
             break
         nearer = fit_candidate(features, settings, as_of, active=active, number=number, fence_step=step)
-        tried = evaluate(database, nearer, active, settings)
+        tried = evaluate(database, nearer, active, published, settings)
     if tried.reasons is None or accept_change:
         return registry.with_active(tried, as_of), first.search_writes
     return registry.with_pending(evaluated), first.search_writes
 
 
-def evaluate(database: Warehouse, candidate: CandidateModel, active: ModelRecord, settings: Retailer) -> ModelRecord:
-    """Return the candidate's record with the comparison of both models over the segments that would be published."""
+def evaluate(
+    database: Warehouse,
+    candidate: CandidateModel,
+    active: ModelRecord,
+    published: "tuple[Keys, Keys]",
+    settings: Retailer,
+) -> ModelRecord:
+    """Return the candidate's record with the comparison of both models over the segments that would be published.
+
+    Args:
+        database: The working database.
+        candidate: The candidate.
+        active: The active model.
+        published: Each customer's segment today under the active model, and its segment before (empty if it is new).
+        settings: The retailer's settings.
+    """
     from segmentation_pipeline.model.arrays import round_significant
     from segmentation_pipeline.model.matching import agreement, kept_share
 
-    current, before = _segments_under(database, active, settings)
+    current, before = published
     proposed, _ = _segments_under(database, candidate.record, settings)
     known = before != ""
     record = replace(
