@@ -56,6 +56,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     """Return the new content of `history_months` and `segment_history`, and the months that were computed again.
 
     A stored month is kept if its lines, the model, the settings and the SELECTs are those that it was computed with.
+    Where all are kept, neither table is written.
 
     Returns:
         The writes, the inputs of their SELECTs, and the restated month ends.
@@ -65,7 +66,11 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     code = f"{_COMPACT_LINES} {text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
     wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
-    stored = database.rows("select * from history_months")
+    stored = database.rows("select * from history_months order by month_end")
+    if wanted == stored:
+        drop_compact_lines(database)
+        unchanged: frozenset[str] = frozenset()
+        return [TableWrite(table, files=unchanged) for table in TABLES], QueryInputs(), []
     restated = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
     scratch = "restated_history"
@@ -81,8 +86,9 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
         select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
-    writes = [TableWrite("history_months", select_of("history_months")), TableWrite("segment_history", select)]
-    return writes, QueryInputs(values={"kept": kept, **digest}), [month["month_end"] for month in restated]
+    months = [tuple(month.values()) for month in wanted]
+    writes = [TableWrite("history_months", rows=months), TableWrite("segment_history", select)]
+    return writes, QueryInputs(values={"kept": kept}), [month["month_end"] for month in restated]
 
 
 def _reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:

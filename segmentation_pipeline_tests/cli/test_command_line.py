@@ -52,7 +52,9 @@ def segments(shop: Shop, *arguments: str, **environment: str) -> Ended:
     Its Dagster folder is outside the shop, since Dagster does not allow brackets in its path.
     """
     with constants(BACKTEST=NO_BACKTEST):
-        return commands.segments(shop, *arguments, **{"DAGSTER_HOME": os.environ["DAGSTER_HOME"], **environment})
+        return commands.segments(
+            shop, *arguments, event_log=False, **{"DAGSTER_HOME": os.environ["DAGSTER_HOME"], **environment}
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
