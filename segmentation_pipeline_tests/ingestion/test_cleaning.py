@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,9 +42,25 @@ def shop(cleaning: dict[str, Any] | None = None, **sections: Any) -> Retailer:
     return Retailer.model_validate(made)
 
 
+@cache
+def working_database() -> Warehouse:
+    """Return the working database of all tests: opening one takes longer than cleaning a few lines."""
+    return Warehouse(duckdb.connect(config={"threads": 1}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    """Close the working database at the end."""
+    yield
+    working_database().connection.close()
+    working_database.cache_clear()
+
+
 def cleaned(retailer: Retailer, base: Path) -> Warehouse:
-    """Return a working database with the tables of the cleaning, in which lines and money reconcile."""
-    warehouse = Warehouse(duckdb.connect())
+    """Return the working database with the tables of the cleaning, in which lines and money reconcile."""
+    warehouse = working_database()
+    for table in ("raw_transactions", *CLEANED):
+        warehouse.drop(table)
     with read_lines(warehouse.connection, retailer, source_files(retailer.source, base), base / "spill") as lines:
         raw = [TableWrite("raw_transactions", "select * from staged_lines")]
         results = warehouse.write(raw, retailer.sql_values, lines)
