@@ -346,7 +346,7 @@ def test_order_and_repeats_change_no_derived_table(some: list[File], seed: int, 
         assert derived(shuffled) == wanted
 
 
-@settings(max_examples=examples(3), **SAME)
+@settings(max_examples=examples(2), **SAME)
 @given(some=st.lists(files(), min_size=1, max_size=4), seed=st.integers(0, 2**32))
 def test_second_run_changes_no_table(some: list[File], seed: int) -> None:
     with TemporaryDirectory() as folder:
