@@ -457,8 +457,9 @@ def not_utf8(folder: Path) -> Path:
 
 
 UNREADABLE = [
-    [truncated_gzip, other_columns, invalid_workbook, invalid_parquet],
-    [damaged_parquet, broken_link, not_utf8],
+    [truncated_gzip, other_columns, invalid_workbook],
+    [invalid_parquet, broken_link],
+    [damaged_parquet, not_utf8],
 ]
 
 
