@@ -186,9 +186,11 @@ def _csv_records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[R
             fields = None
         if not record:
             return
-        if fields is not None and len(fields) == width and _is_readable("".join(record)):
+        # As DuckDB does, accept delimiters at the end of a line without values after them.
+        fits = fields is not None and len(fields) >= width and not any(fields[width:])
+        if fields is not None and fits and _is_readable("".join(record)):
             searched_lines = min(searched_lines + 1, _MAX_RECORD_LINES)
-            yield fields, ""
+            yield fields[:width], ""
         elif fields != []:
             if len(record) == searched_lines:
                 # Where every line opens a quote, the end of each would otherwise be searched in a thousand lines.

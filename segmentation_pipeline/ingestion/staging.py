@@ -30,7 +30,7 @@ from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
 from segmentation_pipeline.warehouse.statements import statements_for
 
 # Raise the version of a format when its files would be read differently: only they are then read again.
-READER_VERSIONS = {"csv": "1", "jsonl": "1", "parquet": "1", "xlsx": "1"}
+READER_VERSIONS = {"csv": "2", "jsonl": "1", "parquet": "1", "xlsx": "1"}
 _PLACE = ("source_file", "source_sheet", "source_line")
 _NUMBERS = frozenset(column.name for column in line_columns() if column.type.startswith("DECIMAL"))
 # The columns of a line but its place in the source.

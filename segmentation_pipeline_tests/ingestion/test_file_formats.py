@@ -604,6 +604,18 @@ def test_field_of_several_lines_is_one_record(tmp_path: Path) -> None:
     assert read(retailer("in"), tmp_path).connection.execute(select).fetchall() == expected_lines
 
 
+def test_delimiters_at_the_end_of_a_line_do_not_spoil_it(tmp_path: Path) -> None:
+    """Whether DuckDB reads the file, or Python does because of a malformed record."""
+    trailing = "".join(good(number).replace("\n", "," * number + "\n") for number in range(3)) + "," * 13 + "\n"
+    for name, end in (("a.csv", ""), ("b.csv", MALFORMED["unclosed quote"])):
+        (tmp_path / name).write_text(HEAD + trailing + end + good(3) + good(4).replace("\n", ",,x\n"))
+    last = good(4).replace("\n", ",,x")
+    after = {"a.csv": ["3", last], "b.csv": [MALFORMED["unclosed quote"].rstrip(), "3", last]}
+    assert numbers_of(retailer("*.csv"), tmp_path) == {
+        (name, "", 2 + at): one for name, rest in after.items() for at, one in enumerate(["0", "1", "2", None, *rest])
+    }
+
+
 def test_mixed_line_ends_and_blank_lines_lose_nothing(tmp_path: Path) -> None:
     text = (
         "\n"
