@@ -24,11 +24,13 @@ def store(warehouse: Warehouse, table: str, *rows: Row) -> None:
     warehouse.connection.execute(f"drop table if exists {quoted(table)}")
     warehouse.connection.execute(contract.ddl(constraints=False))
     defaults = {"VARCHAR": "", "TIMESTAMP": AS_OF, "BOOLEAN": False, "DOUBLE[]": []}
-    for row in rows:
-        assert set(row) <= {column.name for column in contract.columns}
-        values = [row.get(c.name, None if c.nullable else defaults.get(c.type, 0)) for c in contract.columns]
-        places = ", ".join("?" * len(values))
-        warehouse.connection.execute(f"insert into {quoted(table)} values ({places})", values)
+    assert {name for row in rows for name in row} <= {column.name for column in contract.columns}
+    values = [
+        [row.get(c.name, None if c.nullable else defaults.get(c.type, 0)) for c in contract.columns] for row in rows
+    ]
+    if values:
+        places = ", ".join("?" * len(contract.columns))
+        warehouse.connection.executemany(f"insert into {quoted(table)} values ({places})", values)
 
 
 def derive(warehouse: Warehouse, table: str, relations: dict[str, str] | None = None, **values: Any) -> list[Row]:

@@ -36,16 +36,6 @@ Row = tuple[Any, ...]
 GOOD: list[Row] = [("jam", 1, 0, "red", 0.5), ("jam", 2, 9, None, None), ("tea", 1, 5, "blue", 7.25)]
 
 
-@pytest.fixture
-def connection() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect()
-
-
-@pytest.fixture
-def warehouse(connection: duckdb.DuckDBPyConnection) -> Warehouse:
-    return Warehouse(connection)
-
-
 def violations(connection: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> list[Violation]:
     """Return the violations of a table `shelf` with these rows."""
     connection.execute("create or replace table shelf (product text, place int, units int, colour text, price double)")
