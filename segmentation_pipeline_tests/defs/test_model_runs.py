@@ -17,7 +17,12 @@ from segmentation_pipeline_tests.shops import SECOND_NIGHT, Shop
 
 GRAPH = definitions().resolve_asset_graph()
 MODEL_ASSETS = {key for key in GRAPH.get_all_asset_keys() if GRAPH.get(key).group_name == MODEL_GROUP}
+UNREQUESTED = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
 MODELS = "select model_id from segmentation_models order by number"
+
+
+def up_to_the_model() -> list[str]:
+    return assets_up_to(*(key.to_user_string() for key in MODEL_ASSETS))
 
 
 def materialised(result: dg.ExecuteInProcessResult) -> set[dg.AssetKey]:
@@ -37,10 +42,7 @@ def due_job(shop: Shop) -> str:
 def test_the_first_run_fits_a_model(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstance) -> None:
     """Nothing requests a fit; the rest of the run is in the shops from which all other tests start."""
     shop = Shop.build(tmp_path_factory.mktemp("first"))
-    unrequested = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
-    result = shop.run(
-        instance, config=unrequested, assets=assets_up_to(*(key.to_user_string() for key in MODEL_ASSETS))
-    )
+    result = shop.run(instance, config=UNREQUESTED, assets=up_to_the_model())
     assert result.success
     assert materialised(result) >= MODEL_ASSETS
     assert last_fit(instance) == {result.run_id}
@@ -76,7 +78,7 @@ def test_materialising_the_model_group_by_hand_fits_a_model(finished_shop: Shop,
 def test_changed_settings_of_the_model_fit_a_model(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
     finished_shop.configure(model={"n_clusters": 3}, rfm={"look_back_days": 200})
     assert due_job(finished_shop) == REFIT_JOB
-    result = finished_shop.run(instance, as_of=SECOND_NIGHT)
+    result = finished_shop.run(instance, config=UNREQUESTED, assets=up_to_the_model(), as_of=SECOND_NIGHT)
     assert (result.success, result.job_def.name) == (True, REFIT_JOB)
     assert last_fit(instance) == {result.run_id}
     assert finished_shop.rows("select n_clusters from segmentation_models order by number") == [(4,), (3,)]

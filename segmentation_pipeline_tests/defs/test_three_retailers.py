@@ -18,6 +18,8 @@ from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import published
 from segmentation_pipeline_tests.scenarios import (
+    NO_BACKTEST,
+    constants,
     line,
     regular_customers,
     retailer_file,
@@ -209,7 +211,8 @@ def run(folder: Path, retailer: Callable[[Path], str]) -> Ran:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEGMENTATION_DATA", str(folder / "data"))
         environment.setenv("SEGMENTATION_RETAILER", str(folder / "retailer.toml"))
-        result = run_job()
+        with constants(BACKTEST=NO_BACKTEST):
+            result = run_job()
         assert result.success
         found = metadata(result, "rfm_features")
     release = Releases(folder / "data" / retailer.__name__ / "releases").current
