@@ -18,12 +18,12 @@ from segmentation_pipeline.orchestration import sql_assets
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline_tests.commands import segments
 from segmentation_pipeline_tests.defs.test_automation import failure_message
 from segmentation_pipeline_tests.orchestration.test_alerts import webhook
 from segmentation_pipeline_tests.scenarios import assets_up_to, line, regular_customers, run_job, write_csv
 from segmentation_pipeline_tests.shops import Shop
 
-SEGMENTS = Path(sys.executable).with_name("segments")
 LIBC = ctypes.CDLL(None, use_errno=True)
 DETACH, READ_ONLY, REMOUNT = 2, 1, 32
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
@@ -229,7 +229,7 @@ def test_unwritable_release_folder_fails_the_run_with_a_message(finished_shop: S
 def test_unwritable_event_log_is_a_message_and_is_posted(
     tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setenv("SEGMENTATION_RETAILER", str(Shop.build(tmp_path).retailer))
+    shop = Shop.build(tmp_path)
     data_folder.mkdir()
     with mounted("tmpfs", data_folder, "size=2m"), webhook() as server:
         monkeypatch.setenv("DAGSTER_HOME", str(data_folder / "dagster"))
@@ -244,10 +244,10 @@ def test_unwritable_event_log_is_a_message_and_is_posted(
         else:
             (data_folder / "runs").mkdir()
             remount(data_folder, read_only=True)
-        ran = subprocess.run([SEGMENTS, "run"], capture_output=True, text=True, check=False)
-    assert ran.returncode == 1, ran.stderr
-    assert "Dagster could not write its event log" in ran.stderr
-    assert "Traceback" not in ran.stdout + ran.stderr
+        ran = segments(shop, "run", event_log=True)
+    assert ran.code == 1, ran.errors
+    assert "Dagster could not write its event log" in ran.errors
+    assert "Traceback" not in ran.stdout + ran.errors
     [text] = server.texts
     assert text.startswith("A run of `segments` failed.\n• Dagster could not write its event log in ")
 
