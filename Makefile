@@ -24,7 +24,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check bench docs clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check bench bench-scale bench-pages docs clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -49,8 +49,13 @@ check: $(DEVELOPMENT)  ## format, lint, imports, types, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 
-bench: $(DEVELOPMENT)  ## run the benchmarks
-	$(BIN)/python benchmarks/against_notebook.py
+bench: $(DEVELOPMENT)  ## measure what runs cost, in minutes, and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks.cost
+
+bench-scale: $(DEVELOPMENT)  ## the same with up to 100 million lines: an hour, and 20 GB of disk
+	$(BIN)/python -m benchmarks.cost --scale
+
+bench-pages: $(DEVELOPMENT)  ## replay nights, compare numbers of clusters, draw the pictures, and write their pages
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/choice_of_k.py
 	$(BIN)/python benchmarks/pictures.py

@@ -193,7 +193,7 @@ def shop_of(data: Path, refunds: str) -> Iterator[Shop]:
 
 PAGE = """# The choice of the number of clusters
 
-Written by `benchmarks/choice_of_k.py`, a part of `make bench`: what the search of `model.n_clusters = "auto"` finds on
+Written by `benchmarks/choice_of_k.py` (`make bench-pages`): what the search of `model.n_clusters = "auto"` finds on
 Online Retail with the shipped settings, with refunds netted (as shipped) and ignored. The search chooses the largest
 number of clusters from {k_min} to {k_max} that meets three conditions: a silhouette within {tolerance:.0%} of the
 best, a smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at

@@ -175,7 +175,7 @@ def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
 
 PAGE = """# Results on Online Retail
 
-Written by `benchmarks/pictures.py`, a part of `make bench`, from one run with the shipped settings (refunds netted):
+Written by `benchmarks/pictures.py` (`make bench-pages`), from one run with the shipped settings (refunds netted):
 the lines to {as_of:%Y-%m-%d}, {customers:,} customers. [segments.md](segments.md) explains the tables,
 [tables.md](tables.md) the columns, [choice_of_k.md](choice_of_k.md) the choice of the number of clusters.
 """

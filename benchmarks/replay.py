@@ -369,7 +369,7 @@ _WORDS = {
 }
 PAGE = """# Stability
 
-Written by `benchmarks/replay.py`, a part of `make bench`: {nights} nights of Online Retail to each of three dates, each
+Written by `benchmarks/replay.py` (`make bench-pages`): {nights} nights of Online Retail to each of three dates, each
 night with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
 promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The number of clusters is what the
 search chose on the night before the first.

@@ -40,8 +40,10 @@ def passed(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
 def main() -> None:
     """Run the empty job, and add up the time of its steps."""
     real = defs()
-    checks = [passed(check) for check in real.asset_checks or []]
-    assets = [emptied(asset) for asset in real.assets or [] if not isinstance(asset, dg.AssetChecksDefinition)]
+    checks = [passed(check) for check in real.asset_checks or [] if isinstance(check, dg.AssetChecksDefinition)]
+    found = [asset for asset in real.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    # The checks are assets' definitions too.
+    assets = [emptied(asset) for asset in found if not isinstance(asset, dg.AssetChecksDefinition)]
     empty = dg.Definitions(
         assets=assets,
         asset_checks=checks,

@@ -1,0 +1,1 @@
+"""Programs that measure the pipeline, and write pages of the documentation."""
