@@ -13,6 +13,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from segmentation_pipeline.config.validation import Feature, Section, SettingError, Text
 
+# Words that `source.date_format` accepts beside strptime codes.
+ISO_FORMAT = "iso_8601"
+EXCEL_FORMATS = ("excel_1900", "excel_1904")
+# With how many of its units a second has.
+EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
+
 
 class Sample(Section):
     """Generated transactions for trying the pipeline.
@@ -44,10 +50,18 @@ class Source(Section):
     delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
     """Delimiter of CSV files, one character."""
     decimal: Literal[".", ","] = "."
-    """Decimal mark of quantities and money. The other of the two characters separates thousands."""
-    date_format: str | None = None
-    """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M. Unset: ISO 8601, which cannot confuse days
-    and months."""
+    """Decimal mark of quantities and money. The other of the two characters, an apostrophe or a blank separates
+    thousands. A minus may be before or after the number, and parentheses mean minus."""
+    currency_marks: list[Text] = Field([])
+    """Signs or codes of `currency` that stand beside prices and amounts, such as $. Its ISO code and its own sign need
+    not be listed. Money with another mark is rejected, because it may be another currency."""
+    minor_unit_digits: int = Field(0, ge=0, le=4)
+    """Decimals of the currency if prices and amounts are whole numbers of its smallest unit, as payment services
+    export: 2 for cents. 0: they are in the currency."""
+    date_format: str | list[str] | None = None
+    """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M, or a list of formats. A value that two of
+    them read differently is rejected. Also allowed: iso_8601; excel_1900 and excel_1904 (days since then); and
+    epoch_seconds and epoch_milliseconds (since 1970, in UTC). Unset: ISO 8601, which cannot confuse days and months."""
     max_quarantined: int = Field(3, ge=0)
     """Maximum number of quarantined files: files that cannot be read while the others load. A run with more of them, or
     without any readable file, fails. Three daily files are a long weekend; more mean another export or a wrong
@@ -71,18 +85,20 @@ class Source(Section):
             raise ValueError("allowed: a path without `..`; write an absolute path instead")
         return value
 
+    @property
+    def date_formats(self) -> tuple[str, ...]:
+        """The formats of dates, in order; none if dates are written in ISO 8601."""
+        formats = self.date_format or ()
+        return (formats,) if isinstance(formats, str) else tuple(formats)
+
     @field_validator("date_format")
     @classmethod
-    def _check_date_format(cls, value: str | None) -> str | None:
-        # No part of this day is the default that strptime gives to a part without a code.
-        day = datetime.fromisoformat("2024-03-21")
-        select = "select try_strptime(strftime($day, $format), $format)"
-        try:
-            parsed = duckdb.cursor().execute(select, {"day": day, "format": value}).fetchone()
-        except duckdb.Error:
-            parsed = None
-        if value is not None and parsed != (day,):
-            raise ValueError("allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M")
+    def _check_date_format(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value == [] or not all(map(_is_date_format, [value] if isinstance(value, str) else value or [])):
+            raise ValueError(
+                "allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M;"
+                f" {', '.join([ISO_FORMAT, *EXCEL_FORMATS, *EPOCH_FORMATS])}; or a list of these"
+            )
         return value
 
     @field_validator("encoding")
@@ -95,11 +111,26 @@ class Source(Section):
         return value
 
 
+def _is_date_format(text: str) -> bool:
+    if text in (ISO_FORMAT, *EXCEL_FORMATS, *EPOCH_FORMATS):
+        return True
+    # No part of this day is the default that strptime gives to a part without a code.
+    day = datetime.fromisoformat("2024-03-21")
+    select = "select try_strptime(strftime($day, $format), $format)"
+    try:
+        return duckdb.cursor().execute(select, {"day": day, "format": text}).fetchone() == (day,)
+    except duckdb.Error:
+        return False
+
+
 class Columns(Section):
     """The source's name of each column. Leave out the columns that the source does not have."""
 
     transaction_at: Text
     """Date and time of the sale, in the retailer's local time."""
+    transaction_time: Text | None = None
+    """Time of the sale, if the source has it in a column of its own beside the date. Both are read as one text, with a
+    blank between them."""
     customer_id: Text
     """Identifier of the customer."""
     invoice: Text | None = None

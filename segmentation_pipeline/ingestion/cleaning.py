@@ -102,9 +102,14 @@ def _unparsed_message(
     *, source_file: str, source_sheet: str, source_line: int, name: str, text: str, lines: int
 ) -> str:
     advice = {
-        "transaction_at": "If this is how dates are written, set source.date_format, such as %m/%d/%Y %H:%M.",
+        "transaction_at": "If this is how dates are written, set source.date_format, such as %m/%d/%Y %H:%M, or a list"
+        " of formats.",
         "line": "If the line is not malformed, check source.delimiter and source.encoding.",
-    }.get(name, "If this is how numbers are written, check source.decimal; digits that do not fit are not rounded.")
+    }.get(
+        name,
+        "If this is how numbers are written, check source.decimal and source.currency_marks; digits that"
+        " do not fit are not rounded.",
+    )
     location = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
     return f"{name} could not be read in {lines:,}, first in {location}, written like {text[:_SHOWN_TEXT]!r}. {advice}"
 

@@ -69,13 +69,13 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
 
 
 def _cell_text(value: object, source: Source) -> str:
-    """Return a cell as the text of the retailer's CSV: 17850.0 as 17850, a timestamp as in date_format."""
+    """Return a cell as the text of the retailer's CSV: 17850.0 as 17850. A date is written in ISO 8601."""
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(value).replace(".", source.decimal)
     if isinstance(value, date) and source.date_format is not None:
-        return value.strftime(source.date_format)
+        return value.isoformat()
     return str(value)
 
 

@@ -21,9 +21,11 @@ import duckdb
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
 from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
+from segmentation_pipeline.ingestion.date_formats import CELL_FORMATS, date_format_values, time_sql
 from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.file_formats import MAX_COLUMNS, Part, numbered_csv, parts_of
-from segmentation_pipeline.tables.catalog import contracts, line_columns, select_of
+from segmentation_pipeline.ingestion.number_formats import number_values
+from segmentation_pipeline.tables.catalog import contracts, line_columns, macros, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
@@ -80,7 +82,7 @@ def reader_digest(path: Path, retailer: Retailer) -> str:
 
 @cache
 def _digest_of_code(version: str, select: str) -> str:
-    without_comments = " ".join(re.sub(r"--.*", "", select).split())
+    without_comments = " ".join(re.sub(r"--.*", "", select + macros_called_by(select)).split())
     return hashlib.sha256(f"{version} {without_comments}".encode()).hexdigest()[:8]
 
 
@@ -106,6 +108,7 @@ def read_lines(
         # A database of its own, because DuckDB keeps temporary tables in memory without compression.
         database = folder / "staging.duckdb"
         with statements_for("read"), reading_connection(database, files.values()) as reading:
+            reading.execute(macros())
             staging = _Staging(reading, retailer, folder, {name: FileLoad(name, path) for name, path in files.items()})
             relation = staging.load()
         connection.execute(f"attach {literal(str(database))} as staging (read_only)")
@@ -130,14 +133,10 @@ def _temporary_folder(spill: Path) -> Iterator[Path]:
 
 def _typing_values(retailer: Retailer) -> dict[str, Any]:
     """Return the values that the SELECT of `raw_transactions` binds to convert text to types."""
-    decimal = retailer.source.decimal
-    thousands = "," if decimal == "." else "."
     return {
-        "date_format": retailer.source.date_format,
+        **number_values(retailer),
+        "has_date_format": bool(retailer.source.date_format),
         "time_zone": retailer.time_zone,
-        "decimal": decimal,
-        "thousands": thousands,
-        "number": rf"^[+-]?([0-9]+|[0-9]{{1,3}}([{thousands}][0-9]{{3}})+)?([{decimal}][0-9]*)?([eE][+-]?[0-9]+)?$",
         "has_quantity": retailer.columns.quantity is not None,
         "has_price": retailer.columns.price is not None,
         "has_amount": retailer.columns.amount is not None,
@@ -296,9 +295,9 @@ def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
     values: dict[str, Any] = {
         "time_zone": retailer.time_zone,
         "decimal": retailer.source.decimal,
-        "date_format": retailer.source.date_format,
         "delimiter": retailer.source.delimiter,
         "pointers": pointers,
+        **date_format_values(_date_formats(retailer, part)),
     }
     width = len(part.columns)
     number = "number as source_line, malformed"
@@ -318,9 +317,33 @@ def _part_select(retailer: Retailer, part: Part) -> tuple[str, dict[str, Any]]:
         name: _cell(retailer, part, name, position, index)
         for index, (name, position) in enumerate(positions.items(), 1)
     }
+    if time := cells.pop("transaction_time", None):
+        # A date cell of a workbook has a time too.
+        date = f"regexp_replace({cells['transaction_at']}, 'T00:00:00$', '')"
+        cells["transaction_at"] = f"concat_ws(' ', {date}, {time})"
+    cells["transaction_time"] = _time(retailer, part, positions, cells["transaction_at"])
     texts = ", ".join(f"{text} as {quoted(name)}" for name, text in cells.items())
     select = f"select __path as source_file, '' as source_sheet, {number}, {texts} from {reader}"  # noqa: S608 - own SQL
     return select, values
+
+
+def _date_formats(retailer: Retailer, part: Part) -> tuple[str, ...]:
+    """Return the formats of the dates of a part; none if they are written in ISO 8601."""
+    formats = retailer.source.date_formats
+    # A cell of a workbook can be a date.
+    return (*formats, *CELL_FORMATS) if formats and part.source_sheet else formats
+
+
+def _time(retailer: Retailer, part: Part, positions: Mapping[str, int], text: str) -> str:
+    """Return the SQL of the time of a transaction, where `source.date_format` says how it is written."""
+    formats = _date_formats(retailer, part)
+    if not formats:
+        return "null::timestamp"
+    if part.kind == "parquet" and "transaction_time" not in positions:
+        kind = part.types[positions["transaction_at"]]
+        if kind.startswith(("DATE", "TIMESTAMP")):
+            return f"cast({text} as timestamp)"
+    return time_sql(f"nullif(trim({text}), '')", formats, retailer.source.decimal)
 
 
 def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int) -> str:
@@ -334,8 +357,6 @@ def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int
     kind = part.types[position]
     if kind == "TIMESTAMP WITH TIME ZONE":
         column = f"timezone($time_zone, {column})"
-    if name == "transaction_at" and kind.startswith(("DATE", "TIMESTAMP")) and retailer.source.date_format is not None:
-        return f"strftime(cast({column} as timestamp), $date_format)"
     text = f"cast({column} as varchar)"
     return f"replace({text}, '.', $decimal)" if name in _NUMBERS and kind != "VARCHAR" else text
 

@@ -84,9 +84,16 @@ def macros() -> str:
 
 
 def macros_called_by(select: str) -> str:
-    """Return the statements that create macros if the SELECT calls one of them, or else an empty text."""
-    names = re.findall(r" macro (\w+)\(", macros())
-    return macros() if re.search(rf"\b({'|'.join(names)})\(", select) else ""
+    """Return the statements that create the macros which a SELECT calls. No macro calls another one."""
+    return "\n".join(text for name, text in _macros().items() if re.search(rf"\b{name}\(", select))
+
+
+@cache
+def _macros() -> Mapping[str, str]:
+    """Return the statement that creates each macro, by its name, without comments."""
+    statements = re.sub(r"^--.*\n", "", macros(), flags=re.MULTILINE).split(";\n")
+    named = [(re.search(r" macro (\w+)\(", text), text.strip()) for text in statements]
+    return MappingProxyType({found[1]: text for found, text in named if found})
 
 
 @cache

@@ -1,6 +1,50 @@
--- Rules of the segmentation that several SELECTs and the function `score_customer` of a release share.
--- A macro depends on its parameters alone: it reads no table and calls no other macro. A release holds the body of each
--- with the constants of its model inlined (see segments/score_macro.py).
+-- Expressions that several columns or SELECTs share. A macro depends on its parameters alone: it reads no table and
+-- calls no other macro.
+
+-- The local time that a text in ISO 8601 names.
+create or replace temp macro iso_time(text, time_zone) as
+    case
+        when regexp_matches(text, ':[0-9]{2}([.][0-9]+)?(Z| ?UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')
+            then try_cast(text as timestamptz) at time zone time_zone
+        else try_cast(text as timestamp)
+    end;
+
+-- A number that is written with its sign behind it, in parentheses, with a currency or with blanks or apostrophes
+-- between thousands, as a number in plain notation; null if the text does not match the pattern of these. Text editors
+-- and spreadsheets write several characters for minus, blank and apostrophe.
+create or replace temp macro written_number(text, pattern, currency_mark, thousands, decimal_mark) as
+    case
+        when regexp_full_match(
+            trim(translate(
+                text,
+                '−‐‑‒–﹣－’‘' || chr(160) || chr(8199) || chr(8201) || chr(8239),
+                '-------' || repeat(chr(39), 2) || '    '
+            )),
+            pattern
+        )
+        then
+            case
+                when regexp_matches(
+                    regexp_replace(translate(text, '−‐‑‒–﹣－', '-------'), currency_mark, '', 'g'), '[-(]'
+                ) then '-'
+                else ''
+            end
+            || replace(
+                replace(
+                    regexp_replace(regexp_replace(text, currency_mark, '', 'g'), '[^0-9.,]', '', 'g'), thousands, ''
+                ),
+                decimal_mark, '.'
+            )
+    end;
+
+-- A decimal that a text was cast to, if it has the digits of the text; null if it is rounded. The digits that a double
+-- adds to a short number (2.5500000000000003) do not count: they are less than 5e-16 of it, and rounding a number that
+-- was written with 15 digits or fewer changes it by more.
+create or replace temp macro exact_decimal(text, rounded) as
+    case when abs(try_cast(text as double) - rounded) <= 5e-16 * abs(rounded) then rounded end;
+
+-- The macros below are rules of the segmentation. A release holds the body of each with the constants of its model
+-- inlined (see segments/score_macro.py).
 
 -- The segment of an inactive customer; null for an active one.
 create or replace temp macro inactive_segment(frequency, monetary) as

@@ -282,7 +282,7 @@ def test_unparsed_dates_are_reported_with_place_and_setting(tmp_path: Path) -> N
     )
     assert f"unparseable_value {len(lines)}. transaction_at could not be read in {len(lines)}" in failed.errors
     assert "first in a.csv, line 2, written like '99/9/9999 9:99'" in failed.errors
-    assert "source.date_format, such as %m/%d/%Y %H:%M." in failed.errors
+    assert "source.date_format, such as %m/%d/%Y %H:%M, or a list" in failed.errors
 
 
 def test_too_little_data_names_the_rules_that_rejected_most(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ ERRORS = [
     '10: source.delimiter: allowed: text that matches \'^[^"\\r\\n]$\'; found "ab"',
     '11: source.encoding: allowed: an encoding that Python knows, such as utf-8, cp1252, latin-1; found "utf-9"',
     "12: source.date_format: allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M;"
+    " iso_8601, excel_1900, excel_1904, epoch_seconds, epoch_milliseconds; or a list of these;"
     ' found "dd.mm.yyyy"',
     "15: source.sample.custmers: unknown key (did you mean customers?); allowed: customers, seed; found 60",
     "17: columns.customer_id: required, but missing: Identifier of the customer",

@@ -24,9 +24,9 @@ from segmentation_pipeline.config.loading import SHIPPED
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import source_files
-from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
-from segmentation_pipeline.tables.catalog import check_select, line_columns
+from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline_tests.ingestion.reading import read_source
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings, write_csv
 from segmentation_pipeline_tests.workbooks import write_workbook
 
@@ -71,16 +71,7 @@ def closed() -> Iterator[None]:
 
 def read(settings: Retailer, base: Path) -> Warehouse:
     """Return the working database with raw_transactions as the asset writes it; no file may be quarantined."""
-    warehouse = working_database()
-    warehouse.drop("raw_transactions")
-    strict = settings.model_copy(update={"source": settings.source.model_copy(update={"max_quarantined": 0})})
-    files, request = source_files(strict.source, base), LoadRequest("a run", "", "")
-    with load_source(warehouse, strict, files, base / "spill", request) as load:
-        results = warehouse.write(load.writes, settings.sql_values, load.inputs)
-    assert not any(result.violations for result in results)
-    assert warehouse.rows(check_select("lines_of_each_file")) == []
-    assert not list((base / "spill").iterdir())
-    return warehouse
+    return read_source(working_database(), settings, base)
 
 
 def lines_of(settings: Retailer, base: Path) -> list[tuple[Any, ...]]:
@@ -303,7 +294,7 @@ NUMBERS: dict[str, dict[str, str | None]] = {
         "1e3": "1000",
         "2,50": None,
         "1.234,50": None,
-        "£2.50": None,
+        "$2.50": None,
         "1_000": None,
         "nan": None,
     },

@@ -96,7 +96,14 @@ SPARK_FUNCTIONS = {
 # Functions that Spark lacks, with the reason why that is acceptable.
 OTHER_FUNCTIONS = {
     # Parsing text is part of reading files, for which each engine has its own functions.
-    "ingestion/raw_transactions": {"REPLACE", "FROM_UTC_TIMESTAMP", "REGEXP_EXTRACT", "TRY_STRPTIME", "JSON_OBJECT"},
+    "ingestion/raw_transactions": {
+        "EXACT_DECIMAL",
+        "ISO_TIME",
+        "JSON_OBJECT",
+        "REGEXP_EXTRACT",
+        "REPLACE",
+        "WRITTEN_NUMBER",
+    },
 }
 KEYWORDS = {"AS", "IN", "OVER", "AND", "OR", "NOT", "VALUES", "WHEN", "THEN", "SELECT", "FROM", "BY", "WHERE", "ON"}
 

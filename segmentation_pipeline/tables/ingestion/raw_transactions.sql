@@ -1,6 +1,6 @@
 with trimmed as (
     select
-        source_file, source_sheet, source_line, malformed,
+        source_file, source_sheet, source_line, malformed, transaction_time,
         nullif(description, '') as description,
         nullif(trim(transaction_at), '') as transaction_at_text,
         nullif(trim(quantity), '') as quantity_text,
@@ -13,38 +13,51 @@ with trimmed as (
     from read_lines
 ),
 
-typed as (
+-- Plain numbers. A function of one column is computed once for each value of a dictionary; CASE is not.
+plain as (
     select
         *,
         -- The retailer sets both marks. A number that uses them otherwise is not converted: 2,50 must not become 250.
         replace(replace(regexp_extract(quantity_text, $number), $thousands, ''), $decimal, '.') as quantity_number,
-        replace(replace(regexp_extract(price_text, $number), $thousands, ''), $decimal, '.') as price_number,
-        replace(replace(regexp_extract(amount_text, $number), $thousands, ''), $decimal, '.') as amount_number,
+        replace(replace(regexp_extract(price_text, $number), $thousands, ''), $decimal, '.') || $exponent
+            as price_number,
+        replace(replace(regexp_extract(amount_text, $number), $thousands, ''), $decimal, '.') || $exponent
+            as amount_number,
         try_cast(quantity_number as decimal(18, 3)) as quantity_rounded,
         try_cast(price_number as decimal(18, 4)) as price_rounded,
         try_cast(amount_number as decimal(18, 4)) as amount_rounded,
-        -- A number with more digits than the type is not converted instead of rounded. The digits that a double adds to
-        -- a short number (2.5500000000000003) do not count: they are less than 5e-16 of it, and rounding a number that
-        -- was written with 15 digits or fewer changes it by more.
+        exact_decimal(quantity_number, quantity_rounded) as plain_quantity,
+        exact_decimal(price_number, price_rounded) as plain_price,
+        exact_decimal(amount_number, amount_rounded) as plain_amount
+    from trimmed
+),
+
+-- Other notations, only where a number is not plain.
+typed as (
+    select
+        *,
+        written_number(quantity_text, $written_quantity, $never, $thousands, $decimal) as quantity_written,
+        written_number(price_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent as price_written,
+        written_number(amount_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent
+            as amount_written,
+        -- CASE, because COALESCE would compute both for every row.
         case
-            when abs(try_cast(quantity_number as double) - quantity_rounded) <= 5e-16 * abs(quantity_rounded)
-                then quantity_rounded
+            when plain_quantity is not null then plain_quantity
+            else exact_decimal(quantity_written, try_cast(quantity_written as decimal(18, 3)))
         end as quantity,
         case
-            when abs(try_cast(price_number as double) - price_rounded) <= 5e-16 * abs(price_rounded)
-                then price_rounded
+            when plain_price is not null then plain_price
+            else exact_decimal(price_written, try_cast(price_written as decimal(18, 4)))
         end as price,
         case
-            when abs(try_cast(amount_number as double) - amount_rounded) <= 5e-16 * abs(amount_rounded)
-                then amount_rounded
+            when plain_amount is not null then plain_amount
+            else exact_decimal(amount_written, try_cast(amount_written as decimal(18, 4)))
         end as source_amount,
+        -- The formats of dates are constants of the relation that is read.
         case
-            when $date_format is not null then try_strptime(transaction_at_text, $date_format)
-            when regexp_matches(transaction_at_text, ':[0-9]{2}([.][0-9]+)?(Z| ?UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')
-                then try_cast(transaction_at_text as timestamptz) at time zone $time_zone
-            else try_cast(transaction_at_text as timestamp)
+            when $has_date_format then transaction_time else iso_time(transaction_at_text, $time_zone)
         end as transaction_at
-    from trimmed
+    from plain
 ),
 
 converted as (
