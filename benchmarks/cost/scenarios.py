@@ -163,13 +163,17 @@ class Scenario:
 def _all_runs(bench: Bench, source: Source) -> Turn:
     """Run everything that the pipeline does with a source."""
     pipeline = bench.pipeline(source)
+    yield from _nights(pipeline, source)
+    yield REFIT, pipeline.run("--refit")
+    yield RELOAD, pipeline.run("--reload")
+    yield BOTH, pipeline.run("--refit", "--reload")
+
+
+def _nights(pipeline: Pipeline, source: Source) -> Turn:
     yield FIRST, pipeline.run()
     source.add_last_day()
     yield NEWS, pipeline.run()
     yield NO_NEWS, pipeline.run()
-    yield REFIT, pipeline.run("--refit")
-    yield RELOAD, pipeline.run("--reload")
-    yield BOTH, pipeline.run("--refit", "--reload")
 
 
 def _daily_files(bench: Bench, source: Source) -> Turn:
@@ -201,11 +205,7 @@ def _without_script(bench: Bench, source: Source) -> Turn:
 
 
 def _first_and_nights(bench: Bench, source: Source) -> Turn:
-    pipeline = bench.pipeline(source)
-    yield FIRST, pipeline.run()
-    source.add_last_day()
-    yield NEWS, pipeline.run()
-    yield NO_NEWS, pipeline.run()
+    yield from _nights(bench.pipeline(source), source)
     yield LIMIT, run_baseline(bench.limit, source.pattern)
 
 

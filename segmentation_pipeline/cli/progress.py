@@ -24,7 +24,7 @@ class Progress:
         console: Where the steps are printed.
         seconds: The sum of the steps' times.
         warnings: The messages of checks that warned.
-        statements: The log of the run's statements, which is told the current step; None if they are not timed.
+        statements: The log of the run's statements, which notes the current step; None if they are not timed.
         step_seconds: The time of each step that succeeded.
     """
 
