@@ -94,6 +94,8 @@ def _toml_types(annotation: Any) -> list[str]:
         return [f"`{json.dumps(value)}`" for value in get_args(annotation)]
     if get_origin(annotation) is Annotated:
         return _toml_types(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return [f"table of {' or '.join(_toml_types(get_args(annotation)[1]))}"]
     if get_origin(annotation) is list:
         return [f"list of {' or '.join(_toml_types(get_args(annotation)[0]))}"]
     if alternatives := [item for item in get_args(annotation) if item is not type(None)]:

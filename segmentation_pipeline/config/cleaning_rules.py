@@ -5,12 +5,12 @@ Does not contain the SQL of the rules: see `ingestion.cleaning`.
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import duckdb
 from pydantic import AfterValidator, Field
 
-from segmentation_pipeline.config.validation import NUMBERS, ColumnName, Section, SettingError, tables
+from segmentation_pipeline.config.validation import NUMBERS, Section, SettingError, Text, tables
 
 # The rules of the pipeline, with the column on which a retailer's rule may replace one.
 _PIPELINE_RULES = {
@@ -25,6 +25,9 @@ _PIPELINE_RULES = {
     "missing_invoice": "invoice",
 }
 
+_TESTS = ("matches", "not_matches", "required", "above", "below", "in", "not_in")
+_TESTS_OF_NUMBERS = ("required", "above", "below")
+
 
 def _check_pattern(value: str) -> str:
     try:
@@ -33,6 +36,12 @@ def _check_pattern(value: str) -> str:
         message = str(error).removeprefix("Invalid Input Error: ")
         raise ValueError(f"allowed: a regular expression of RE2; {message}") from None
     return value
+
+
+def _accepts_empty(rule: dict[str, Any]) -> bool:
+    listed = rule.get("in", rule.get("not_in"))
+    lists_empty = isinstance(listed, list) and "" in listed
+    return "not_matches" in rule or lists_empty != ("not_in" in rule)
 
 
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
@@ -45,32 +54,46 @@ class Rule(Section):
     """Name of the rule in rejected_transactions and cleaning_report."""
     reason: str = Field(min_length=1)
     """Explanation of the rule, for the readers of these tables."""
-    column: ColumnName
-    """Column to test."""
+    column: Text
+    """Column to test: one that [columns] maps, or a name of [columns.extra]. On invoice, cancellations always pass."""
     matches: Pattern | None = None
-    """Regular expression (RE2) that must match a part of the value. On invoice, cancellations pass too."""
+    """Regular expression (RE2) that must match a part of the value."""
+    not_matches: Pattern | None = None
+    """Regular expression (RE2) that must match no part of the value. An empty value passes."""
     required: Literal[True] | None = None
     """Requires a value."""
     above: Decimal | None = Field(None, gt=-(10**14), lt=10**14)
-    """Number that the value must exceed."""
+    """Number that the value must exceed. A text is read as a number in the notation of the source's money, but not as
+    minor units; without a number, the line is rejected."""
+    below: Decimal | None = Field(None, gt=-(10**14), lt=10**14)
+    """Number that the value must be less than, as with above."""
     is_in: list[str] | None = Field(None, alias="in", min_length=1)
-    """Texts that the value must be one of."""
+    """Texts that the value must be one of; "" is an empty value. In columns of [columns.extra], case, blanks around the
+    text and .0 behind a number do not matter."""
+    not_in: list[str] | None = Field(None, min_length=1)
+    """Texts that the value must not be one of, compared in the same way. An empty value passes unless "" is listed."""
+
+    @property
+    def accepts_empty(self) -> bool:
+        """Whether a line without a value passes."""
+        return _accepts_empty(self.model_dump(by_alias=True, exclude_none=True))
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
         """Yield errors unless the rule has one test that suits its column, and a name that is not taken."""
-        tests = [key for key in ("matches", "required", "above", "in") if key in settings]
+        tests = [key for key in _TESTS if key in settings]
         if len(tests) != 1:
             listed = " and ".join(tests) or "none"
-            message = f"allowed: exactly one of matches, required, above, in; it has {listed}"
+            message = f"allowed: exactly one of {', '.join(_TESTS)}; it has {listed}"
             yield SettingError((), message, settings)
         column, name = settings.get("column"), settings.get("name")
-        suitable = ["above"] if column in NUMBERS else [] if column == "transaction_at" else ["matches", "in"]
+        suitable = _TESTS_OF_NUMBERS if column in NUMBERS else ("required",) if column == "transaction_at" else _TESTS
         for key in tests:
-            if key not in ("required", *suitable) and column in get_args(ColumnName):
-                message = f"cannot test {column}; allowed: {', '.join(['required', *suitable])}"
+            if key not in suitable:
+                message = f"cannot test {column}; allowed: {', '.join(suitable)}"
                 yield SettingError((key,), message, settings[key])
-        if _PIPELINE_RULES.get(str(name), column) != column:
+        replaces = _PIPELINE_RULES.get(str(name)) == column and not _accepts_empty(settings)
+        if str(name) in _PIPELINE_RULES and not replaces:
             yield SettingError(("name",), "the pipeline has a rule of this name; allowed: another name", name)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Membership, Model
 from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
-from segmentation_pipeline.config.validation import ColumnName, Section, SettingError, Text, tables
+from segmentation_pipeline.config.validation import NUMBERS, ColumnName, Section, SettingError, Text, normalised, tables
 from segmentation_pipeline.model import thresholds
 
 # Replaces the settings of `[rfm]` that do not affect a fit, so that the digest of the fit does not depend on them.
@@ -60,10 +60,15 @@ class Retailer(Section):
         source = settings.get("source")
         if isinstance(source, dict):
             yield from _sample_errors(source)
-        columns, cleaning = settings.get("columns"), settings.get("cleaning")
-        if isinstance(columns, dict) and isinstance(cleaning, dict):
-            yield from _unmapped_columns(cleaning, columns)
-            yield from _columns_hidden_from_rules(cleaning, settings.get("privacy"))
+        columns, cleaning, privacy = settings.get("columns"), settings.get("cleaning"), settings.get("privacy")
+        if isinstance(columns, dict):
+            names = _mapped_columns(columns)
+            yield from _fill_down_errors(source, names)
+            yield from _extra_column_errors(columns, privacy)
+            if isinstance(cleaning, dict):
+                yield from _unmapped_columns(cleaning, names)
+        if isinstance(cleaning, dict):
+            yield from _columns_hidden_from_rules(cleaning, privacy)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -167,16 +172,72 @@ def _sample_errors(source: dict[str, Any]) -> Iterator[SettingError]:
         yield SettingError(("source", "sample"), message, path)
 
 
-def _unmapped_columns(cleaning: dict[str, Any], columns: dict[str, Any]) -> Iterator[SettingError]:
+def _mapped_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return the source's name of each column that a rule may test, by our name."""
+    return {name: columns[name] for name in get_args(ColumnName) if name in columns} | _extra_columns(columns)
+
+
+def _extra_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    extra = columns.get("extra")
+    return extra if isinstance(extra, dict) else {}
+
+
+def _fill_down_errors(source: Any, names: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield an error for each column that `source.fill_down` cannot fill."""
+    filled = source.get("fill_down") if isinstance(source, dict) else None
+    if not isinstance(filled, list) or not filled:
+        return
+    key = ("source", "fill_down")
+    if "invoice" not in names:
+        yield SettingError(key, "fills values within an invoice; allowed: if [columns] maps invoice", filled)
+    allowed = [name for name in names if name not in ("invoice", *NUMBERS)]
+    for name in filled:
+        if isinstance(name, str) and name not in allowed:
+            message = f"cannot fill {name}; allowed: {', '.join(allowed)}"
+            yield SettingError(key, message, filled)
+
+
+def _extra_column_errors(columns: dict[str, Any], privacy: Any) -> Iterator[SettingError]:
+    """Yield an error for each column that cannot be dropped, and for each that stores what is to be hashed."""
+    if not isinstance(privacy, dict):
+        return
+    extra = _extra_columns(columns)
+    drop = privacy["drop"] if isinstance(privacy.get("drop"), list) else []
+    allowed = ["stock_code", "description", "country", *extra]
+    for position, name in enumerate(drop):
+        if isinstance(name, str) and name not in allowed:
+            yield SettingError(("privacy", "drop", position), f"allowed: {', '.join(allowed)}", name)
+    if privacy.get("pseudonymise") is not True:
+        return
+    for name, theirs in extra.items():
+        if normalised(str(theirs)) == normalised(str(columns.get("customer_id"))) and name not in drop:
+            message = "privacy.pseudonymise hashes the customers of this column; allowed: another column"
+            yield SettingError(("columns", "extra", name), message, theirs)
+
+
+def _unmapped_columns(cleaning: dict[str, Any], names: dict[str, Any]) -> Iterator[SettingError]:
     """Yield an error for each rule that tests a column that the source does not have."""
-    mapped = [name for name in get_args(ColumnName) if name in columns]
-    message = f"[columns] does not map it; allowed: {', '.join(mapped)}"
     for position, rule in enumerate(tables(cleaning.get("rules"))):
-        if (column := rule.get("column")) in get_args(ColumnName) and column not in mapped:
-            yield SettingError(("cleaning", "rules", position, "column"), message, column)
-    if "cancellation" in cleaning and "invoice" not in columns:
+        column = rule.get("column")
+        if not isinstance(column, str) or not column or column in names:
+            continue
+        message = f"[columns] does not map it; allowed: {', '.join(names)}"
+        if column not in get_args(ColumnName):
+            message = (
+                f"unknown column{_did_you_mean(column, names)}; allowed: {', '.join(names)}; [columns.extra] names"
+                " other columns of the source"
+            )
+        yield SettingError(("cleaning", "rules", position, "column"), message, column)
+    if "cancellation" in cleaning and "invoice" not in names:
         message = "a pattern of invoice numbers; allowed: if [columns] maps invoice"
         yield SettingError(("cleaning", "cancellation"), message, cleaning["cancellation"])
+
+
+def _did_you_mean(column: str, names: dict[str, Any]) -> str:
+    """Return a hint at the column that a text is similar to, or whose name in the source it is."""
+    of_source = [name for name, theirs in names.items() if normalised(str(theirs)) == normalised(column)]
+    similar = of_source or difflib.get_close_matches(column.casefold(), names, 1)
+    return f" (did you mean {similar[0]}?)" if similar else ""
 
 
 def _columns_hidden_from_rules(cleaning: dict[str, Any], privacy: Any) -> Iterator[SettingError]:

@@ -3,6 +3,7 @@
 The cleaning rules are in `cleaning_rules`, the model in `model_settings`, errors across tables in `retailer`.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from datetime import MAXYEAR, date, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import duckdb
 from pydantic import Field, ValidationInfo, field_validator
 
-from segmentation_pipeline.config.validation import Feature, Section, SettingError, Text
+from segmentation_pipeline.config.validation import RESERVED_NAMES, Feature, Section, SettingError, Text
 
 # Words that `source.date_format` accepts beside strptime codes.
 ISO_FORMAT = "iso_8601"
@@ -62,6 +63,10 @@ class Source(Section):
     """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M, or a list of formats. A value that two of
     them read differently is rejected. Also allowed: iso_8601; excel_1900 and excel_1904 (days since then); and
     epoch_seconds and epoch_milliseconds (since 1970, in UTC). Unset: ISO 8601, which cannot confuse days and months."""
+    fill_down: list[Text] = Field([])
+    """Columns of the lines, such as ["customer_id", "transaction_at"], that are filled in only on the first line of an
+    order. An empty value is then that of the nearest line above with the same invoice in the same file or sheet. Not
+    allowed: invoice, quantity, price and amount. transaction_at includes transaction_time."""
     max_quarantined: int = Field(3, ge=0)
     """Maximum number of quarantined files: files that cannot be read while the others load. A run with more of them, or
     without any readable file, fails. Three daily files are a long weekend; more mean another export or a wrong
@@ -147,17 +152,30 @@ class Columns(Section):
     """Money of the line, with up to 4 decimals. Without it, quantity times price."""
     country: Text | None = None
     """Country of the customer."""
+    extra: dict[str, Text] = Field({})
+    """Further columns for cleaning rules, such as status = "Financial Status" below [columns.extra]: the name of a
+    column of text in raw_transactions, and the source's name. A removed one is deleted from raw_transactions. They may
+    be personal data: see privacy.drop."""
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """Yield an error if no columns give the money of a line."""
+        """Yield an error if no columns give the money of a line, and for each name of `extra` that is not valid."""
+        extra = settings.get("extra")
+        for name in extra if isinstance(extra, dict) else ():
+            if name in RESERVED_NAMES:
+                message = "the pipeline has a column of this name; allowed: another name"
+                yield SettingError(("extra", name), message, name)
+            elif not re.fullmatch("[a-z][a-z0-9_]*", name):
+                message = "the name of a column; allowed: lower-case letters, digits and _, such as financial_status"
+                yield SettingError(("extra", name), message, name)
         if "amount" not in settings and not {"price", "quantity"} <= settings.keys():
             message = "no column gives the money of a line; allowed: amount, or both price and quantity"
             yield SettingError((), message, settings)
 
     def source_names(self) -> dict[str, str]:
         """Return the source's name of each column that the source has."""
-        return {name: value for name, value in self if value is not None}
+        named = {name: value for name, value in self if value is not None and name != "extra"}
+        return named | self.extra
 
 
 class Rfm(Section):
@@ -207,11 +225,12 @@ class Privacy(Section):
 
     pseudonymise: bool = False
     """Whether to replace customer identifiers by a keyed hash before anything is stored. The key is in
-    SEGMENTATION_PRIVACY_KEY; of text that cannot be parsed, only a masked pattern is stored. Off by default: readers of
-    a release want to contact its customers."""
-    drop: list[Literal["stock_code", "description", "country"]] = Field([])
-    """Columns that are never stored. Of text that cannot be parsed, only a masked pattern is stored then. Segments need
-    the other columns."""
+    SEGMENTATION_PRIVACY_KEY; of text that cannot be parsed, only a masked pattern is stored. Other columns, such as
+    those of columns.extra, are stored as they are. Off by default: readers of a release want to contact its
+    customers."""
+    drop: list[Text] = Field([])
+    """Columns that are never stored: stock_code, description, country, and those of columns.extra. Of text that cannot
+    be parsed, only a masked pattern is stored then. Segments need the other columns."""
     withhold: list[Text] = Field([])
     """Columns to leave out of the customer tables of releases. The working database has them."""
 

@@ -4,7 +4,7 @@ Does not contain the tables themselves: see `sections`, `cleaning_rules` and `mo
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,25 @@ ColumnName = Literal[
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 NUMBERS = ("quantity", "price", "amount")
+# The names of `[columns.extra]` are none of these: columns of lines, and those that are added on the way.
+RESERVED_NAMES = (
+    *get_args(ColumnName),
+    "transaction_time",
+    "source_file",
+    "source_sheet",
+    "source_line",
+    "unparsed",
+    "malformed",
+    "extra",
+    "rowid",
+    "is_erased",
+    "is_cancellation",
+    "is_copy",
+    "nth",
+    "step",
+    "rule",
+    "reason",
+)
 
 
 class SettingError(NamedTuple):
@@ -76,3 +95,8 @@ class Section(BaseModel):
 def tables(value: Any) -> list[dict[str, Any]]:
     """Return the tables of an unvalidated list, with an empty one in place of each item of another type."""
     return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []
+
+
+def normalised(name: str) -> str:
+    """Return the name of a source's column in the form in which names are compared."""
+    return "".join(name.split()).casefold()

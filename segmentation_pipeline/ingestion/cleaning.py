@@ -4,12 +4,15 @@ Contains the relations `judged_transactions` and `cleaning_rules`, which the SEL
 they were tables. What a retailer file may say of its rules is in `config.cleaning_rules`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
+
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.ingestion.number_formats import number_values
 from segmentation_pipeline.privacy.line_privacy import masked_pattern
 from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
@@ -131,7 +134,8 @@ def _marked_ctes(retailer: Retailer) -> str:
     )
     if not retailer.cleaning.sources_overlap:
         return f"{numbered}, marked as (select * from numbered)"  # noqa: S608 - own SQL, values are bound
-    content = ", ".join(quoted(column.name) for column in line_columns())
+    # Lines that differ in a column for rules, such as the status of an order, are not the same.
+    content = ", ".join(map(quoted, (*(column.name for column in line_columns()), *retailer.columns.extra)))
     return f"""{numbered}, repeated as (
         select *, row_number() over (partition by source_file, source_sheet, {content} order by source_line) as nth
         from numbered
@@ -159,10 +163,11 @@ def _rules(retailer: Retailer) -> Iterator[RejectionRule]:
     if retailer.cleaning.refunds == "ignore":
         yield RejectionRule("cancellation", "a cancellation, and refunds are ignored", "is_cancellation")
     for number, rule in enumerate(own):
-        yield _own_rule(rule, f"rule_{number}")
-    if not any(rule.column == "customer_id" for rule in own):
+        yield _own_rule(retailer, rule, f"rule_{number}")
+    required = {rule.column for rule in own if not rule.accepts_empty}
+    if "customer_id" not in required:
         yield RejectionRule("missing_customer", "the customer is missing", "customer_id is null")
-    if retailer.columns.invoice is not None and not any(rule.column == "invoice" for rule in own):
+    if retailer.columns.invoice is not None and "invoice" not in required:
         yield RejectionRule("missing_invoice", "the invoice number is missing", "invoice is null")
     if retailer.cleaning.cancellation is not None:
         yield _sign_rule(retailer)
@@ -184,19 +189,51 @@ def _sign_rule(retailer: Retailer) -> RejectionRule:
     return RejectionRule("positive_cancellation", "a cancellation that would add to the money spent", condition)
 
 
-def _own_rule(rule: Rule, parameter: str) -> RejectionRule:
+def _own_rule(retailer: Retailer, rule: Rule, parameter: str) -> RejectionRule:
     """Return a rule of the retailer file. A rule on invoices leaves cancellations alone: `refunds` decides on them."""
     column = quoted(rule.column)
     if rule.required:
         return RejectionRule(rule.name, rule.reason, f"{column} is null")
-    if rule.above is not None:
-        passes = f"{column} > cast(${parameter} as {_DECIMAL_TYPES[rule.column]})"
-        return RejectionRule(rule.name, rule.reason, f"not coalesce({passes}, false)", {parameter: str(rule.above)})
-    value: str | list[str] | None
-    if rule.matches is not None:
-        passes, value = f"regexp_matches({column}, ${parameter})", rule.matches
+    values: dict[str, Any]
+    pattern = rule.not_matches if rule.matches is None else rule.matches
+    listed = rule.not_in if rule.is_in is None else rule.is_in
+    if pattern is not None:
+        passes, values = f"regexp_matches({column}, ${parameter})", {parameter: pattern}
+    elif listed is not None:
+        is_extra = rule.column in retailer.columns.extra
+        text = _label(column) if is_extra else column
+        passes, values = f"list_contains(${parameter}, {text})", {parameter: _labels(listed) if is_extra else listed}
     else:
-        passes, value = f"list_contains(${parameter}, {column})", rule.is_in
+        passes, values = _compared(retailer, rule, f"${parameter}")
+        values[parameter] = str(rule.below if rule.above is None else rule.above)
+    if rule.not_matches is not None or rule.not_in is not None:
+        passes = f"not {passes}"
     if rule.column == "invoice":
         passes = f"(is_cancellation and {column} is not null) or {passes}"
-    return RejectionRule(rule.name, rule.reason, f"not coalesce({passes}, false)", {parameter: value})
+    return RejectionRule(rule.name, rule.reason, f"not coalesce({passes}, {str(rule.accepts_empty).lower()})", values)
+
+
+def _compared(retailer: Retailer, rule: Rule, bound: str) -> tuple[str, dict[str, Any]]:
+    """Return the SQL of the comparison of a number with a bound, and the values that it binds beside the bound."""
+    column, sign = quoted(rule.column), ">" if rule.above is not None else "<"
+    if rule.column in _DECIMAL_TYPES:
+        return f"{column} {sign} cast({bound} as {_DECIMAL_TYPES[rule.column]})", {}
+    # The notations of the source, as in the SELECT of raw_transactions.
+    plain = f"replace(replace(regexp_extract({column}, $number), $thousands, ''), $decimal, '.')"
+    written = f"written_number({column}, $written_money, $currency_mark, $thousands, $decimal)"
+    number = f"coalesce(try_cast({plain} as double), try_cast({written} as double))"
+    values = number_values(retailer)
+    names = ("number", "written_money", "currency_mark", "thousands", "decimal")
+    return f"{number} {sign} cast({bound} as double)", {name: values[name] for name in names}
+
+
+def _label(text: str) -> str:
+    """Return the SQL of a text in the form in which labels, such as the status of an order, are compared."""
+    return rf"lower(regexp_replace({text}, '^([0-9]+)[.,]0$', '\1'))"
+
+
+def _labels(texts: Sequence[str]) -> list[str]:
+    """Return texts of a rule in the same form, computed by the same SQL."""
+    stripped = [text.strip() for text in texts]
+    select = f"select {_label('text')} from (select unnest($texts) as text)"  # noqa: S608 - own SQL
+    return [label for (label,) in duckdb.cursor().execute(select, {"texts": stripped}).fetchall()]

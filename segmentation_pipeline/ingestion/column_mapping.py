@@ -6,6 +6,7 @@ Contains the comparison of names and its error messages. Reading the lines is in
 import re
 
 from segmentation_pipeline.config.sections import Columns
+from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.errors import SourceError, mask
 from segmentation_pipeline.ingestion.file_formats import Part
 
@@ -20,9 +21,9 @@ def column_positions(columns: Columns, part: Part) -> dict[str, int]:
     """
     names = [normalised(name) for name in part.columns]
     counts = {name: (theirs, names.count(normalised(theirs))) for name, theirs in columns.source_names().items()}
-    if missing := [f"{name} = {theirs!r}" for name, (theirs, count) in counts.items() if not count]:
+    if missing := [_setting(columns, name) for name, (_, count) in counts.items() if not count]:
         raise SourceError(_missing_message(columns, part, missing))
-    if repeated := [f"{name} = {theirs!r}" for name, (theirs, count) in counts.items() if count > 1]:
+    if repeated := [_setting(columns, name) for name, (_, count) in counts.items() if count > 1]:
         raise SourceError(
             f"{part.location}: more than one column for {', '.join(repeated)}; it has {_shown(part.columns)}."
             " Rename or remove the others."
@@ -42,9 +43,9 @@ def names_to_keep(columns: Columns, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(mask(name) if re.search(r"\d|@", name) else name for name in names)
 
 
-def normalised(name: str) -> str:
-    """Return a column name in the form in which names are compared."""
-    return "".join(name.split()).casefold()
+def _setting(columns: Columns, name: str) -> str:
+    """Return the setting of a column as the retailer file has it."""
+    return f"{'extra.' if name in columns.extra else ''}{name} = {columns.source_names()[name]!r}"
 
 
 def _missing_message(columns: Columns, part: Part, missing: list[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from segmentation_pipeline.ingestion.column_mapping import normalised
+from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 

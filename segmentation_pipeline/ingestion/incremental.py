@@ -67,6 +67,7 @@ class SourceLoad:
         previous: The files of the previous run.
         files: The files of this run.
         read: The names of the files that were read.
+        filled: How many empty values `source.fill_down` filled, by file and column.
     """
 
     writes: list[TableWrite]
@@ -74,6 +75,7 @@ class SourceLoad:
     previous: list[IngestedFile]
     files: list[IngestedFile]
     read: list[str]
+    filled: Mapping[str, Mapping[str, int]]
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class SourceLoad:
             "files_missing": counts[MISSING],
             "files_quarantined": counts[QUARANTINED],
             "bytes_read": sum(file.size for file in read),
+            "values_filled": sum(sum(counts.values()) for counts in self.filled.values()),
             "read_again": first_names([name for name in self.read if name in loaded_before]),
         }
 
@@ -151,12 +154,14 @@ def load_source(
         read = [file.record.source_file for file in found if file.is_pending]
         ledger_select, ledger_values = ingested_files_select(records)
         writes = [
-            _raw_write(warehouse, privacy, records, read, request),
+            _raw_write(warehouse, privacy, records, read, request, retailer.columns.extra),
             TableWrite("ingested_files", ledger_select),
             TableWrite("erased_customers", "select * from erased_customers"),
         ]
         values = privacy.values | ledger_values | {"read": read}
-        yield SourceLoad(writes, QueryInputs(lines.relations, values), list(previous.values()), records, read)
+        filled = {name: lines.files[name].filled for name in read if lines.files[name].filled}
+        inputs = QueryInputs(lines.relations, values)
+        yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled)
 
 
 def _printable(name: str) -> str:
@@ -302,6 +307,7 @@ def _raw_write(
     records: Sequence[IngestedFile],
     read: Sequence[str],
     request: LoadRequest,
+    extra_columns: Mapping[str, str],
 ) -> TableWrite:
     """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone."""
     with_lines = [record for record in records if record.lines]
@@ -315,4 +321,4 @@ def _raw_write(
     versions = {record.source_file: f"{record.content_hash}-{record.settings_digest}" for record in with_lines}
     lines = privacy.stored("select * from staged_lines")
     select = f"select * from ({lines}) where source_file in (select unnest(cast($read as varchar[])))"  # noqa: S608 - own SQL
-    return TableWrite("raw_transactions", select, files=files, versions=versions)
+    return TableWrite("raw_transactions", select, files=files, versions=versions, extra_columns=extra_columns)

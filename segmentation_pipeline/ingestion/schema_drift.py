@@ -3,7 +3,7 @@
 Contains the comparison only. What a run does about a difference is in `defs.ingestion`.
 """
 
-from segmentation_pipeline.ingestion.column_mapping import normalised
+from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.ingestion.file_ledger import QUARANTINED, IngestedFile
 from segmentation_pipeline.ingestion.incremental import SourceLoad
 

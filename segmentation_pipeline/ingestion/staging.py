@@ -8,6 +8,7 @@ import glob
 import hashlib
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from segmentation_pipeline.errors import SourceError, first_line, is_system_erro
 from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
 from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.file_formats import MAX_COLUMNS, Part, numbered_csv, parts_of
+from segmentation_pipeline.ingestion.fill_down import count_select, fill_down_select, filled_columns
 from segmentation_pipeline.ingestion.number_formats import number_values
-from segmentation_pipeline.ingestion.part_select import part_select
+from segmentation_pipeline.ingestion.part_select import cells_select, part_select, part_values
 from segmentation_pipeline.tables.catalog import contracts, macros, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
@@ -35,14 +37,7 @@ from segmentation_pipeline.warehouse.statements import statements_for
 READER_VERSIONS = {"csv": "2", "jsonl": "1", "parquet": "1", "xlsx": "1"}
 _PLACE = ("source_file", "source_sheet", "source_line")
 # The columns of a line but its place in the source.
-_VALUES = ", ".join(
-    quoted(column.name) for column in contracts()["raw_transactions"].columns if column.name not in _PLACE
-)
-_NO_LINES = "select {} where false".format(
-    ", ".join(
-        f"cast(null as {column.type}) as {quoted(column.name)}" for column in contracts()["raw_transactions"].columns
-    )
-)
+_VALUES = tuple(column.name for column in contracts()["raw_transactions"].columns if column.name not in _PLACE)
 
 
 @dataclass
@@ -55,6 +50,7 @@ class FileLoad:
         columns: Its columns, those of all its sheets, with their types where the format has any.
         records: How many records were read.
         malformed: How many of them are malformed.
+        filled: How many empty values of each column `source.fill_down` filled.
         error: Why the file cannot be read. Lines of its other sheets may be in the relation all the same.
     """
 
@@ -63,6 +59,7 @@ class FileLoad:
     columns: dict[str, str] = field(default_factory=dict)
     records: int = 0
     malformed: int = 0
+    filled: Counter[str] = field(default_factory=Counter)
     error: str | None = None
 
 
@@ -101,7 +98,7 @@ def read_lines(
         spill: The folder for the staging database.
     """
     if not files:
-        yield StagedLines({"staged_lines": _NO_LINES})
+        yield StagedLines({"staged_lines": _no_lines(retailer)})
         return
     with _temporary_folder(spill) as folder:
         # A database of its own, because DuckDB keeps temporary tables in memory without compression.
@@ -155,7 +152,7 @@ class _Staging:
     def load(self) -> str:
         """Load every file, note what was read of each, and return the SELECT of all their records."""
         parts = [part for file in self.files.values() for part in self._parts(file)]
-        relation = " union all ".join(self._stage(parts)) or _NO_LINES
+        relation = " union all ".join(self._stage(parts)) or _no_lines(self.retailer)
         counts = "source_file, count(*), count(*) filter (where starts_with(unparsed, '{\"line\":'))"
         select = f"select {counts} from ({relation}) group by source_file"  # noqa: S608 - own SQL
         for name, records, malformed in self.connection.execute(select).fetchall():
@@ -240,19 +237,50 @@ class _Staging:
         Raises:
             duckdb.Error: One of the parts cannot be read.
         """
-        text, values = part_select(self.retailer, parts[0])
-        values |= _typing_values(self.retailer) | {"paths": [glob.escape(str(part.path)) for part in parts]}
-        typed = f"with read_lines as ({text}) select * from (\n{select_of('raw_transactions')}\n)"  # noqa: S608 - own SQL
-        select = f"create table staging.{table} as {typed}"
-        self.connection.execute(select, bound_values(select, values))
-        if parts[0].kind != "csv":
-            return []
-        select = f"select source_file, count(*) from staging.{table} group by source_file"  # noqa: S608 - own SQL
-        counts = self.connection.execute(select)
-        loaded = dict(counts.fetchall())
-        if short := [part for part in parts if loaded.get(str(part.path), 0) != part.lines]:
+        values = part_values(self.retailer, parts[0]) | _typing_values(self.retailer)
+        values["paths"] = [glob.escape(str(part.path)) for part in parts]
+        columns = filled_columns(self.retailer)
+        cells = f"staging.cells_of_{table}" if columns else ""
+        filled = self._fill_down(cells, parts[0], columns, values) if columns else {}
+        extra = [f"struct_extract(extra, {literal(name)}) as {quoted(name)}" for name in self.retailer.columns.extra]
+        text, listed = part_select(self.retailer, parts[0], cells), ", ".join(["* exclude (extra)", *extra])
+        typed = f"with read_lines as ({text}) select {listed} from (\n{select_of('raw_transactions')}\n)"  # noqa: S608 - own SQL
+        self._execute(f"create table staging.{table} as {typed}", values)
+        if cells:
+            self.connection.execute(f"drop table {cells}")
+        if short := self._incomplete(table, parts) if parts[0].kind == "csv" else []:
             self.connection.execute(f"drop table staging.{table}")
-        return short
+            return short
+        for part in parts:
+            self.files[part.source_file].filled.update(filled.get(str(part.path), {}))
+        return []
+
+    def _incomplete(self, table: str, parts: Sequence[Part]) -> list[Part]:
+        """Return the parts of which a line was lost."""
+        select = f"select source_file, count(*) from staging.{table} group by source_file"  # noqa: S608 - own SQL
+        loaded = dict(self.connection.execute(select).fetchall())
+        return [part for part in parts if loaded.get(str(part.path), 0) != part.lines]
+
+    def _fill_down(
+        self, table: str, part: Part, columns: Sequence[str], values: Mapping[str, Any]
+    ) -> dict[str, dict[str, int]]:
+        """Load the cells of files into a table with the columns filled; return how many values were filled, by path."""
+        self._execute(f"create table {table}_as_read as {cells_select(self.retailer, part)}", values)
+        names = column_positions(self.retailer.columns, part)
+        select = fill_down_select(f"{table}_as_read", names, columns, _first_line(part))
+        self._execute(f"create table {table} as {select}", values)
+        before, after = (
+            {path: counts for path, *counts in self._execute(count_select(name, columns), values)}
+            for name in (f"{table}_as_read", table)
+        )
+        self._execute(f"drop table {table}_as_read", values)
+        return {
+            path: {name: now - was for name, was, now in zip(columns, before[path], counts, strict=True)}
+            for path, counts in after.items()
+        }
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        return self.connection.execute(statement, bound_values(statement, dict(values))).fetchall()
 
     def _numbered_lines(self, table: str, parts: Sequence[Part]) -> str:
         """Return the SELECT of a loaded table with each line's file, sheet and number.
@@ -276,9 +304,22 @@ class _Staging:
                 "sheets": [part.source_sheet for part in parts],
             },
         )
-        first_number = 2 if parts[0].kind == "csv" else 1
+        values = ", ".join(map(quoted, (*_VALUES, *self.retailer.columns.extra)))
+        first_line = _first_line(parts[0])
         return f"""
             select part.source_file, part.source_sheet,
-                coalesce(line.source_line, line.rowid - part.first_rowid + {first_number}) as source_line, {_VALUES}
+                coalesce(line.source_line, line.rowid - part.first_rowid + {first_line}) as source_line, {values}
             from staging.{table} as line
             inner join staging.parts_of_{table} as part on line.source_file = part.path"""  # noqa: S608 - own SQL
+
+
+def _first_line(part: Part) -> int:
+    """Return the number of a part's first line, where its lines have no number: a CSV has a header above it."""
+    return 2 if part.kind == "csv" else 1
+
+
+def _no_lines(retailer: Retailer) -> str:
+    """Return a SELECT of no line."""
+    contract = contracts()["raw_transactions"].with_extra_columns(retailer.columns.extra)
+    columns = ", ".join(f"cast(null as {column.type}) as {quoted(column.name)}" for column in contract.columns)
+    return f"select {columns} where false"

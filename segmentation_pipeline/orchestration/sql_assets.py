@@ -184,8 +184,10 @@ def write_tables(
         messages += [explain(database, retailer.settings) if explain else ""]
         raise dg.Failure(description=" ".join(filter(None, messages)), allow_retries=False)
     extra = metadata(database) if metadata else {}
-    for result in results:
+    for write, result in zip(writes, results, strict=True):
         counted = {"dagster/row_count": result.rows, **_lineage_metadata(result.table), **extra}
+        if write.extra_columns:
+            counted["dagster/column_schema"] = column_schema(write.contract)
         yield dg.MaterializeResult(asset_key=result.table, metadata=counted)
 
 

@@ -103,10 +103,19 @@ def write_files(
     }
     with statements_for("release"), TemporaryDirectory(dir=folder) as temporary:
         tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
-        state_tables = {contracts()[table]: select for table, select in state_selects().items()}
+        state_tables = {_stored_contract(connection, table): select for table, select in state_selects().items()}
         state = _write_database(connection, folder / STATE_DATABASE, state_tables, Path(temporary), constraints=False)
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     return {"tables": tables, "state": state, "files": files}
+
+
+def _stored_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Contract:
+    """Return the contract of a table with the columns of text that it has beyond it."""
+    contract = contracts()[table]
+    if not contract.has_extra_columns:
+        return contract
+    stored = connection.table(quoted(table)).columns[len(contract.columns) :]
+    return contract.with_extra_columns(dict.fromkeys(stored, ""))
 
 
 def _write_database(

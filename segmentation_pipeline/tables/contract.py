@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Lines in a bitmap, which takes 512 bytes for each file and block.
 _BLOCK = 4096
+_EXTRA_TYPE = "VARCHAR"
 
 
 class Column(BaseModel):
@@ -59,6 +60,7 @@ class Contract(BaseModel):
         state: Whether it holds data that cannot be derived from the source again.
         may_be_empty: Whether a table without rows is valid.
         if_empty: The usual reason for a table without rows that must have some.
+        has_extra_columns: Whether more columns of text may follow, which the retailer file names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +74,7 @@ class Contract(BaseModel):
     state: bool = False
     may_be_empty: bool = False
     if_empty: str = ""
+    has_extra_columns: bool = False
 
     @property
     def key_order(self) -> str:
@@ -93,6 +96,36 @@ class Contract(BaseModel):
         if not self.describes_customers:
             return self
         return self.model_copy(update={"columns": tuple(c for c in self.columns if c.name not in names)})
+
+    def with_extra_columns(self, names: Mapping[str, str]) -> Self:
+        """Return the contract with columns of text that the retailer file names.
+
+        Args:
+            names: The source's name of each column, by our name.
+        """
+        extra = (
+            Column(
+                name=name,
+                type=_EXTRA_TYPE,
+                description=f"The column {theirs!r} of the source, for cleaning rules",
+                nullable=True,
+            )
+            for name, theirs in names.items()
+        )
+        return self.model_copy(update={"columns": (*self.columns, *extra)})
+
+    def extra_columns(self, found: Sequence[tuple[str, str]]) -> list[str] | None:
+        """Return the names of the columns that a table has beyond the contract; None if these do not fit together.
+
+        Args:
+            found: The name and type of each column of the table.
+        """
+        expected = [(column.name, column.type) for column in self.columns]
+        extra = list(found)[len(expected) :]
+        fits = list(found)[: len(expected)] == expected and (
+            not extra or (self.has_extra_columns and all(kind == _EXTRA_TYPE for _, kind in extra))
+        )
+        return [name for name, _ in extra] if fits else None
 
     def renamed(self, table: str) -> Self:
         """Return the same contract for a table of another name."""
@@ -124,8 +157,8 @@ class Contract(BaseModel):
         """
         relation = connection.table(quoted(self.table))
         found = list(zip(relation.columns, map(str, relation.types), strict=True))
-        expected = [(column.name, column.type) for column in self.columns]
-        if found != expected:
+        if self.extra_columns(found) is None:
+            expected = [(column.name, column.type) for column in self.columns]
             [count] = self._counts(connection, ["count(*)"])
             return count, list(_column_violations(dict(expected), dict(found)))
         rules = list(self._rules())

@@ -40,6 +40,7 @@ class TableWrite:
             is replaced. The key of the table must begin with the file.
         versions: What the rows are derived from, by source file, or under WHOLE_TABLE; see `derivation`. Without it,
             the table has no version, and what reads it is derived anew.
+        extra_columns: The source's name of each column of text beyond the contract, by our name.
     """
 
     table: str
@@ -47,11 +48,12 @@ class TableWrite:
     rows: Sequence[tuple[Any, ...]] = ()
     files: frozenset[str] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    extra_columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def contract(self) -> Contract:
         """The table's contract."""
-        return contracts()[self.table]
+        return contracts()[self.table].with_extra_columns(self.extra_columns)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Warehouse:
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
         assert write.files is None or write.contract.key[0] == "source_file" or not write.files
+        if write.files is not None and write.contract.has_extra_columns:
+            self._adapt_extra_columns(write)
         if write.files is not None and not write.files:
             self._write_versions(write)
             return WriteResult(write.table, self.count(write.table), ())
@@ -203,6 +207,15 @@ class Warehouse:
         self.connection.execute(f"insert into {table} by name select * from {rows}")  # noqa: S608 - quoted names
         self.connection.execute(f"drop table {rows}")
 
+    def _adapt_extra_columns(self, write: TableWrite) -> None:
+        """Add and drop columns of text, so that the table has those of the write; kept rows have no value in them."""
+        table = quoted(write.table)
+        stored = set(self.connection.table(table).columns[len(contracts()[write.table].columns) :])
+        for name in sorted(write.extra_columns.keys() - stored):
+            self.connection.execute(f"alter table {table} add column {quoted(name)} varchar")
+        for name in sorted(stored - write.extra_columns.keys()):
+            self.connection.execute(f"alter table {table} drop column {quoted(name)}")
+
     def _write_versions(self, write: TableWrite) -> None:
         if self.versions(write.table) == write.versions:
             return
@@ -248,7 +261,7 @@ class Warehouse:
 
     def missing_or_outdated(self, tables: Iterable[str]) -> list[str]:
         """Return the tables that did not have the columns and types of their contracts when the file was opened."""
-        return [table for table in tables if self._columns.get(table) != _contract_columns(table)]
+        return [table for table in tables if not _fits(table, self._columns.get(table, ()))]
 
     @contextmanager
     def _transaction(self) -> Iterator["_Transaction"]:
@@ -269,7 +282,7 @@ class Warehouse:
             WarehouseError: An outdated table holds what cannot be derived again.
         """
         found = self._columns
-        outdated = [name for name in contracts() if found.get(name, _contract_columns(name)) != _contract_columns(name)]
+        outdated = [name for name in contracts() if name in found and not _fits(name, found[name])]
         kept = [name for name in outdated if self._cannot_be_derived(name)]
         if kept or _ERASED_IN_VERSION_2 in found:
             raise WarehouseError(
@@ -299,8 +312,8 @@ class Warehouse:
         return self.has("ingested_files") and bool(self.rows(f"{WITHOUT_SOURCE} limit 1"))
 
 
-def _contract_columns(table: str) -> list[tuple[str, str]]:
-    return [(column.name, column.type) for column in contracts()[table].columns]
+def _fits(table: str, found: Sequence[tuple[str, str]]) -> bool:
+    return contracts()[table].extra_columns(found) is not None
 
 
 @dataclass

@@ -16,19 +16,28 @@ def with_rule(rule: str, name: str = "own") -> str:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ('column = "invoice"', "cleaning.rules.0: allowed: exactly one of matches, required, above, in; it has none"),
+        (
+            'column = "invoice"',
+            "cleaning.rules.0: allowed: exactly one of matches, not_matches, required, above, below, in, not_in; it has"
+            " none",
+        ),
         (
             'column = "invoice"\nmatches = "x"\nin = ["x"]',
-            "cleaning.rules.0: allowed: exactly one of matches, required, above, in; it has matches and in",
+            "not_in; it has matches and in",
         ),
-        ('column = "price"\nin = ["1"]', 'cannot test price; allowed: required, above; found ["1"]'),
-        ('column = "invoice"\nabove = 1', "cannot test invoice; allowed: required, matches, in; found 1"),
+        ('column = "price"\nin = ["1"]', 'cannot test price; allowed: required, above, below; found ["1"]'),
         (
             'column = "transaction_at"\nmatches = "2024"',
             'cannot test transaction_at; allowed: required; found "2024"',
         ),
         ('column = "price"\nabove = 1e30', "cleaning.rules.0.above: allowed: less than 100000000000000; found 1e+30"),
-        ('column = "colour"\nrequired = true', "cleaning.rules.0.column: allowed: 'invoice', 'stock_code', "),
+        (
+            'column = "colour"\nrequired = true',
+            "cleaning.rules.0.column: unknown column; allowed: invoice, transaction_at, price, amount, customer_id;"
+            ' [columns.extra] names other columns of the source; found "colour"',
+        ),
+        ('column = "Invoices"\nrequired = true', "unknown column (did you mean invoice?); allowed: invoice, "),
+        ("column = 3\nrequired = true", "cleaning.rules.0.column: allowed: a valid string; found 3"),
         ('column = "invoice"\nrequired = false', "cleaning.rules.0.required: allowed: True; found false"),
         ('column = "invoice"\nin = []', "cleaning.rules.0.in: allowed: at least 1 item; found []"),
         (
@@ -66,6 +75,20 @@ def test_missing_value_rules_are_replaceable_on_their_column(tmp_path: Path, nam
     assert only_error(tmp_path, other).endswith(f'found "{name}"')
 
 
+@pytest.mark.parametrize("test", ['not_in = ["9"]', 'not_matches = "9"', 'in = ["", "7"]'])
+def test_rule_that_accepts_an_empty_value_replaces_no_rule(tmp_path: Path, test: str) -> None:
+    error = only_error(tmp_path, with_rule(f'column = "customer_id"\n{test}', "missing_customer"))
+    assert error.endswith('the pipeline has a rule of this name; allowed: another name; found "missing_customer"')
+
+
+@pytest.mark.parametrize("column", ["Status", "statuss", "Financial Status", "financialstatus"])
+def test_rule_on_a_column_of_the_source_is_told_its_name(tmp_path: Path, column: str) -> None:
+    extra = '\n[columns.extra]\nstatus = "Financial Status"\n\n[[cleaning'
+    text = with_rule(f'column = "{column}"\nin = ["paid"]').replace("\n[[cleaning", extra)
+    assert "column: unknown column (did you mean status?); allowed: invoice, " in only_error(tmp_path, text)
+    assert load(str(write(tmp_path, text.replace(f'"{column}"', '"status"')))).columns.extra["status"]
+
+
 @pytest.mark.parametrize(
     ("privacy", "rule", "message"),
     [
@@ -80,8 +103,14 @@ def test_missing_value_rules_are_replaceable_on_their_column(tmp_path: Path, nam
             "privacy.pseudonymise hashes it before the rules apply; allowed: required = true, or another column;"
             ' found "customer_id"',
         ),
+        (
+            'drop = ["status"]',
+            'column = "status"\nin = ["paid"]',
+            'privacy.drop removes it before the rules apply; allowed: another column; found "status"',
+        ),
     ],
 )
 def test_rule_on_a_value_that_is_not_stored(tmp_path: Path, privacy: str, rule: str, message: str) -> None:
-    text = with_rule(rule).replace("[[cleaning", 'country = "Land"\n\n[[cleaning')
+    columns = 'country = "Land"\n\n[columns.extra]\nstatus = "Status"\n\n[[cleaning'
+    text = with_rule(rule).replace("[[cleaning", columns)
     assert only_error(tmp_path, f"{text}\n[privacy]\n{privacy}\n").endswith(f"cleaning.rules.0.column: {message}")

@@ -79,9 +79,10 @@ ERRORS = [
     '27: cleaning.rules.0.reason: allowed: at least 1 character; found ""',
     '28: cleaning.rules.0.column: [columns] does not map it; allowed: transaction_at, price; found "stock_code"',
     '29: cleaning.rules.0.matches: allowed: a regular expression of RE2; missing ]: [; found "(["',
-    "31: cleaning.rules.1: allowed: exactly one of matches, required, above, in; it has matches and above",
+    "31: cleaning.rules.1: allowed: exactly one of matches, not_matches, required, above, below, in, not_in; it has"
+    " matches and above",
     '32: cleaning.rules.1.name: an earlier rule has this name; allowed: another name; found "own"',
-    '35: cleaning.rules.1.matches: cannot test price; allowed: required, above; found "x"',
+    '35: cleaning.rules.1.matches: cannot test price; allowed: required, above, below; found "x"',
     "39: rfm.as_of: allowed: last_transaction, end_of_day, schedule, YYYY-MM-DD, or YYYY-MM-DD HH:MM:SS;"
     ' found "yesterday"',
     "42: model.n_clusters: allowed: auto, or a whole number from 2 to 12; found 1",

@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 
 from segmentation_pipeline.config.loading import load
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline_tests.config.minimal import MINIMAL, only_error, with_source, write
 
 
@@ -129,4 +130,58 @@ def test_withheld_columns_are_checked_where_they_are_known(tmp_path: Path, withh
 
 def test_invoice_cannot_be_dropped(tmp_path: Path) -> None:
     error = only_error(tmp_path, f'{MINIMAL}\n[privacy]\ndrop = ["invoice"]\n')
-    assert error == "shop.toml:15: privacy.drop.0: allowed: 'stock_code', 'description' or 'country'; found \"invoice\""
+    assert error == 'shop.toml:15: privacy.drop.0: allowed: stock_code, description, country; found "invoice"'
+
+
+@pytest.mark.parametrize(
+    ("columns", "fill_down", "message"),
+    [
+        (
+            "",
+            '["customer_id"]',
+            'fills values within an invoice; allowed: if [columns] maps invoice; found ["customer_id"]',
+        ),
+        ('invoice = "No"', '["invoice"]', "cannot fill invoice; allowed: transaction_at, customer_id"),
+        ('invoice = "No"', '["amount"]', "cannot fill amount; allowed: transaction_at, customer_id"),
+        ('invoice = "No"', '["country"]', "cannot fill country; allowed: transaction_at, customer_id"),
+        (
+            'invoice = "No"\nextra = {tag = "Tag"}',
+            '["Tag"]',
+            "cannot fill Tag; allowed: transaction_at, customer_id, tag",
+        ),
+        ('invoice = "No"', '"customer_id"', 'allowed: a valid list; found "customer_id"'),
+    ],
+)
+def test_only_columns_of_an_invoices_head_are_filled_down(
+    tmp_path: Path, columns: str, fill_down: str, message: str
+) -> None:
+    text = with_source(f"fill_down = {fill_down}") + columns
+    assert only_error(tmp_path, text).startswith(f"shop.toml:9: source.fill_down: {message}")
+
+
+@pytest.mark.parametrize("name", ["Status", "financial-status", "2nd", "é", ""])
+def test_name_of_an_extra_column_is_a_plain_identifier(tmp_path: Path, name: str) -> None:
+    error = only_error(tmp_path, f'{MINIMAL}\n[columns.extra]\n"{name}" = "S"\n')
+    assert error.endswith(
+        f"columns.extra.{name}: the name of a column; allowed: lower-case letters, digits and _, such as"
+        f' financial_status; found "{name}"'
+    )
+
+
+def test_extra_column_has_no_name_of_the_pipeline(tmp_path: Path) -> None:
+    """Also none that a table of lines has, in which the column could be stored one day."""
+    tables = ("raw_transactions", "clean_transactions", "rejected_transactions")
+    taken = {column.name for table in tables for column in contracts()[table].columns}
+    for name in sorted({*taken, "transaction_time", "step", "nth", "is_copy", "is_erased", "extra"}):
+        error = only_error(tmp_path, f'{MINIMAL}\n[columns.extra]\n{name} = "S"\n')
+        expected = (
+            f'columns.extra.{name}: the pipeline has a column of this name; allowed: another name; found "{name}"'
+        )
+        assert error == f"shop.toml:15: {expected}"
+
+
+def test_extra_column_may_be_dropped_and_does_not_store_what_is_hashed(tmp_path: Path) -> None:
+    text = f'{MINIMAL}\n[columns.extra]\nmail = "WHO"\n\n[privacy]\npseudonymise = true\n'
+    message = "privacy.pseudonymise hashes the customers of this column; allowed: another column"
+    assert only_error(tmp_path, text) == f'shop.toml:15: columns.extra.mail: {message}; found "WHO"'
+    assert load(str(write(tmp_path, f'{text}drop = ["mail"]\n'))).privacy.drop == ["mail"]

@@ -133,6 +133,14 @@ def test_rules_reject_what_they_name(tmp_path: Path) -> None:
         ({"column": "stock_code", "matches": "0"}, ["71053", "POST0"]),
         ({"column": "stock_code", "required": True}, ["85123A", "71053", "POST0", "$&'"]),
         ({"column": "stock_code", "in": ["71053", "$&'", "none"]}, ["71053", "$&'"]),
+        ({"column": "stock_code", "in": ["71053", ""]}, ["71053", None]),
+        ({"column": "stock_code", "not_in": ["71053", "$&'", "post0"]}, ["85123A", "POST0", None]),
+        ({"column": "stock_code", "not_in": ["71053", ""]}, ["85123A", "POST0", "$&'"]),
+        ({"column": "stock_code", "not_matches": "^POST|A$"}, ["71053", "$&'", None]),
+        ({"column": "stock_code", "above": 71052}, ["71053"]),
+        ({"column": "stock_code", "below": 71053.5}, ["71053"]),
+        ({"column": "price", "below": 2.5}, ["$&'"]),
+        ({"column": "quantity", "below": 2}, ["POST0"]),
         ({"column": "price", "above": 2.5}, ["71053", None]),
         ({"column": "price", "above": -1}, ["85123A", "71053", "POST0", None]),
         ({"column": "quantity", "above": 1}, ["85123A", "71053", "$&'", None]),
@@ -177,6 +185,18 @@ def test_customer_and_invoice_are_always_required(tmp_path: Path) -> None:
     warehouse = run(tmp_path, lines, shop({"rules": []}))
     assert kept(warehouse) == ["1"]
     assert rejected(warehouse, "source_line") == {"missing_customer": [3], "missing_invoice": [4]}
+
+
+@pytest.mark.parametrize("test", [{"not_in": ["9"]}, {"not_matches": "9"}, {"in": ["", "7", "1", "17850"]}])
+@pytest.mark.parametrize("column", ["customer_id", "invoice"])
+def test_rule_that_accepts_an_empty_value_leaves_it_to_the_pipelines_rule(
+    tmp_path: Path, column: str, test: dict[str, Any]
+) -> None:
+    lines = [line("1"), line("1", customer=""), line("", customer="7"), line("9", customer="9")]
+    warehouse = run(tmp_path, lines, shop(only_rule(column=column, **test)))
+    assert kept(warehouse) == ["1"]
+    missing = {"missing_customer": [3], "missing_invoice": [4]}
+    assert rejected(warehouse, "source_line") == {"own": [5], **missing}
 
 
 def test_refund_without_invoice_fails_a_rule_on_invoices(tmp_path: Path) -> None:

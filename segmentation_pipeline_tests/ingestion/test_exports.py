@@ -24,6 +24,7 @@ class Expected(NamedTuple):
     customers: int = 240
     first: str = "2025-01-01 05:24:00"
     last: str = "2025-11-26 06:59:00"
+    rejected: tuple[str, int] | None = None
 
 
 # All orders, and the same with every twentieth line as a return.
@@ -33,6 +34,10 @@ EXPECTED = {
     "sapminus": Expected(WITH_RETURNS),
     "serial": Expected(SOLD),
     # An hour later in Berlin than in UTC.
+    # The customer stands only on the first line of an order.
+    "shopify": Expected(SOLD),
+    # A tenth of the lines is of cancelled orders.
+    "status": Expected(SOLD, rejected=("not_completed", 108)),
     "stripe": Expected(SOLD, first="2025-01-01 06:24:00", last="2025-11-26 07:59:00"),
     "twoformats": Expected(SOLD),
     "unicodeminus": Expected(WITH_RETURNS),
@@ -56,4 +61,7 @@ def test_every_line_of_an_export_is_read(export: str, data_folder: Path, monkeyp
     )
     times = datetime.fromisoformat(expected.first), datetime.fromisoformat(expected.last)
     assert raw == [(expected.lines, Decimal(expected.money), expected.customers, *times, 0)]
-    assert shop.rows("select count(*) from rfm_features", work) == [(expected.customers,)]
+    rejected = shop.rows("select rule, count(*) from rejected_transactions group by rule", work)
+    assert rejected == ([expected.rejected] if expected.rejected else [])
+    remaining = shop.rows("select count(distinct customer_id) from clean_transactions", work)
+    assert shop.rows("select count(*) from rfm_features", work) == remaining

@@ -42,6 +42,7 @@ class Input:
     number: int
     files: dict[str, bytes]
     source: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_retailer_file(self) -> bool:
@@ -62,7 +63,10 @@ def input_of(number: int) -> Input:
     if random.random() < 0.2:
         source["date_format"] = "%d/%m/%Y %H:%M"
     made = [_MAKERS[kind](random, source) for kind in _FORMATS]
-    return Input(number, {f"m{place}.{ending}": data for place, (ending, data) in enumerate(made)}, source)
+    columns = {"extra": {"land": "Country", "code": "StockCode"}} if random.random() < 0.3 else {}
+    if random.random() < 0.3:
+        source["fill_down"] = ["customer_id", "transaction_at", *columns.get("extra", ())]
+    return Input(number, {f"m{place}.{ending}": data for place, (ending, data) in enumerate(made)}, source, columns)
 
 
 def sold() -> list[Line]:
@@ -512,7 +516,17 @@ _ODD: list[Any] = [
 
 @cache
 def _retailers() -> list[str]:
-    whole = retailer_settings(Path("source"), columns={"amount": "Amount"})
+    extra = {"status": "Country", "channel": "StockCode"}
+    rules = [
+        {"name": "own", "reason": "why", "column": "status", "not_in": ["", "France"]},
+        {"name": "other", "reason": "why", "column": "channel", "below": 10**6},
+    ]
+    whole = retailer_settings(
+        Path("source"),
+        source={"fill_down": ["customer_id", "transaction_at", "status"]},
+        columns={"amount": "Amount", "extra": extra},
+        cleaning={"rules": [*retailer_settings(Path("source"))["cleaning"]["rules"], *rules]},
+    )
     default = Retailer.model_validate(whole).model_dump(mode="json", by_alias=True, exclude_none=True)
     small = retailer_settings(Path("source"))
     return [tomli_w.dumps(some) for some in (default, default, small)] + [

@@ -1,5 +1,7 @@
 """Assets of the source: every line that was read in `raw_transactions`, and its files in `ingested_files`."""
 
+from typing import Any
+
 import dagster as dg
 
 from segmentation_pipeline.config.paths import expanded
@@ -53,7 +55,7 @@ def raw_transactions(
             yield (drift := _columns_unchanged(retailer, load))
             if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
                 raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT_OR_CORRECT}", allow_retries=False)
-            metadata = {**load.metrics, "retailer": settings.name}
+            metadata = {**load.metrics, "retailer": settings.name, **_filled(context, load)}
             yield from write_tables(retailer, warehouse, load.writes, inputs=load.inputs, metadata=lambda _: metadata)
 
 
@@ -68,6 +70,19 @@ def _request(retailer: RetailerConfig) -> incremental.LoadRequest:
         accept_change=retailer.accept_change,
         roots=source_roots(settings.source, base),
     )
+
+
+def _filled(context: dg.AssetExecutionContext, load: incremental.SourceLoad) -> dict[str, Any]:
+    """Return how many empty values were filled in each column of each file, as a table; nothing without the setting."""
+    if not load.filled:
+        return {}
+    context.log.info(f"source.fill_down filled {load.metrics['values_filled']:,} empty values")
+    records = [
+        dg.TableRecord({"source_file": file, "column": column, "values": values})
+        for file, counts in load.filled.items()
+        for column, values in counts.items()
+    ]
+    return {"filled_down": dg.MetadataValue.table(records)}
 
 
 def _columns_unchanged(retailer: RetailerConfig, load: incremental.SourceLoad) -> dg.AssetCheckResult:

@@ -1,6 +1,6 @@
 with trimmed as (
     select
-        source_file, source_sheet, source_line, malformed, transaction_time,
+        source_file, source_sheet, source_line, malformed, transaction_time, extra,
         nullif(description, '') as description,
         nullif(trim(transaction_at), '') as transaction_at_text,
         nullif(trim(quantity), '') as quantity_text,
@@ -91,5 +91,7 @@ select
                 when amount is null then cast(quantity as varchar) || ' x ' || cast(price as varchar)
             end
         ) as varchar)
-    end as unparsed
+    end as unparsed,
+    -- The columns of [columns.extra] in one.
+    extra
 from converted
