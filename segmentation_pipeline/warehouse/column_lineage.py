@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlglot.optimizer.scope import Scope
 
 # Part of the cache's digest: raise it when the analysis below gives other results for the same SELECTs.
-_VERSION = "1"
+_VERSION = "2"
 _IN_MEMORY: "dict[str, Mapping[str, TableLineage]]" = {}
 
 
@@ -105,14 +105,17 @@ def _from_json(tables: Any) -> dict[str, TableLineage]:
 
 
 def _analysed() -> dict[str, TableLineage]:
-    tables = {}
+    tables: dict[str, TableLineage] = {}
     for table in filter(has_select, contracts()):
         try:
-            tables[table] = column_lineage(select_of(table))
+            found = column_lineage(select_of(table))
         except Exception as error:
             # sqlglot and the walk through its scopes raise many kinds of errors for a SELECT that they do not know, and
             # lineage is no reason to fail a run whose tables are right.
             logging.getLogger(__name__).warning("%s has no column lineage: %r", table, error)
+            continue
+        # `extra` of raw_transactions is no column of the table.
+        tables[table] = {name: sources for name, sources in found.items() if name != "extra"}
     return tables
 
 

@@ -55,7 +55,7 @@ def input_of(number: int) -> Input:
     random = Random(f"{SEED}:{number}")  # noqa: S311 - not for cryptography
     if number % 3 == 2:
         return Input(number, {"m.toml": _toml(random)})
-    source = {
+    source: dict[str, Any] = {
         "delimiter": random.choice(",,,;\t|"),
         "encoding": random.choice(("utf-8", "utf-8", "utf-8", "utf-16", "utf-16-le", "cp1252", "latin-1")),
         "max_quarantined": len(_FORMATS),
@@ -63,7 +63,7 @@ def input_of(number: int) -> Input:
     if random.random() < 0.2:
         source["date_format"] = "%d/%m/%Y %H:%M"
     made = [_MAKERS[kind](random, source) for kind in _FORMATS]
-    columns = {"extra": {"land": "Country", "code": "StockCode"}} if random.random() < 0.3 else {}
+    columns: dict[str, Any] = {"extra": {"land": "Country", "code": "StockCode"}} if random.random() < 0.3 else {}
     if random.random() < 0.3:
         source["fill_down"] = ["customer_id", "transaction_at", *columns.get("extra", ())]
     return Input(number, {f"m{place}.{ending}": data for place, (ending, data) in enumerate(made)}, source, columns)
