@@ -10,10 +10,12 @@ import typer
 
 from segmentation_pipeline.cli.console import err, exit_on_user_error, retailer_settings, say
 from segmentation_pipeline.cli.run import RunRequest, execute
+from segmentation_pipeline.config.loading import source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.orchestration import instance as dagster_instance
 from segmentation_pipeline.privacy import erasure
+from segmentation_pipeline.privacy.customer_ids import CustomerIds
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import withholdable_columns
@@ -24,9 +26,10 @@ def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         settings = retailer_settings(retailer, withholdable=withholdable_columns())
         key = Key.of_environment("erased customers are stored as hashes made with it")
-        folders, names = RetailerFolders(data_folder(), settings.name), erasure.stored_names(settings, key, customers)
+        folders, ids = RetailerFolders(data_folder(), settings.name), CustomerIds.of(settings, source_base(retailer))
+        named = erasure.NamedCustomers.of(settings, key, customers, ids)
         dagster_instance.prepare()
-        erased = erasure.erase(folders, settings, key, customers, typer.echo)
+        erased = erasure.erase(folders, settings, key, named, typer.echo)
     if not any(rows != 0 for rows in erased.before.values()):
         typer.echo("These customers are already erased: no table and no file names them.")
         return
@@ -44,7 +47,7 @@ def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         release = Releases(folders.releases).all()[-1]
         erasure.delete_earlier_data(folders, release.name)
-        after = erasure.count_rows(folders, names, typer.echo)
+        after = erasure.count_rows(folders, named, typer.echo)
         _show(erased.before, after)
         typer.echo(f"{release.name} is the only release now, as of {release.as_of}.")
         if erased.sources:

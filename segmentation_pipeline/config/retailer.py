@@ -15,7 +15,16 @@ from pydantic import Field, field_validator
 
 from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Membership, Model
-from segmentation_pipeline.config.sections import Checks, Columns, Outliers, Privacy, Release, Rfm, Source
+from segmentation_pipeline.config.sections import (
+    Checks,
+    Columns,
+    Customers,
+    Outliers,
+    Privacy,
+    Release,
+    Rfm,
+    Source,
+)
 from segmentation_pipeline.config.validation import NUMBERS, ColumnName, Section, SettingError, Text, normalised, tables
 from segmentation_pipeline.model import thresholds
 
@@ -36,6 +45,7 @@ class Retailer(Section):
     """ISO 4217 code of all money."""
     source: Source
     columns: Columns
+    customers: Customers = Customers()
     cleaning: Cleaning = Cleaning()
     rfm: Rfm = Rfm()
     outliers: Outliers = Outliers()
@@ -126,8 +136,10 @@ class Retailer(Section):
         """Changes when the same files would give other lines. Their path does not matter."""
         irrelevant = {"path": "", "sample": None, "max_quarantined": 0, "max_unpacked_gb": 1}
         source, privacy = self.source.model_copy(update=irrelevant), self.privacy.model_copy(update={"withhold": []})
-        relevant = self.model_copy(update={"source": source, "privacy": privacy})
-        return relevant.digest("source", "columns", "time_zone", "privacy")
+        # What the mapping of merged customers says is not in the settings: see `CustomerIds.merged_digest`.
+        customers = self.customers.model_copy(update={"merged": None})
+        relevant = self.model_copy(update={"source": source, "privacy": privacy, "customers": customers})
+        return relevant.digest("source", "columns", "customers", "time_zone", "privacy")
 
     @property
     def history_digest(self) -> str:

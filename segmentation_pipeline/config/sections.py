@@ -19,6 +19,7 @@ ISO_FORMAT = "iso_8601"
 EXCEL_FORMATS = ("excel_1900", "excel_1904")
 # With how many of its units a second has.
 EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
+Normalisation = Literal["trim", "strip_decimal", "strip_leading_zeros", "lower"]
 
 
 class Sample(Section):
@@ -178,6 +179,27 @@ class Columns(Section):
         return named | self.extra
 
 
+class Customers(Section):
+    """Which ids of the source name the same customer."""
+
+    normalise: list[Normalisation] = Field([])
+    """Differences between ids that do not matter. `trim`: tabs and invisible characters around an id.
+    `strip_decimal`: a decimal zero, also with a comma (12345,0). `strip_leading_zeros`: zeros before a number (00123).
+    `lower`: upper case. Spaces around an id and .0 behind a number never matter. Ids are normalised before they are
+    hashed, stored or compared with erased customers. Lines of missing files keep the ids that they were read with."""
+    merged: Text | None = None
+    """Path of a CSV file with the header old_id,new_id, from the folder of this file: customers that were merged, each
+    with the id that replaces the old one. Ids are normalised first. Of a chain, the last id counts; a circle or a
+    repeated old_id is an error. When the file changes, the source is read again."""
+
+    @field_validator("merged")
+    @classmethod
+    def _check_merged(cls, value: str | None) -> str | None:
+        if value is not None and ("\0" in value or ".." in Path(value).parts):
+            raise ValueError("allowed: a path without `..`; write an absolute path instead")
+        return value
+
+
 class Rfm(Section):
     """The as-of date and the period that recency, frequency and monetary describe."""
 
@@ -276,6 +298,10 @@ class Checks(Section):
     max_rejected_change: float = Field(0.05, gt=0, le=1)
     """Change of the share of rejected lines since the last releases above which a check warns. A night adds few lines,
     so five percentage points mean another export."""
+    max_similar_ids: int = Field(0, ge=0)
+    """Number of customer ids that may differ from another one only by case, leading zeros, a decimal zero or tabs;
+    with more, a check warns. Above 0, if such ids really name different customers. Pseudonyms show no such difference,
+    so with privacy.pseudonymise only the ids of the files that a run reads are compared with each other."""
     max_feed_age_days: int = Field(5, ge=1)
     """Days between the newest transaction and the scheduled time above which a check warns. A shop is closed for fewer
     days at Easter."""

@@ -24,6 +24,7 @@ from segmentation_pipeline.ingestion.file_ledger import (
     ingested_files_select,
 )
 from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader_digest
+from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds
 from segmentation_pipeline.privacy.line_privacy import LinePrivacy
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
@@ -46,6 +47,7 @@ class LoadRequest:
         source_path: Where the source is.
         reload: Read every file, and delete the lines of missing files.
         accept_change: Keep the lines of a source although its place and all its files have changed.
+        base: The folder that relative paths of the retailer file start from.
         roots: Folders that the files must be in after links are followed; empty: any.
     """
 
@@ -54,6 +56,7 @@ class LoadRequest:
     source_path: str
     reload: bool = False
     accept_change: bool = False
+    base: Path = Path()
     roots: tuple[Path, ...] = ()
 
 
@@ -68,6 +71,7 @@ class SourceLoad:
         files: The files of this run.
         read: The names of the files that were read.
         filled: How many empty values `source.fill_down` filled, by file and column.
+        similar_ids: How many ids of these files differ in form only; None where later tables show the ids themselves.
     """
 
     writes: list[TableWrite]
@@ -76,6 +80,7 @@ class SourceLoad:
     files: list[IngestedFile]
     read: list[str]
     filled: Mapping[str, Mapping[str, int]]
+    similar_ids: SimilarIds | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -133,7 +138,9 @@ def load_source(
     Raises:
         SourceError: More files cannot be read than the settings allow, the source has no lines, or it is another one.
     """
-    has_lines, privacy = warehouse.has("raw_transactions"), LinePrivacy.of(warehouse, retailer)
+    ids, has_lines = CustomerIds.of(retailer, request.base), warehouse.has("raw_transactions")
+    request = replace(request, settings_digest=request.settings_digest + ids.merged_digest)
+    privacy = LinePrivacy.of(warehouse, retailer, ids)
     stored = warehouse.rows("select * from ingested_files order by source_file") if has_lines else []
     previous = {row["source_file"]: IngestedFile(**row) for row in stored}
     names = {_printable(name): path for name, path in files.items()}
@@ -161,7 +168,8 @@ def load_source(
         values = privacy.values | ledger_values | {"read": read}
         filled = {name: lines.files[name].filled for name in read if lines.files[name].filled}
         inputs = QueryInputs(lines.relations, values)
-        yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled)
+        similar_ids = privacy.similar_ids(warehouse, inputs) if retailer.privacy.pseudonymise and read else None
+        yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled, similar_ids)
 
 
 def _printable(name: str) -> str:

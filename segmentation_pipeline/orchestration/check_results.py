@@ -10,6 +10,7 @@ import dagster as dg
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.privacy.customer_ids import SimilarIds
 from segmentation_pipeline.tables.catalog import check_select
 
 SHOWN_ROWS = 20
@@ -64,6 +65,17 @@ def check_result(rows: Sequence[dict[str, Any]], message: str, **metadata: Any) 
 def warning_result(rows: Sequence[dict[str, Any]], message: str, **metadata: Any) -> dg.AssetCheckResult:
     """Return the same as a warning."""
     return check_result(rows, message, **metadata)._replace(severity=dg.AssetCheckSeverity.WARN)
+
+
+def similar_ids_result(settings: Retailer, found: SimilarIds | None, of_which: str = "") -> dg.AssetCheckResult:
+    """Return a warning if more ids differ in form only than the settings allow; it passes where none were compared."""
+    if found is None:
+        return warning_result([], "")
+    rows = [{"normalisation": name, "ids": number} for name, number in found.by_normalisation.items()]
+    too_many = found.number > settings.checks.max_similar_ids
+    metadata = {"ids": found.ids, "similar_ids": found.number}
+    result = warning_result(rows if too_many else [], found.message(settings, of_which), **metadata)
+    return result._replace(passed=not too_many, description=result.description if too_many else None)
 
 
 def _plain(value: Any) -> Any:

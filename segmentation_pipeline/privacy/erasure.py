@@ -18,6 +18,7 @@ import duckdb
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ErasureError
+from segmentation_pipeline.privacy.customer_ids import CustomerIds, normalised
 from segmentation_pipeline.privacy.line_privacy import ERASED_TEXT, LinePrivacy, possible_names
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.files import sync
@@ -30,11 +31,8 @@ from segmentation_pipeline.warehouse.database import Warehouse
 
 LOCK_TIMEOUT = 3600.0
 _HOLDER = "segments erase"
-# The columns that may name a customer, each with the SQL condition that it names one of `$customers`.
-_CONDITIONS = {
-    "customer_id": "list_contains($customers, customer_id)",
-    "unparsed": f"coalesce(list_has_any({possible_names('unparsed')}, $customers), false)",
-}
+# The columns that may name a customer.
+_NAMING_COLUMNS = ("customer_id", "unparsed")
 _DATA_FILES = re.compile(r"\.(parquet|duckdb(?!.*\.wal$))")
 # Rows by place; None where a file cannot be read.
 RowCounts = dict[str, int | None]
@@ -55,27 +53,55 @@ class Erasure:
     sources: dict[str, int]
 
 
-def stored_names(settings: Retailer, key: Key, customers: Sequence[str]) -> list[str]:
-    """Return the names of the customers that tables may hold: as given, and as pseudonyms where these are used."""
-    plain = [_as_stored(customer) for customer in customers]
-    return [*plain, *(key.pseudonym(customer) for customer in plain if settings.privacy.pseudonymise)]
+@dataclass(frozen=True)
+class NamedCustomers:
+    """The customers to erase, by every name that tables may hold.
+
+    Attributes:
+        ids: The ids of each customer, one list for each that was given.
+        names: All ids, and their pseudonyms where these are used.
+        normalisations: How an id is normalised before it is compared, beside the id as it is.
+    """
+
+    ids: Sequence[Sequence[str]]
+    names: Sequence[str]
+    normalisations: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, settings: Retailer, key: Key, customers: Sequence[str], ids: CustomerIds) -> "NamedCustomers":
+        """Return the names of customers who are given as the source or a table writes them."""
+        each = [ids.names_of(customer) for customer in customers]
+        plain = list(dict.fromkeys(name for names in each for name in names))
+        pseudonyms = [key.pseudonym(name) for name in plain if settings.privacy.pseudonymise]
+        return cls(each, [*plain, *pseudonyms], ids.normalisations)
+
+    def each(self, settings: Retailer, key: Key) -> Iterator["NamedCustomers"]:
+        """Yield the customers one by one."""
+        for ids in self.ids:
+            pseudonyms = [key.pseudonym(name) for name in ids if settings.privacy.pseudonymise]
+            yield NamedCustomers([ids], [*ids, *pseudonyms], self.normalisations)
+
+    def condition(self, column: str) -> str:
+        """Return the SQL condition that a column names one of `$customers`."""
+        if column == "unparsed":
+            return f"coalesce(list_has_any({possible_names('unparsed', self.normalisations)}, $customers), false)"
+        condition = "list_contains($customers, customer_id)"
+        if not self.normalisations:
+            return condition
+        name = normalised("customer_id", self.normalisations)
+        return f"({condition} or coalesce(list_contains($customers, {name}), false))"
 
 
-def _as_stored(customer: str) -> str:
-    """Return a customer as `raw_transactions` reads it."""
-    return re.sub(r"^([0-9]+)[.]0+$", r"\1", customer.strip())
-
-
-def count_rows(folders: RetailerFolders, names: Sequence[str], report: Callable[[str], None]) -> RowCounts:
+def count_rows(folders: RetailerFolders, named: NamedCustomers, report: Callable[[str], None]) -> RowCounts:
     """Return how many rows name the customers, by file and, for the working database, by table.
 
     Every table and file that can name a customer is included, also with no rows.
     """
     with lock.writer(folders.lock, _HOLDER, LOCK_TIMEOUT, report):
-        return _count_rows(folders, names)
+        return _count_rows(folders, named)
 
 
-def _count_rows(folders: RetailerFolders, names: Sequence[str]) -> RowCounts:
+def _count_rows(folders: RetailerFolders, named: NamedCustomers) -> RowCounts:
     counts: RowCounts = {}
     with closing(duckdb.connect()) as parquet:
         for file in sorted(folders.root.rglob("*")):
@@ -83,7 +109,7 @@ def _count_rows(folders: RetailerFolders, names: Sequence[str]) -> RowCounts:
             if file.is_symlink() or not file.is_file() or not _DATA_FILES.search(file.name):
                 continue
             try:
-                rows = _rows_in_parquet(parquet, file, names) if file.suffix == ".parquet" else _rows_in(file, names)
+                rows = _rows_in_parquet(parquet, file, named) if file.suffix == ".parquet" else _rows_in(file, named)
             except duckdb.Error:
                 counts[place] = None
                 continue
@@ -94,19 +120,19 @@ def _count_rows(folders: RetailerFolders, names: Sequence[str]) -> RowCounts:
     return counts
 
 
-def _rows_in(database: Path, names: Sequence[str]) -> dict[str, int]:
+def _rows_in(database: Path, named: NamedCustomers) -> dict[str, int]:
     """Return how many rows name the customers, by table that can name one."""
     with closing(duckdb.connect(str(database), read_only=True)) as connection:
         tables = _customer_tables(connection)
-        return {table: _count(connection, quoted(table), columns, names) for table, columns in tables.items()}
+        return {table: _count(connection, quoted(table), columns, named) for table, columns in tables.items()}
 
 
-def _rows_in_parquet(connection: duckdb.DuckDBPyConnection, file: Path, names: Sequence[str]) -> dict[str, int]:
+def _rows_in_parquet(connection: duckdb.DuckDBPyConnection, file: Path, named: NamedCustomers) -> dict[str, int]:
     """Return the same of a Parquet file; one connection reads them all, since a new one takes longer than the query."""
     relation = f"read_parquet({literal(escape(str(file)))})"
     described = connection.execute(f"describe select * from {relation}").fetchall()  # noqa: S608 - names are quoted
-    columns = [str(name) for name, *_ in described if name in _CONDITIONS]
-    return {file.stem: _count(connection, relation, columns, names)} if columns else {}
+    columns = [str(name) for name, *_ in described if name in _NAMING_COLUMNS]
+    return {file.stem: _count(connection, relation, columns, named)} if columns else {}
 
 
 def _customer_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
@@ -114,20 +140,20 @@ def _customer_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[st
     rows = connection.execute(
         "select table_name, list(column_name order by column_index) from duckdb_columns()"
         " where not internal and list_contains($columns, column_name) group by table_name order by table_name",
-        {"columns": list(_CONDITIONS)},
+        {"columns": list(_NAMING_COLUMNS)},
     ).fetchall()
     return {str(table): list(columns) for table, columns in rows}
 
 
-def _count(connection: duckdb.DuckDBPyConnection, relation: str, columns: list[str], names: Sequence[str]) -> int:
-    condition = " or ".join(_CONDITIONS[column] for column in columns)
+def _count(connection: duckdb.DuckDBPyConnection, relation: str, columns: list[str], named: NamedCustomers) -> int:
+    condition = " or ".join(map(named.condition, columns))
     select = f"select count(*) from {relation} where {condition}"  # noqa: S608 - names are quoted
-    [(rows,)] = connection.execute(select, {"customers": list(names)}).fetchall()
+    [(rows,)] = connection.execute(select, {"customers": list(named.names)}).fetchall()
     return int(rows)
 
 
 def erase(
-    folders: RetailerFolders, settings: Retailer, key: Key, customers: Sequence[str], report: Callable[[str], None]
+    folders: RetailerFolders, settings: Retailer, key: Key, named: NamedCustomers, report: Callable[[str], None]
 ) -> Erasure:
     """Erase customers from the working database in one transaction, and store their keyed hashes.
 
@@ -136,23 +162,24 @@ def erase(
         PrivacyError: Earlier customers were erased with another key.
         LockTimeoutError: A run is writing.
     """
-    names, database = stored_names(settings, key, customers), folders.working_database
+    database = folders.working_database
     with lock.writer(folders.lock, _HOLDER, LOCK_TIMEOUT, report):
         if not database.exists():
             raise ErasureError(f"{database} does not exist yet, so it names no customer; `segments run` creates it")
-        before = _count_rows(folders, names)
+        before = _count_rows(folders, named)
         with connection_to(database, folders.spill, LOCK_TIMEOUT, report) as connection:
             warehouse = Warehouse(connection)
             # Raises for a second key: a run has only one, and could not recognise all erased customers.
-            LinePrivacy.of(warehouse, settings)
-            _check_known(warehouse, folders, settings, key, customers)
+            LinePrivacy.of(warehouse, settings, CustomerIds())
+            _check_known(warehouse, folders, settings, key, named)
             tables_as_of = _as_of(warehouse)
             as_of = _as_argument(warehouse, tables_as_of)
-            sources = dict(warehouse.execute(_LINES_BY_SOURCE, {"customers": names}).fetchall())
+            by_source = _LINES_BY_SOURCE.format(condition=named.condition("customer_id"))
+            sources = dict(warehouse.execute(by_source, {"customers": list(named.names)}).fetchall())
             connection.begin()
-            _store_hashes(warehouse, key, customers, tables_as_of)
+            _store_hashes(warehouse, key, named, tables_as_of)
             for table, columns in _customer_tables(connection).items():
-                _delete(connection, table, columns, names)
+                _delete(connection, table, columns, named)
             warehouse.forget_versions()
             connection.execute(_COUNT_ERASED, {"files": list(sources), "lines": list(sources.values())})
             connection.commit()
@@ -161,7 +188,7 @@ def erase(
 
 
 _LINES_BY_SOURCE = """
-    select source_file, count(*) as lines from raw_transactions where list_contains($customers, customer_id)
+    select source_file, count(*) as lines from raw_transactions where {condition}
     group by source_file order by source_file
 """
 _COUNT_ERASED = """
@@ -172,21 +199,21 @@ _COUNT_ERASED = """
 
 
 def _check_known(
-    warehouse: Warehouse, folders: RetailerFolders, settings: Retailer, key: Key, customers: Sequence[str]
+    warehouse: Warehouse, folders: RetailerFolders, settings: Retailer, key: Key, named: NamedCustomers
 ) -> None:
     """Check that a table names each customer, or that the customer was erased before.
 
     A mistyped customer must not look like an erased one. After a killed erasure, the second attempt finds the hash.
     """
     tables = _customer_tables(warehouse.connection)
-    for number, customer in enumerate(customers, 1):
-        names, hashed = stored_names(settings, key, [customer]), key.hashed(ERASURE, _as_stored(customer))
-        is_named = any(_count(warehouse.connection, quoted(table), columns, names) for table, columns in tables.items())
-        select = "select 1 as one from erased_customers where customer_hash = $hash"
-        if is_named or warehouse.rows(select, hash=hashed):
+    for number, one in enumerate(named.each(settings, key), 1):
+        hashes = [key.hashed(ERASURE, name) for name in one.ids[0]]
+        is_named = any(_count(warehouse.connection, quoted(table), columns, one) for table, columns in tables.items())
+        select = "select 1 as one from erased_customers where list_contains($hashes, customer_hash)"
+        if is_named or warehouse.rows(select, hashes=hashes):
             continue
         raise ErasureError(
-            f"customer {number} of {len(customers)} is in no table of {folders.working_database}, so nobody was erased."
+            f"customer {number} of {len(named.ids)} is in no table of {folders.working_database}, so nobody was erased."
             " Write each customer as the source does; quote a name that contains spaces"
         )
 
@@ -212,23 +239,23 @@ def _as_argument(warehouse: Warehouse, as_of: datetime) -> str:
     return str((as_of - timedelta(days=1)).date() if is_day else as_of)
 
 
-def _store_hashes(warehouse: Warehouse, key: Key, customers: Sequence[str], as_of: datetime) -> None:
+def _store_hashes(warehouse: Warehouse, key: Key, named: NamedCustomers, as_of: datetime) -> None:
     known = {row["customer_hash"] for row in warehouse.rows("select customer_hash from erased_customers")}
-    for customer in dict.fromkeys(_as_stored(customer) for customer in customers):
-        if (hashed := key.hashed(ERASURE, customer)) not in known:
+    for name in dict.fromkeys(name for ids in named.ids for name in ids):
+        if (hashed := key.hashed(ERASURE, name)) not in known:
             values = [hashed, key.fingerprint, as_of]
             warehouse.connection.execute("insert into erased_customers values (?, ?, ?)", values)
 
 
-def _delete(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], names: Sequence[str]) -> None:
-    values = {"customers": list(names)}
+def _delete(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], named: NamedCustomers) -> None:
+    values = {"customers": list(named.names)}
     if "customer_id" in columns:
-        condition = _CONDITIONS["customer_id"]
+        condition = named.condition("customer_id")
         connection.execute(f"delete from {quoted(table)} where {condition}", values)  # noqa: S608 - quoted names
     if "unparsed" in columns:
         connection.execute(
             f"update {quoted(table)} set unparsed = {ERASED_TEXT}"  # noqa: S608 - quoted names
-            f" where {_CONDITIONS['unparsed']}",
+            f" where {named.condition('unparsed')}",
             values,
         )
 

@@ -1,14 +1,22 @@
-"""What is stored of a line: pseudonyms instead of customers, masked patterns instead of texts, no erased customers.
+"""What is stored of a line: one id for each customer, pseudonyms, masked patterns, no erased customers.
 
 Contains the SQL that ingestion applies to lines before it stores them. Erasing what is already stored is in `erasure`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segmentation_pipeline.config.environment import PRIVACY_KEY
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PrivacyError
+from segmentation_pipeline.privacy.customer_ids import (
+    CustomerIds,
+    SimilarIds,
+    as_read,
+    normalised,
+    similar_ids_select,
+)
 from segmentation_pipeline.privacy.pseudonyms import (
     ERASURE,
     PSEUDONYM_PATTERN,
@@ -29,12 +37,13 @@ def masked_pattern(text: str) -> str:
     return rf"regexp_replace(regexp_replace({text}, '\p{{N}}', '9', 'g'), '\p{{L}}', 'a', 'g')"
 
 
-def possible_names(text: str) -> str:
-    """Return the SQL of the list of words and fields of a text, each as `raw_transactions` would read a customer."""
+def possible_names(text: str, normalisations: Sequence[str] = ()) -> str:
+    """Return the SQL of the list of words and fields of a text, each as a customer would be read and normalised."""
     words, fields = (f"regexp_extract_all({text}, '{pattern}')" for pattern in (_WORDS, _FIELDS))
-    return (
-        rf"list_transform(list_concat({words}, {fields}), lambda w: regexp_replace(trim(w), '^([0-9]+)[.]0+$', '\1'))"
-    )
+    names = f"list_transform(list_concat({words}, {fields}), lambda w: {as_read('w')})"
+    if not normalisations:
+        return names
+    return f"list_concat({names}, list_transform({names}, lambda w: {normalised('w', normalisations)}))"
 
 
 def _replace_texts(text: str) -> str:
@@ -57,16 +66,18 @@ class LinePrivacy:
         pseudonymise: Whether customers are stored by pseudonym.
         drop: Columns that are not stored.
         has_erased: Whether there are erased customers to leave out.
+        ids: Under which id a customer is stored.
         values: The values that the SQL binds.
     """
 
     pseudonymise: bool
     drop: tuple[str, ...]
     has_erased: bool
+    ids: CustomerIds
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, warehouse: Warehouse, retailer: Retailer) -> "LinePrivacy":
+    def of(cls, warehouse: Warehouse, retailer: Retailer, ids: CustomerIds) -> "LinePrivacy":
         """Return what the settings and the erased customers require.
 
         Raises:
@@ -90,15 +101,18 @@ class LinePrivacy:
                 )
             values = key.values
         _check_one_naming(warehouse, values.get("prefix") if privacy.pseudonymise else None)
-        return cls(privacy.pseudonymise, tuple(privacy.drop), bool(fingerprints), values)
+        return cls(privacy.pseudonymise, tuple(privacy.drop), bool(fingerprints), ids, values | ids.values)
 
     def stored(self, select: str) -> str:
         """Return a SELECT of lines of `raw_transactions` restricted to what may be stored of each line."""
         if self.has_erased:
-            erased = f"list_has_any({_possible_hashes('unparsed')}, {_ERASED_HASHES})"
+            erased = f"list_has_any({self._possible_hashes('unparsed')}, {_ERASED_HASHES})"
             text = _if(erased, ERASED_TEXT)
             select = f"select * replace ({text}) from ({self.flagged(select)})"  # noqa: S608 - own SQL
             select = f"select * exclude (is_erased) from ({select}) where not is_erased"  # noqa: S608 - own SQL
+        if self.ids.change_ids:
+            lines = self.ids.with_customer(select)
+            select = f"select * exclude (normalised_id, customer) replace (customer as customer_id) from ({lines})"  # noqa: S608 - own SQL
         replacements = [f"cast(null as varchar) as {quoted(column)}" for column in self.drop]
         if self.pseudonymise:
             replacements.append(f"{pseudonym_sql('customer_id')} as customer_id")
@@ -121,17 +135,33 @@ class LinePrivacy:
         rows = warehouse.execute(text, inputs.values | self.values).fetchall()
         return {str(source_file): int(count) for source_file, count in rows}
 
+    def similar_ids(self, warehouse: Warehouse, inputs: QueryInputs) -> SimilarIds:
+        """Return how many ids of the staged lines differ in form only; after they are hashed, nobody can see it."""
+        lines = self.ids.with_customer("select customer_id from staged_lines")
+        select = similar_ids_select(f"select customer as customer_id from ({lines})")  # noqa: S608 - own SQL
+        relations = ", ".join(f"{name} as ({text})" for name, text in inputs.relations.items())
+        cursor = warehouse.execute(f"with {relations} {select}", inputs.values | self.values)
+        names = [str(column[0]) for column in cursor.description or ()]
+        return SimilarIds.of(dict(zip(names, cursor.fetchall()[0], strict=True)))
+
     def flagged(self, select: str) -> str:
-        """Return the SELECT with the column `is_erased`: whether the line belongs to an erased customer."""
-        names = ["customer_id", pseudonym_sql("customer_id")] if self.pseudonymise else ["customer_id"]
-        return f"select *, {' or '.join(map(_is_erased, names))} as is_erased from ({select})"  # noqa: S608 - own SQL
+        """Return the SELECT with the column `is_erased`: whether the line belongs to an erased customer.
+
+        The id of the source counts too: the customer may have been erased before the settings replaced it.
+        """
+        names, extra = ["customer_id"], ""
+        if self.ids.change_ids:
+            names, extra = [*names, "normalised_id", "customer"], " exclude (normalised_id, customer)"
+            select = self.ids.with_customer(select)
+        names += [pseudonym_sql(name) for name in names if self.pseudonymise]
+        return f"select *{extra}, {' or '.join(map(_is_erased, names))} as is_erased from ({select})"  # noqa: S608 - own SQL
+
+    def _possible_hashes(self, text: str) -> str:
+        names = possible_names(text, self.ids.normalisations)
+        return f"list_transform({names}, lambda h: {hash_sql(ERASURE, 'h')})"
 
 
 _ERASED_HASHES = "(select coalesce(list(customer_hash), []) from erased_customers)"
-
-
-def _possible_hashes(text: str) -> str:
-    return f"list_transform({possible_names(text)}, lambda h: {hash_sql(ERASURE, 'h')})"
 
 
 def _is_erased(customer_id: str) -> str:

@@ -296,6 +296,9 @@ BAD = {
         "rules predict better": "update backtest_metrics set segments_lead_low = -0.2, segments_lead_high = -0.01"
         " where segmentation = 'rfm_segments' and population = 'all' and metric = 'gini'",
     },
+    "customer_ids_are_distinct": {
+        "a leading zero": "update rfm_features set customer_id = '010004' where customer_id = '10003'"
+    },
     "no_sudden_loss": {
         "half of the customers lost": "delete from rfm_features where customer_id >= '10030'",
         "half of the money lost": "update rfm_features set monetary = monetary / 2",

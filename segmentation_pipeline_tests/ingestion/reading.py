@@ -19,7 +19,7 @@ def read_source(warehouse: Warehouse, retailer: Retailer, base: Path) -> Warehou
     """
     warehouse.drop("raw_transactions")
     strict = retailer.model_copy(update={"source": retailer.source.model_copy(update={"max_quarantined": 0})})
-    files, request = source_files(strict.source, base), LoadRequest("a run", "", "")
+    files, request = source_files(strict.source, base), LoadRequest("a run", "", "", base=base)
     with load_source(warehouse, strict, files, base / "spill", request) as load:
         results = warehouse.write(load.writes, retailer.sql_values, load.inputs)
     assert not any(result.violations for result in results)

@@ -32,12 +32,13 @@ SOLD, WITH_RETURNS = "150367.77", "132627.29"
 EXPECTED = {
     "accounting": Expected("279627.29"),
     "sapminus": Expected(WITH_RETURNS),
+    "ids": Expected(SOLD),
     "serial": Expected(SOLD),
-    # An hour later in Berlin than in UTC.
     # The customer stands only on the first line of an order.
     "shopify": Expected(SOLD),
     # A tenth of the lines is of cancelled orders.
     "status": Expected(SOLD, rejected=("not_completed", 108)),
+    # An hour later in Berlin than in UTC.
     "stripe": Expected(SOLD, first="2025-01-01 06:24:00", last="2025-11-26 07:59:00"),
     "twoformats": Expected(SOLD),
     "unicodeminus": Expected(WITH_RETURNS),

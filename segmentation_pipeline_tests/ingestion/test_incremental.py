@@ -256,6 +256,38 @@ def test_changed_reading_settings_read_every_file_again(shop: Shop, change: dict
     assert shop.load().metadata["files_read"] == 2
 
 
+def test_a_changed_mapping_of_merged_customers_reads_every_file_again(shop: Shop) -> None:
+    mapping = shop.folder / "merged.csv"
+    mapping.write_text("old_id,new_id\n1,2\n")
+    shop.configure(customers={"merged": "merged.csv"})
+    assert shop.load().metadata["files_read"] == 2
+    mapping.write_text("\nold_id,new_id\n1,2\n".lstrip() + "\n")
+    assert shop.load().metadata["files_read"] == 0, "a blank line changes nothing"
+    mapping.write_text("old_id,new_id\n17850,13047\n")
+    assert shop.load().metadata["files_read"] == 2
+    assert shop.rows("select distinct customer_id from raw_transactions") == [("13047",)]
+    mapping.unlink()
+    assert "there is no file" in shop.load().message
+
+
+def test_ids_that_pseudonyms_replace_are_compared_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the files that a run reads; without pseudonyms, the features show all ids."""
+    monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", "5f" * 32)
+    shop.file("b.csv", [line("3", customer="0017850")])
+    shop.configure(privacy={"pseudonymise": True})
+    assert (
+        shop.load()
+        .warning("read_ids_are_distinct")
+        .startswith(
+            "Customer ids of the files that were read that differ from another one only in form: 1 of 2 (1 by leading"
+        )
+    )
+    assert shop.load().warning("read_ids_are_distinct") == ""
+    shop.configure(privacy={"pseudonymise": True}, customers={"normalise": ["strip_leading_zeros"]})
+    assert shop.load().warning("read_ids_are_distinct") == ""
+    assert shop.rows("select count(distinct customer_id) from raw_transactions") == [(1,)]
+
+
 def test_other_changed_settings_read_no_file_again(shop: Shop) -> None:
     shop.load()
     shop.configure(cleaning={"sources_overlap": True}, source={"max_quarantined": 1})

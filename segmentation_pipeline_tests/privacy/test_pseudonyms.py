@@ -12,7 +12,8 @@ import pytest
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import ErasureError, PrivacyError
-from segmentation_pipeline.privacy.erasure import erase
+from segmentation_pipeline.privacy.customer_ids import CustomerIds
+from segmentation_pipeline.privacy.erasure import NamedCustomers, erase
 from segmentation_pipeline.privacy.line_privacy import LinePrivacy
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key, hash_sql
 from segmentation_pipeline.tables.catalog import contracts, published
@@ -156,7 +157,7 @@ def test_another_naming_than_the_stored_one_is_an_error(
     shop.enter(monkeypatch)
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", key)
     with duckdb.connect(str(hashed.work)) as connection, pytest.raises(PrivacyError, match=message) as raised:
-        LinePrivacy.of(Warehouse(connection), load_settings())
+        LinePrivacy.of(Warehouse(connection), load_settings(), CustomerIds())
     assert not key or key not in str(raised.value)
 
 
@@ -168,12 +169,13 @@ def test_a_pseudonymised_customer_is_erased_for_good(
     shop.enter(monkeypatch)
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
     settings = load_settings()
-    erase(shop.folders, settings, Key(KEY.encode()), [name], print)
+    key = Key(KEY.encode())
+    erase(shop.folders, settings, key, NamedCustomers.of(settings, key, [name], CustomerIds()), print)
     for table in contracts():
         naming = f"select count(*) from {table} as row where contains(row::varchar, '{pseudonym(PERSON)}')"
         assert shop.rows(naming) == [(0,)], table
     with duckdb.connect(str(shop.work)) as connection:
-        privacy = LinePrivacy.of(Warehouse(connection), settings)
+        privacy = LinePrivacy.of(Warehouse(connection), settings, CustomerIds())
         lines = "select '{}' as customer_id, 'LANTERN' as description, cast(null as varchar) as unparsed"
         select = privacy.stored(" union all ".join(lines.format(customer) for customer in (PERSON, "10001")))
         stored = connection.execute(select, bound_values(select, privacy.values)).fetchall()
@@ -186,8 +188,10 @@ def test_a_mistyped_pseudonymised_customer_is_not_erased(
     shop = hashed.copy(tmp_path)
     shop.enter(monkeypatch)
     monkeypatch.setenv("SEGMENTATION_PRIVACY_KEY", KEY)
+    settings, key = load_settings(), Key(KEY.encode())
+    named = NamedCustomers.of(settings, key, [f"{PERSON}.0"], CustomerIds())
     with pytest.raises(ErasureError, match="customer 1 of 1 is in no table"):
-        erase(shop.folders, load_settings(), Key(KEY.encode()), [f"{PERSON}.0"], print)
+        erase(shop.folders, settings, key, named, print)
 
 
 def test_the_hash_in_sql_equals_that_of_python() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import dagster as dg
 
 from segmentation_pipeline.ingestion.cleaning import explain_loss
-from segmentation_pipeline.orchestration.check_results import check_result, sql_check
+from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result, sql_check
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.privacy.customer_ids import SimilarIds, similar_ids_select
 from segmentation_pipeline.releases.release_checks import CHECKS, NOT_PUBLISHED, ReleaseMetrics, release_check_messages
 from segmentation_pipeline.releases.store import Releases
 
@@ -50,6 +51,15 @@ def minimum_data(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.A
     if few:
         message = f"{message} {explain_loss(database, retailer.settings)}".strip()
     return check_result([row] if few else [], message, **row)
+
+
+@dg.asset_check(asset="rfm_features")
+def customer_ids_are_distinct(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """No more customer ids differ in form only than checks.max_similar_ids allows; pseudonyms cannot be compared."""
+    settings, found = retailer.settings, None
+    if not settings.privacy.pseudonymise:
+        found = SimilarIds.of(warehouse.open().row(similar_ids_select("select customer_id from rfm_features")))
+    return similar_ids_result(settings, found)
 
 
 @dg.multi_asset_check(

@@ -8,7 +8,7 @@ from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.ingestion import incremental, schema_drift
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
 from segmentation_pipeline.ingestion.staging import READER_VERSIONS
-from segmentation_pipeline.orchestration.check_results import check_result
+from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.orchestration.sql_assets import (
     Results,
@@ -31,6 +31,12 @@ COLUMNS_UNCHANGED = dg.AssetCheckSpec(
     description="No file has other columns than the files before it; checks.columns_drift says whether the run fails.",
 )
 
+READ_IDS_ARE_DISTINCT = dg.AssetCheckSpec(
+    "read_ids_are_distinct",
+    asset="ingested_files",
+    description="No customer ids of the files that the run read differ in form only, where pseudonyms replace them.",
+)
+
 
 @dg.multi_asset(
     name="raw_transactions",
@@ -39,7 +45,7 @@ COLUMNS_UNCHANGED = dg.AssetCheckSpec(
         table_spec("ingested_files", incremental.VERSION, kinds=("duckdb", "python")),
         table_spec("erased_customers", incremental.VERSION, kinds=("duckdb", "python")),
     ],
-    check_specs=[*map(contract_check_spec, incremental.TABLES), COLUMNS_UNCHANGED],
+    check_specs=[*map(contract_check_spec, incremental.TABLES), COLUMNS_UNCHANGED, READ_IDS_ARE_DISTINCT],
 )
 def raw_transactions(
     context: dg.AssetExecutionContext, retailer: RetailerConfig, warehouse: WarehouseResource
@@ -55,6 +61,7 @@ def raw_transactions(
             yield (drift := _columns_unchanged(retailer, load))
             if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
                 raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT_OR_CORRECT}", allow_retries=False)
+            yield _read_ids_are_distinct(retailer, load)
             metadata = {**load.metrics, "retailer": settings.name, **_filled(context, load)}
             yield from write_tables(retailer, warehouse, load.writes, inputs=load.inputs, metadata=lambda _: metadata)
 
@@ -68,6 +75,7 @@ def _request(retailer: RetailerConfig) -> incremental.LoadRequest:
         ", ".join(str(base / expanded(path)) for path in paths),
         reload=retailer.reload,
         accept_change=retailer.accept_change,
+        base=base,
         roots=source_roots(settings.source, base),
     )
 
@@ -83,6 +91,12 @@ def _filled(context: dg.AssetExecutionContext, load: incremental.SourceLoad) -> 
         for column, values in counts.items()
     ]
     return {"filled_down": dg.MetadataValue.table(records)}
+
+
+def _read_ids_are_distinct(retailer: RetailerConfig, load: incremental.SourceLoad) -> dg.AssetCheckResult:
+    """Compare ids before they are hashed; without pseudonyms, `customer_ids_are_distinct` compares all of them."""
+    result = similar_ids_result(retailer.settings, load.similar_ids, " of the files that were read")
+    return result._replace(check_name="read_ids_are_distinct", asset_key=dg.AssetKey("ingested_files"))
 
 
 def _columns_unchanged(retailer: RetailerConfig, load: incremental.SourceLoad) -> dg.AssetCheckResult:
