@@ -75,6 +75,8 @@ class Retailer(Section):
             names = _mapped_columns(columns)
             yield from _fill_down_errors(source, names)
             yield from _extra_column_errors(columns, privacy)
+            if isinstance(source, dict) and source.get("header") is False:
+                yield from _names_without_header(columns)
             if isinstance(cleaning, dict):
                 yield from _unmapped_columns(cleaning, names)
         if isinstance(cleaning, dict):
@@ -222,9 +224,22 @@ def _extra_column_errors(columns: dict[str, Any], privacy: Any) -> Iterator[Sett
     if privacy.get("pseudonymise") is not True:
         return
     for name, theirs in extra.items():
-        if normalised(str(theirs)) == normalised(str(columns.get("customer_id"))) and name not in drop:
+        if isinstance(theirs, int) != isinstance(columns.get("customer_id"), int):
+            message = "privacy.pseudonymise hashes the customers; allowed: a name or a position, as in customer_id"
+            yield SettingError(("columns", "extra", name), message, theirs)
+        elif normalised(str(theirs)) == normalised(str(columns.get("customer_id"))) and name not in drop:
             message = "privacy.pseudonymise hashes the customers of this column; allowed: another column"
             yield SettingError(("columns", "extra", name), message, theirs)
+
+
+def _names_without_header(columns: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield an error for each column that is given by name, although the source has no names."""
+    named: dict[tuple[str, ...], Any] = {("columns", name): theirs for name, theirs in columns.items()}
+    named |= {("columns", "extra", name): theirs for name, theirs in _extra_columns(columns).items()}
+    for key, theirs in named.items():
+        if isinstance(theirs, str) and not theirs.strip().isdecimal():
+            message = "source.header is false, so columns have no names; allowed: a position, 1 for the first column"
+            yield SettingError(key, message, theirs)
 
 
 def _unmapped_columns(cleaning: dict[str, Any], names: dict[str, Any]) -> Iterator[SettingError]:

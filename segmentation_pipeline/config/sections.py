@@ -12,11 +12,13 @@ from typing import Any, Literal
 import duckdb
 from pydantic import Field, ValidationInfo, field_validator
 
-from segmentation_pipeline.config.validation import RESERVED_NAMES, Feature, Section, SettingError, Text
+from segmentation_pipeline.config.validation import RESERVED_NAMES, Feature, Section, SettingError, SourceColumn, Text
 
 # Words that `source.date_format` accepts beside strptime codes.
 ISO_FORMAT = "iso_8601"
 EXCEL_FORMATS = ("excel_1900", "excel_1904")
+# The value of `source.delimiter` for runs of blanks and tabs.
+WHITESPACE = "whitespace"
 # With how many of its units a second has.
 EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
 Normalisation = Literal["trim", "strip_decimal", "strip_leading_zeros", "lower"]
@@ -48,9 +50,17 @@ class Source(Section):
     """Names of the sheets to read from a workbook. Empty: all sheets, so that none is forgotten. An error cell such as
     `#N/A` is read as empty."""
     encoding: str = "utf-8"
-    """Encoding of CSV files, by its Python name. UTF-8 is the default of most programs."""
-    delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
-    """Delimiter of CSV files, one character."""
+    """Encoding of CSV files, by its Python name. UTF-8 is the default of most programs. A byte order mark of UTF-8,
+    UTF-16 or UTF-32 at the start of a file counts before this setting."""
+    delimiter: str | None = None
+    """Delimiter of CSV files: one character, or `whitespace` for runs of blanks and tabs, as in columns of fixed width.
+    Unset: a comma, or what a first line such as sep=; says. Such a line is skipped."""
+    skip_lines: int = Field(0, ge=0, le=1_000)
+    """Lines above the header of CSV files and of each sheet, such as the title of a report: 3 if the header is in
+    line 4. Lines count as an editor numbers them, blank ones too."""
+    header: bool = True
+    """Whether CSV files and sheets have a line with the names of the columns. Without it, [columns] has their
+    positions: customer_id = 1 is the first column."""
     decimal: Literal[".", ","] = "."
     """Decimal mark of quantities and money. The other of the two characters, an apostrophe or a blank separates
     thousands. A minus may be before or after the number, and parentheses mean minus."""
@@ -97,6 +107,13 @@ class Source(Section):
         formats = self.date_format or ()
         return (formats,) if isinstance(formats, str) else tuple(formats)
 
+    @field_validator("delimiter")
+    @classmethod
+    def _check_delimiter(cls, value: str | None) -> str | None:
+        if value not in (None, WHITESPACE) and not re.fullmatch(r'[^"\r\n]', value):
+            raise ValueError(f"allowed: one character, no quote and no line end; or {WHITESPACE}")
+        return value
+
     @field_validator("date_format")
     @classmethod
     def _check_date_format(cls, value: str | list[str] | None) -> str | list[str] | None:
@@ -130,30 +147,34 @@ def _is_date_format(text: str) -> bool:
 
 
 class Columns(Section):
-    """The source's name of each column. Leave out the columns that the source does not have."""
+    """The source's name of each column, or its position: 1 is the first column of the file.
 
-    transaction_at: Text
+    Leave out the columns that the source does not have. Positions are for files without a header, and for a name that a
+    header has twice.
+    """
+
+    transaction_at: SourceColumn
     """Date and time of the sale, in the retailer's local time."""
-    transaction_time: Text | None = None
+    transaction_time: SourceColumn | None = None
     """Time of the sale, if the source has it in a column of its own beside the date. Both are read as one text, with a
     blank between them."""
-    customer_id: Text
+    customer_id: SourceColumn
     """Identifier of the customer."""
-    invoice: Text | None = None
+    invoice: SourceColumn | None = None
     """Invoice number. Without it, one purchase is everything that a customer bought on one day."""
-    stock_code: Text | None = None
+    stock_code: SourceColumn | None = None
     """Identifier of the product."""
-    description: Text | None = None
+    description: SourceColumn | None = None
     """Name of the product."""
-    quantity: Text | None = None
+    quantity: SourceColumn | None = None
     """Number of units sold, with up to 3 decimals."""
-    price: Text | None = None
+    price: SourceColumn | None = None
     """Price of one unit, with up to 4 decimals."""
-    amount: Text | None = None
+    amount: SourceColumn | None = None
     """Money of the line, with up to 4 decimals. Without it, quantity times price."""
-    country: Text | None = None
+    country: SourceColumn | None = None
     """Country of the customer."""
-    extra: dict[str, Text] = Field({})
+    extra: dict[str, SourceColumn] = Field({})
     """Further columns for cleaning rules, such as status = "Financial Status" below [columns.extra]: the name of a
     column of text in raw_transactions, and the source's name. A removed one is deleted from raw_transactions. They may
     be personal data: see privacy.drop."""
@@ -173,8 +194,8 @@ class Columns(Section):
             message = "no column gives the money of a line; allowed: amount, or both price and quantity"
             yield SettingError((), message, settings)
 
-    def source_names(self) -> dict[str, str]:
-        """Return the source's name of each column that the source has."""
+    def source_names(self) -> dict[str, str | int]:
+        """Return the source's name or position of each column that the source has."""
         named = {name: value for name, value in self if value is not None and name != "extra"}
         return named | self.extra
 

@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     ModelWrapValidatorHandler,
+    PlainValidator,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -21,6 +22,8 @@ ColumnName = Literal[
     "invoice", "stock_code", "description", "quantity", "transaction_at", "price", "amount", "customer_id", "country"
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# A sheet has no more columns, and DuckDB runs out of memory with millions of them.
+MAX_COLUMNS = 16_384
 NUMBERS = ("quantity", "price", "amount")
 # The names of `[columns.extra]` are none of these: columns of lines, and those that are added on the way.
 RESERVED_NAMES = (
@@ -41,6 +44,18 @@ RESERVED_NAMES = (
     "rule",
     "reason",
 )
+
+
+def _check_source_column(value: object) -> str | int:
+    """Report one error: Pydantic would report one for each alternative of the type."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COLUMNS:
+        return value
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise ValueError(f"allowed: the name of a column, or its position from 1 to {MAX_COLUMNS}")
+
+
+SourceColumn = Annotated[str | int, PlainValidator(_check_source_column)]
 
 
 class SettingError(NamedTuple):

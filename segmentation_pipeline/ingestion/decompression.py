@@ -3,11 +3,12 @@
 Contains compression and encodings. Parsing the text is in `file_formats`, workbooks are in `excel`.
 """
 
+import codecs
 import gzip
 import hashlib
 import zlib
-from codecs import iterdecode, lookup
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -19,6 +20,14 @@ from segmentation_pipeline.config.sections import Source
 COMPRESSED = (".gz", ".zst")
 # Raised by a compressed file that is damaged or cut off.
 DECOMPRESSION_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error, ZstdError)
+# The longest first: that of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _CHUNK = 1 << 20
 # Four bytes of zstd decompress to as much as 128 KB, so this is 32 MB of memory at most.
 _ZSTD_CHUNK = 1 << 10
@@ -45,17 +54,26 @@ def utf8_copy(path: Path, source: Source, folder: Path) -> Path:
     DuckDB has few encodings, Python has all. Bytes that are invalid in the encoding stay bytes, so that they spoil
     their line and no other. DuckDB 1.5 reads a gzip file that was cut off without an error; Python does not.
     """
-    encoding = lookup(source.encoding).name
+    content = decompressed(path, source.max_unpacked_gb)
+    start = b""
+    while len(start) < len(codecs.BOM_UTF32) and (chunk := next(content, b"")):
+        start += chunk
+    encoding = _encoding_of(start) or codecs.lookup(source.encoding).name
     if encoding == "utf-8" and path.suffix.lower() not in COMPRESSED:
         return path
-    content, copy = decompressed(path, source.max_unpacked_gb), folder / f"{uuid4()}.txt"
+    content, copy = chain([start], content), folder / f"{uuid4()}.txt"
     with copy.open("wb") as file:
         if encoding == "utf-8":
             file.writelines(content)
         else:
-            texts = iterdecode(content, encoding, errors="surrogateescape")
+            texts = codecs.iterdecode(content, encoding, errors="surrogateescape")
             file.writelines(text.encode(errors="surrogateescape") for text in texts)
     return copy
+
+
+def _encoding_of(start: bytes) -> str | None:
+    """Return the encoding that a byte order mark at the start of a file proves."""
+    return next((encoding for mark, encoding in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
 
 
 def decompressed(path: Path, max_gb: float) -> Iterator[bytes]:

@@ -8,12 +8,14 @@ import zipfile
 from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from segmentation_pipeline.config.sections import Source
 from segmentation_pipeline.errors import SourceError
+from segmentation_pipeline.ingestion.csv_layout import positions
 from segmentation_pipeline.ingestion.decompression import chunks, limited
 
 # Calamine allocates 32 bytes for every cell between a sheet's first and last, and aborts the process where memory does
@@ -33,10 +35,10 @@ _ANY_SIZE = 1 << 62
 
 
 class Sheet(NamedTuple):
-    """A sheet's name, header, and rows as text."""
+    """A sheet's name, the names of its columns, and its rows below them as text."""
 
     name: str
-    header: list[str]
+    columns: tuple[str, ...]
     rows: Iterator[list[str]]
 
 
@@ -60,10 +62,18 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
         for name in dict.fromkeys(source.sheets or workbook.sheet_names):
             # Dates, prices and names repeat.
             as_text = lru_cache(65_536, typed=True)(partial(_cell_text, source=source))
-            cells = (list(map(as_text, row)) for row in workbook.get_sheet_by_name(name).iter_rows())
+            sheet = workbook.get_sheet_by_name(name)
+            # Positions count from column A, also where it is empty.
+            left = [""] * (0 if source.header or sheet.start is None else sheet.start[1])
+            used = islice(sheet.iter_rows(), source.skip_lines, None)
+            cells = ([*left, *map(as_text, row)] for row in used)
             rows = (row for row in cells if any(row))
-            if header := next(rows, None):
-                yield Sheet(name, header, rows)
+            if not (first := next(rows, None)):
+                continue
+            if source.header:
+                yield Sheet(name, tuple(first), rows)
+            else:
+                yield Sheet(name, positions(len(first)), chain([first], rows))
     except (CalamineError, BadZipFile) as error:
         raise SourceError(f"{source_file}: cannot be read as a workbook: {error}") from None
 

@@ -1,7 +1,7 @@
 """Turn a source file of any format into parts that DuckDB reads as columns of text.
 
 Contains the formats, and which records are malformed. Finding files is in `discovery`, compression and encodings are
-in `decompression`, workbooks in `excel`; the parts are loaded in `staging`.
+in `decompression`, the lines above a header in `csv_layout`, workbooks in `excel`; the parts are loaded in `staging`.
 """
 
 import csv
@@ -9,20 +9,21 @@ import glob
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
 
 import duckdb
 
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.sections import WHITESPACE, Source
+from segmentation_pipeline.config.validation import MAX_COLUMNS
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
+from segmentation_pipeline.ingestion.csv_layout import Layout, csv_reader, layout_of, numbered_columns
 from segmentation_pipeline.ingestion.decompression import DECOMPRESSION_ERRORS, utf8_copy
 from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.excel import sheets_of
 
-# A sheet has no more columns, and DuckDB runs out of memory with millions of them.
-MAX_COLUMNS = 16_384
 # DuckDB reads no line above 2 MB, and no transaction is as long as this.
 _MAX_RECORD_BYTES = 100_000
 # A quote that is not closed within so many lines was not meant to span them.
@@ -44,9 +45,10 @@ class Part:
             only field.
         source_file: The file's name.
         source_sheet: The sheet's name; empty for other files.
-        columns: The names of its columns.
+        columns: The names of its columns, or their positions where there is no header.
         types: Their types, where the format has any.
         lines: Of a CSV, its lines below the header.
+        layout: How a CSV is laid out.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Part:
     columns: tuple[str, ...]
     types: tuple[str, ...] = ()
     lines: int = field(default=0, kw_only=True)
+    layout: Layout = field(default=Layout(), kw_only=True)
 
     @property
     def location(self) -> str:
@@ -94,24 +97,34 @@ def parts_of(
         raise SourceError(f"{source_file}: cannot be read as {kind}: {first_line(error)}") from None
 
 
-def numbered_csv(part: Part, delimiter: str, folder: Path) -> Part:
+def numbered_csv(part: Part, folder: Path) -> Part:
     """Return a copy of a CSV part as Python reads it: each record with its number, or its text if it is malformed.
 
     DuckDB loses lines after a quote that is not closed, without an error, and stops at mixed line ends. Here such a
     fault costs the line that it is in, and reading goes on with the next one.
     """
+    layout, width = part.layout, len(part.columns)
     with _open_text(part.path) as file:
-        records = enumerate(_csv_records(_bounded_lines(file), delimiter, len(part.columns)), 1)
-        next(records)
-        return replace(part, kind="numbered", path=_write_numbered(folder, records, len(part.columns)))
+        lines = islice(_bounded_lines(file), layout.skipped, None)
+        records = enumerate(_csv_records(lines, layout.delimiter, width), layout.skipped + 1)
+        if layout.has_header:
+            next(records)
+        return replace(part, kind="numbered", path=_write_numbered(folder, records, width))
+
+
+def first_lines(path: Path) -> list[str]:
+    """Return some lines at the beginning of a text, of which long ones may be cut."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return list(islice(_bounded_lines(file), _MIN_SEARCHED_LINES * 5))
 
 
 def _workbook_parts(source: Source, source_file: str, path: Path, folder: Path) -> Iterator[Part]:
+    layout = Layout(skipped=source.skip_lines, has_header=source.header)
     for sheet in sheets_of(source, source_file, path):
-        width = len(sheet.header)
-        records = enumerate(((row, "") for row in sheet.rows), 2) if width <= MAX_COLUMNS else ()
+        width = len(sheet.columns)
+        records = enumerate(((row, "") for row in sheet.rows), layout.first_line) if width <= MAX_COLUMNS else ()
         copy = _write_numbered(folder, records, width)
-        yield Part(copy, "numbered", source_file, sheet.name, tuple(sheet.header))
+        yield Part(copy, "numbered", source_file, sheet.name, sheet.columns, layout=layout)
 
 
 def _parquet_part(connection: duckdb.DuckDBPyConnection, source_file: str, path: Path) -> Part:
@@ -122,21 +135,27 @@ def _parquet_part(connection: duckdb.DuckDBPyConnection, source_file: str, path:
 
 
 def _csv_parts(source: Source, part: Part, folder: Path) -> list[Part]:
-    """Return the part with the column names in its first line that is not blank."""
+    """Return the part with its layout and the names of its columns: those in its first line that is not blank."""
     with part.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(_bounded_lines(file), delimiter=source.delimiter, strict=True)
-        header = next((tuple(row) for row in reader if row), ())
-    if not header:
+        layout, lines = layout_of(source, _bounded_lines(file))
+        header_lines = 0
+        if layout.has_header:
+            reader = csv_reader(lines, layout.delimiter)
+            columns = next((tuple(row) for row in reader if row), ())
+            header_lines = reader.line_num
+        else:
+            columns = numbered_columns(lines, layout.delimiter)
+    if not columns:
         return []
-    if not _is_readable("".join(header)):
+    if not _is_readable("".join(columns)):
         raise SourceError(f"{part.source_file}: its first line is too long to hold names of columns")
     with part.path.open(encoding="latin-1") as file:  # only line ends matter here
-        lines = sum(line != "\n" for line in _bounded_lines(file)) - 1
-    named = replace(part, columns=header, lines=lines)
+        below = islice(_bounded_lines(file), layout.skipped, None)
+        count = sum(line != "\n" for line in below) - layout.has_header
+    found = replace(part, columns=columns, lines=count, layout=layout)
     # DuckDB takes the first line for the header, whatever it is.
-    if reader.line_num == 1 and not _has_long_line(part.path):
-        return [named]
-    return [numbered_csv(named, source.delimiter, folder)]
+    is_plain = header_lines == layout.has_header and layout.delimiter != WHITESPACE
+    return [found] if is_plain and not _has_long_line(part.path) else [numbered_csv(found, folder)]
 
 
 def _jsonl_parts(connection: duckdb.DuckDBPyConnection, part: Part, folder: Path) -> list[Part]:
@@ -165,7 +184,9 @@ def _csv_records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[R
     """Yield each record; blank lines are not records. Where a record is malformed, go on with its second line."""
     pushed_back: deque[str] = deque()
     record: list[str] = []
-    searched_lines = _MAX_RECORD_LINES
+    # Blanks inside quotes of several lines could not be told from delimiters.
+    max_lines = 1 if delimiter == WHITESPACE else _MAX_RECORD_LINES
+    searched_lines = max_lines
 
     def record_lines() -> Iterator[str]:
         size = 0
@@ -181,7 +202,7 @@ def _csv_records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[R
         record.clear()
         fields: list[str] | None = None
         try:
-            fields = next(csv.reader(record_lines(), delimiter=delimiter, strict=True), None)
+            fields = next(csv_reader(record_lines(), delimiter), None)
         except csv.Error:
             fields = None
         if not record:
@@ -189,12 +210,12 @@ def _csv_records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[R
         # As DuckDB does, accept delimiters at the end of a line without values after them.
         fits = fields is not None and len(fields) >= width and not any(fields[width:])
         if fields is not None and fits and _is_readable("".join(record)):
-            searched_lines = min(searched_lines + 1, _MAX_RECORD_LINES)
+            searched_lines = min(searched_lines + 1, max_lines)
             yield fields[:width], ""
         elif fields != []:
             if len(record) == searched_lines:
                 # Where every line opens a quote, the end of each would otherwise be searched in a thousand lines.
-                searched_lines = max(searched_lines // 2, _MIN_SEARCHED_LINES)
+                searched_lines = min(max(searched_lines // 2, _MIN_SEARCHED_LINES), max_lines)
             pushed_back.extendleft(reversed(record[1:]))
             yield [], record[0]
 

@@ -315,7 +315,7 @@ def _raw_write(
     records: Sequence[IngestedFile],
     read: Sequence[str],
     request: LoadRequest,
-    extra_columns: Mapping[str, str],
+    extra_columns: Mapping[str, str | int],
 ) -> TableWrite:
     """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone."""
     with_lines = [record for record in records if record.lines]

@@ -7,6 +7,7 @@ from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.column_mapping import column_positions
+from segmentation_pipeline.ingestion.csv_layout import Layout
 from segmentation_pipeline.ingestion.date_formats import CELL_FORMATS, date_format_values, time_sql
 from segmentation_pipeline.ingestion.file_formats import Part
 from segmentation_pipeline.tables.catalog import line_columns
@@ -23,6 +24,14 @@ def cells_select(retailer: Retailer, part: Part) -> str:
     place, reader = _reader(part)
     cells = ", ".join(f"{text} as {quoted(name)}" for name, text in _cells(retailer, part).items())
     return f"select {place}, {cells} from {reader}"  # noqa: S608 - own SQL
+
+
+def differing_select(part: Part, one: int, other: int) -> str:
+    """Return the SELECT of in how many lines two columns differ, and of the number of the first."""
+    place, reader = _reader(part)
+    texts = (f"coalesce(trim(cast(c{position} as varchar), $blanks), '')" for position in (one, other))
+    lines = f"select {place} from {reader} where {' <> '.join(texts)}"  # noqa: S608 - own SQL
+    return f"select count(*), min(source_line) from ({lines})"  # noqa: S608 - own SQL
 
 
 def part_select(retailer: Retailer, part: Part, cells_table: str = "") -> str:
@@ -60,7 +69,7 @@ def part_values(retailer: Retailer, part: Part) -> dict[str, Any]:
     return {
         "time_zone": retailer.time_zone,
         "decimal": retailer.source.decimal,
-        "delimiter": retailer.source.delimiter,
+        "delimiter": part.layout.delimiter,
         "blanks": BLANKS,
         "pointers": pointers,
         **date_format_values(_date_formats(retailer, part)),
@@ -75,7 +84,7 @@ def _reader(part: Part) -> tuple[str, str]:
     if part.kind == "parquet":
         return unnumbered, _read_parquet(width)
     if part.kind == "csv":
-        return unnumbered, _read_source_csv(width)
+        return unnumbered, _read_source_csv(width, part.layout)
     if part.kind == "numbered":
         return numbered, _read_numbered_csv(width)
     objects = f"""(
@@ -140,9 +149,11 @@ def _read_parquet(width: int) -> str:
     return f"read_parquet($paths, filename = '__path') as file({columns})"
 
 
-def _read_source_csv(width: int) -> str:
+def _read_source_csv(width: int, layout: Layout) -> str:
     """Return the SQL that reads a source's CSV, without the lines at which DuckDB fails."""
-    options = f"columns = {{{_text_columns(width)}}}, header = true, delim = $delimiter, ignore_errors = true"
+    skip = f", skip = {layout.skipped}" if layout.skipped else ""
+    header = str(layout.has_header).lower()
+    options = f"columns = {{{_text_columns(width)}}}, header = {header}, delim = $delimiter, ignore_errors = true{skip}"
     return _read_csv(options)
 
 

@@ -20,13 +20,19 @@ from typing import Any
 import duckdb
 
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.validation import MAX_COLUMNS
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
-from segmentation_pipeline.ingestion.column_mapping import column_positions, names_to_keep
+from segmentation_pipeline.ingestion.column_mapping import (
+    column_positions,
+    differing_message,
+    names_to_keep,
+    repeated_columns,
+)
 from segmentation_pipeline.ingestion.discovery import format_of
-from segmentation_pipeline.ingestion.file_formats import MAX_COLUMNS, Part, numbered_csv, parts_of
+from segmentation_pipeline.ingestion.file_formats import Part, numbered_csv, parts_of
 from segmentation_pipeline.ingestion.fill_down import count_select, fill_down_select, filled_columns
 from segmentation_pipeline.ingestion.number_formats import number_values
-from segmentation_pipeline.ingestion.part_select import cells_select, part_select, part_values
+from segmentation_pipeline.ingestion.part_select import cells_select, differing_select, part_select, part_values
 from segmentation_pipeline.tables.catalog import contracts, macros, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
@@ -34,7 +40,7 @@ from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
 from segmentation_pipeline.warehouse.statements import statements_for
 
 # Raise the version of a format when its files would be read differently: only they are then read again.
-READER_VERSIONS = {"csv": "2", "jsonl": "1", "parquet": "1", "xlsx": "1"}
+READER_VERSIONS = {"csv": "3", "jsonl": "2", "parquet": "1", "xlsx": "1"}
 _PLACE = ("source_file", "source_sheet", "source_line")
 # The columns of a line but its place in the source.
 _VALUES = tuple(column.name for column in contracts()["raw_transactions"].columns if column.name not in _PLACE)
@@ -174,10 +180,29 @@ class _Staging:
             }
             for part in parts:
                 column_positions(self.retailer.columns, part)
+            return [self._without_doubt(part) for part in parts]
         except SourceError as error:
             file.error = str(error)
             return []
-        return parts
+
+    def _without_doubt(self, part: Part) -> Part:
+        """Return a part after a check that mapped columns of the same name have the same values.
+
+        Raises:
+            SourceError: They differ.
+        """
+        columns = self.retailer.columns
+        repeated = repeated_columns(columns, part)
+        if repeated and part.kind == "csv":
+            # DuckDB would leave out lines that it cannot read.
+            part = numbered_csv(part, self.folder)
+        for name, found in repeated.items():
+            for other in found[1:]:
+                values = part_values(self.retailer, part) | {"paths": [glob.escape(str(part.path))]}
+                [(lines, first)] = self._execute(differing_select(part, found[0], other), values)
+                if lines:
+                    raise SourceError(differing_message(columns, part, name, [found[0], other], lines, first))
+        return part
 
     def _stage(self, parts: Sequence[Part]) -> list[str]:
         """Load parts, those with the same columns together, and return the SELECT of each table.
@@ -186,9 +211,9 @@ class _Staging:
         it omits a last line that ends inside a quote, without an error, and where each line opens a quote, recording
         takes time that grows with the square of the lines. Where DuckDB stops, halve the batch until the file is found.
         """
-        batches: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Part]] = {}
+        batches: dict[tuple[object, ...], list[Part]] = {}
         for part in parts:
-            batches.setdefault((part.kind, part.columns, part.types), []).append(part)
+            batches.setdefault((part.kind, part.columns, part.types, part.layout), []).append(part)
         waiting = list(batches.values())
         selects: list[str] = []
         incomplete: list[Part] = []
@@ -220,7 +245,7 @@ class _Staging:
     def _reparsed(self, parts: Sequence[Part]) -> Iterator[Part]:
         for part in parts:
             try:
-                yield numbered_csv(part, self.retailer.source.delimiter, self.folder)
+                yield numbered_csv(part, self.folder)
             except OSError as error:
                 self._note_error(part, error)
 
@@ -314,8 +339,8 @@ class _Staging:
 
 
 def _first_line(part: Part) -> int:
-    """Return the number of a part's first line, where its lines have no number: a CSV has a header above it."""
-    return 2 if part.kind == "csv" else 1
+    """Return the number of a part's first line, where its lines have no number: a CSV can have lines above it."""
+    return part.layout.first_line if part.kind == "csv" else 1
 
 
 def _no_lines(retailer: Retailer) -> str:

@@ -97,11 +97,11 @@ class Contract(BaseModel):
             return self
         return self.model_copy(update={"columns": tuple(c for c in self.columns if c.name not in names)})
 
-    def with_extra_columns(self, names: Mapping[str, str]) -> Self:
+    def with_extra_columns(self, names: Mapping[str, str | int]) -> Self:
         """Return the contract with columns of text that the retailer file names.
 
         Args:
-            names: The source's name of each column, by our name.
+            names: The source's name or position of each column, by our name.
         """
         extra = (
             Column(

@@ -48,7 +48,7 @@ class TableWrite:
     rows: Sequence[tuple[Any, ...]] = ()
     files: frozenset[str] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    extra_columns: Mapping[str, str] = field(default_factory=dict)
+    extra_columns: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def contract(self) -> Contract:

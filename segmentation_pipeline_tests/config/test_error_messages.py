@@ -65,7 +65,7 @@ ERRORS = [
     'found "twice"',
     "6: release: allowed: a table; found 3",
     "9: source.path: allowed: a file, a folder, a pattern, or a list of these, as text; found 3",
-    '10: source.delimiter: allowed: text that matches \'^[^"\\r\\n]$\'; found "ab"',
+    '10: source.delimiter: allowed: one character, no quote and no line end; or whitespace; found "ab"',
     '11: source.encoding: allowed: an encoding that Python knows, such as utf-8, cp1252, latin-1; found "utf-9"',
     "12: source.date_format: allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M;"
     " iso_8601, excel_1900, excel_1904, epoch_seconds, epoch_milliseconds; or a list of these;"

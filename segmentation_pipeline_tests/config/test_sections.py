@@ -72,9 +72,9 @@ OUT_OF_RANGE = {
     "outliers.factor": (1e300, "less than or equal to 1000"),
     "source.sample.customers": (100_001, "less than or equal to 100000"),
     "title": ("", "at least 1 character"),
-    "columns.customer_id": ("", "at least 1 character"),
-    "columns.amount": (" ", "at least 1 character"),
-    "columns.country": ("", "at least 1 character"),
+    "columns.customer_id": ("", "the name of a column, or its position from 1 to 16384"),
+    "columns.amount": (" ", "the name of a column, or its position from 1 to 16384"),
+    "columns.country": ("", "the name of a column, or its position from 1 to 16384"),
     "outliers.features": ([], "at least 1 item"),
     **{
         f"{key}.{number}": (float(number), "a finite number")

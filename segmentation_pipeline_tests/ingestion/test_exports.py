@@ -33,6 +33,9 @@ EXPECTED = {
     "accounting": Expected("279627.29"),
     "sapminus": Expected(WITH_RETURNS),
     "ids": Expected(SOLD),
+    "noheader": Expected(SOLD),
+    "preamble": Expected(SOLD),
+    "sepline": Expected(SOLD),
     "serial": Expected(SOLD),
     # The customer stands only on the first line of an order.
     "shopify": Expected(SOLD),

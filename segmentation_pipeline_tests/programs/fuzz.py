@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -43,7 +44,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
 from segmentation_pipeline.tables.catalog import check_select, select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
-from segmentation_pipeline_tests.programs.fuzz_inputs import Input, input_of
+from segmentation_pipeline_tests.programs.fuzz_inputs import Input, input_of, write_text
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_customers, retailer_settings, write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ class Ingestion:
         with (self.source / "a.csv").open("w", encoding=tested.source["encoding"], newline="") as file:
             at = "01/03/2024 10:00" if "date_format" in tested.source else "2024-03-01 10:00:00"
             good = [line(at=at), line("536366", at=at), line("C536367", quantity="-1", at=at)]
-            csv.writer(file, delimiter=tested.source["delimiter"]).writerows([HEADER, *good])
+            file.write(write_text(tested.source, tested.source["delimiter"] or ",", good))
         # DuckDB loses other lines with one thread than with several.
         self.warehouse.connection.execute(f"set threads = {1 + tested.number % 2}")
         settings = Retailer.model_validate(retailer_settings(self.source, source=tested.source, columns=tested.columns))
@@ -201,17 +202,20 @@ def _differences(tested: Input, name: str, folder: Path, lines: Lines) -> Iterat
     if name.endswith("parquet"):
         return _differences_of_parquet(folder / name, lines)
     if name.endswith("xlsx"):
-        return _differences_of_xlsx(data, lines)
+        return _differences_of_xlsx(data, tested.source, lines)
     try:
-        unpacked = _decompressed(name, data)
-        text = unpacked.decode(tested.source["encoding"], "surrogateescape").removeprefix("\ufeff")
+        text = _decoded(_decompressed(name, data), tested.source["encoding"])
     except (OSError, EOFError, UnicodeError, zlib.error, zstandard.ZstdError) as error:
         return iter([f"it was loaded, and Python cannot read it: {error}"])
-    return (
-        _differences_of_csv(text, tested.source["delimiter"], lines)
-        if ".csv" in name
-        else _differences_of_jsonl(text, lines)
-    )
+    return _differences_of_csv(text, tested.source, lines) if ".csv" in name else _differences_of_jsonl(text, lines)
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    """Return a text; a byte order mark says its encoding."""
+    marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xef\xbb\xbf": "utf-8"}
+    marks |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    marked = next((marked for mark, marked in marks.items() if data.startswith(mark)), encoding)
+    return data.decode(marked, "surrogateescape").removeprefix("\ufeff")
 
 
 def _decompressed(name: str, data: bytes) -> bytes:
@@ -220,27 +224,69 @@ def _decompressed(name: str, data: bytes) -> bytes:
     return gzip.decompress(data) if name.endswith(".gz") else data
 
 
-def _differences_of_csv(text: str, delimiter: str, lines: Lines) -> Iterator[str]:
+def _from_header(text: str, source: dict[str, Any]) -> tuple[str, str]:
+    """Return a text without the lines that are skipped, and its delimiter."""
+    physical = io.StringIO(text, newline="").readlines()
+    skipped, delimiter = source.get("skip_lines", 0), source["delimiter"]
+    for number in (skipped, 0):
+        line = physical[number].rstrip("\r\n") if number < len(physical) else ""
+        if found := re.fullmatch(r'"?sep=([^\w"]?)"?[,;\t| ]*', line, re.IGNORECASE):
+            skipped, delimiter = max(skipped, number + 1), delimiter or found[1]
+    return "".join(physical[skipped:]), delimiter or ","
+
+
+def _differences_of_csv(text: str, source: dict[str, Any], lines: Lines) -> Iterator[str]:
+    text, delimiter = _from_header(text, source)
+    usual = len(text.encode(errors="surrogatepass")) < _LONG_LINE and len(text.splitlines()) < _MANY_LINES
+    if not usual:
+        return
+    has_header = source.get("header", True)
+    if delimiter == "whitespace":
+        yield from _missing_marks_of_whitespace(text, lines, has_header=has_header)
+        return
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
     except csv.Error:
         rows = []
-    usual = len(text.encode(errors="surrogatepass")) < _LONG_LINE and len(text.splitlines()) < _MANY_LINES
-    if rows and usual and {len(row) for row in rows} == {len(rows[0])} and not _SURROGATE.search(text):
-        header, *records = rows
-        place = {"".join(name.split()).casefold(): at for at, name in enumerate(header)}
+    if rows and {len(row) for row in rows} == {len(rows[0])} and not _SURROGATE.search(text):
+        names, records = (rows[0], rows[1:]) if has_header else (HEADER, rows)
+        place = {"".join(name.split()).casefold(): at for at, name in enumerate(names)}
         described, country = place["description"], place["country"]
         expected = [(row[described] or None, row[country].strip() or None) for row in records]
         got = [(line_read[2], (line_read[3] or "").strip() or None) for line_read in lines]
         if expected != got:
             yield f"Python reads {len(expected)} records, {len(got)} are loaded; {_first(expected, got)}"
     header_reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = next((row for row in header_reader if row), [])
-    if usual and len(header) == len(HEADER):
+    header = next((row for row in header_reader if row), []) if has_header else ["?"] * _usual_width(text, delimiter)
+    if len(header) == len(HEADER):
         below = io.StringIO(text, newline="")
         for _ in range(header_reader.line_num):
             below.readline()
         yield from _missing_marks(below.read(), lines)
+
+
+def _missing_marks_of_whitespace(text: str, lines: Lines, *, has_header: bool) -> Iterator[str]:
+    physical = [line for line in io.StringIO(text, newline="") if line.strip(" \t\r\n")]
+    header = physical.pop(0) if has_header and physical else ""
+    if (_width_of_whitespace(header) if has_header else _usual_width(text, "whitespace")) == len(HEADER):
+        yield from _missing_marks("".join(physical), lines)
+
+
+def _usual_width(text: str, delimiter: str) -> int:
+    """Return how many columns most of the first lines have: a file without a header has as many."""
+    widths = Counter[int]()
+    for one in islice(io.StringIO(text, newline=""), 100):
+        with contextlib.suppress(csv.Error):
+            if delimiter == "whitespace":
+                widths[_width_of_whitespace(one)] += 1
+            else:
+                widths[len(next(csv.reader([one], delimiter=delimiter, strict=True), []))] += 1
+    del widths[0]
+    return widths.most_common(1)[0][0] if widths else 0
+
+
+def _width_of_whitespace(line: str) -> int:
+    return len(re.findall(r'"(?:[^"]|"")*"|[^ \t\r\n]+', line))
 
 
 def _first(expected: list[Any], got: list[Any]) -> str:
@@ -279,7 +325,7 @@ def _differences_of_jsonl(text: str, lines: Lines) -> Iterator[str]:
             yield f"line {number} is described as {description!r}, and as {expected!r} in the file"
 
 
-def _differences_of_xlsx(data: bytes, lines: Lines) -> Iterator[str]:
+def _differences_of_xlsx(data: bytes, source: dict[str, Any], lines: Lines) -> Iterator[str]:
     """Compare the number of rows with a value where Python can read the sheets, except those with XML entities."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
@@ -302,8 +348,11 @@ def _differences_of_xlsx(data: bytes, lines: Lines) -> Iterator[str]:
         ]
         rows = {reference.lstrip(ascii_uppercase) for reference in valued}
         loaded = [line_read for line_read in lines if line_read[0] == sheet]
-        if loaded and all(map(str.isdecimal, rows)) and len(rows) - 1 != len(loaded):
-            yield f"sheet {sheet} has {len(rows)} rows with a value, {len(loaded)} lines are loaded"
+        if not loaded or not all(map(str.isdecimal, rows)):
+            continue
+        below = [row for row in rows if int(row) > source.get("skip_lines", 0)]
+        if len(below) - source.get("header", True) != len(loaded):
+            yield f"sheet {sheet} has {len(below)} rows with a value, {len(loaded)} lines are loaded"
 
 
 def _differences_of_parquet(path: Path, lines: Lines) -> Iterator[str]:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import tomli_w
@@ -62,11 +62,56 @@ def input_of(number: int) -> Input:
     }
     if random.random() < 0.2:
         source["date_format"] = "%d/%m/%Y %H:%M"
+    source |= random.choice(_LAYOUTS)
     made = [_MAKERS[kind](random, source) for kind in _FORMATS]
     columns: dict[str, Any] = {"extra": {"land": "Country", "code": "StockCode"}} if random.random() < 0.3 else {}
+    if source.get("header") is False:
+        columns = _positions(columns)
     if random.random() < 0.3:
         source["fill_down"] = ["customer_id", "transaction_at", *columns.get("extra", ())]
     return Input(number, {f"m{place}.{ending}": data for place, (ending, data) in enumerate(made)}, source, columns)
+
+
+# `delimiter: None` is that of the line `sep=;`, or a comma.
+_LAYOUTS: list[dict[str, Any]] = [
+    *[{}] * 6,
+    {"delimiter": None},
+    {"skip_lines": 3},
+    {"header": False},
+    {"delimiter": None, "skip_lines": 3, "header": False},
+    {"delimiter": "whitespace"},
+    {"delimiter": "whitespace", "skip_lines": 3, "header": False},
+]
+REPORT = ['Report "by line"', "Generated, 2024-04-01", ""]
+
+
+def _positions(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return all columns by their positions instead of their names."""
+    named = retailer_settings(Path("source"))["columns"] | columns
+    extra = {name: HEADER.index(theirs) + 1 for name, theirs in named.pop("extra", {}).items()}
+    return {name: HEADER.index(theirs) + 1 for name, theirs in named.items()} | ({"extra": extra} if extra else {})
+
+
+def lines_above(source: dict[str, Any]) -> list[str]:
+    """Return the lines above the header that the settings leave out."""
+    return REPORT[: source.get("skip_lines", 0)]
+
+
+def write_text(
+    source: dict[str, Any],
+    delimiter: str,
+    lines: Iterable[Line],
+    end: str = "\n",
+    quoting: Literal[0, 1] = csv.QUOTE_MINIMAL,
+) -> str:
+    """Return lines as a CSV of the layout that the settings describe."""
+    text = io.StringIO()
+    if delimiter == "whitespace":
+        delimiter, quoting = " ", csv.QUOTE_ALL
+    text.writelines(line + end for line in lines_above(source))
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerows([*([HEADER] if source.get("header", True) else []), *lines])
+    return text.getvalue()
 
 
 def sold() -> list[Line]:
@@ -204,19 +249,22 @@ def _packed(random: Random, ending: str, data: bytes) -> tuple[str, bytes]:
 
 
 def _csv(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
-    text, encoding = io.StringIO(), source["encoding"]
-    if encoding == "utf-8" and random.random() < 0.2:
+    encoding = source["encoding"]
+    if encoding == "utf-8":
         # A byte order mark needs no setting.
-        encoding = "utf-8-sig"
+        encoding = random.choice(("utf-8",) * 9 + ("utf-8-sig", "utf-16", "utf-32"))
     end = random.choice(("\n", "\n", "\r\n", "\r"))
     lines = sold()[: random.choice((1, 4, 12, 12))]
-    plain = csv.writer(text, delimiter=source["delimiter"], lineterminator=end)
-    quoted = csv.writer(text, delimiter=source["delimiter"], lineterminator=end, quoting=csv.QUOTE_ALL)
-    writer = random.choice((plain, quoted))
-    writer.writerows([HEADER, *lines])
-    data = text.getvalue().encode(encoding)
+    delimiter = source["delimiter"] or random.choice(",;\t|")
+    text = write_text(source, delimiter, lines, end, random.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+    if source["delimiter"] is None:
+        # In place of the first of the lines above, if there are any.
+        text = f"sep={delimiter}{end}{text.split(end, 1)[1] if lines_above(source) else text}"
+    data = text.encode(encoding)
     # Mostly leave the header alone: without its columns a file is quarantined, and nothing else is tested.
-    head = len(text.getvalue().split(end, 1)[0].encode(encoding)) if random.random() < 0.7 else 0
+    above = len(lines_above(source)) or (source["delimiter"] is None)
+    head_lines = text.split(end)[: above + source.get("header", True)]
+    head = len(end.join(head_lines).encode(encoding)) if random.random() < 0.7 else 0
     return _packed(random, "csv", data[:head] + mutated(random, data[head:], TOKENS))
 
 
@@ -256,12 +304,14 @@ _ODD_CELLS: list[dict[str, Any]] = [
 
 
 @cache
-def _workbook() -> bytes:
+def _workbook(titles: int, has_header: bool) -> bytes:
     with TemporaryDirectory() as folder:
         cells = [
             (mixed(a), b, c, _number(q), at, _number(p), mixed(who or None), d) for a, b, c, q, at, p, who, d in sold()
         ]
-        sheets: dict[str, Iterable[Sequence[object]]] = {"2010": [HEADER, *cells[:6]], "2011": [HEADER, *cells[6:]]}
+        above: list[Sequence[object]] = [[title or None] for title in REPORT[:titles]]
+        above += [HEADER] * has_header
+        sheets: dict[str, Iterable[Sequence[object]]] = {"2010": [*above, *cells[:6]], "2011": [*above, *cells[6:]]}
         written = write_workbook(Path(folder) / "a.xlsx", sheets).read_bytes()
     return _zipped(_entries(written), zipfile.ZIP_DEFLATED)
 
@@ -321,8 +371,7 @@ _IN_XML = [
 
 
 def _xlsx(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
-    del source
-    data = _workbook()
+    data = _workbook(source.get("skip_lines", 0), source.get("header", True))
     if random.random() < 0.25:
         return "xlsx", mutated(random, data, [*TOKENS, b"PK\x03\x04", b"PK\x05\x06", b"PK\x01\x02"])
     entries = _entries(data)
