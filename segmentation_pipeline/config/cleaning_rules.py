@@ -18,6 +18,7 @@ _PIPELINE_RULES = {
     "unparseable_value": "",
     "cancellation": "",
     "after_as_of": "",
+    "superseded_file": "",
     "exact_duplicate": "",
     "positive_cancellation": "",
     "negative_money": "",

@@ -136,7 +136,7 @@ class Retailer(Section):
     @property
     def reading_digest(self) -> str:
         """Changes when the same files would give other lines. Their path does not matter."""
-        irrelevant = {"path": "", "sample": None, "max_quarantined": 0, "max_unpacked_gb": 1}
+        irrelevant = {"path": "", "sample": None, "max_quarantined": 0, "max_unpacked_gb": 1, "supersedes": None}
         source, privacy = self.source.model_copy(update=irrelevant), self.privacy.model_copy(update={"withhold": []})
         # What the mapping of merged customers says is not in the settings: see `CustomerIds.merged_digest`.
         customers = self.customers.model_copy(update={"merged": None})
@@ -163,6 +163,7 @@ class Retailer(Section):
             "fence_margin": thresholds.HYSTERESIS.fence_margin,
             "max_pending_days": thresholds.HYSTERESIS.max_pending_days,
             "history_digest": self.history_digest,
+            "sources_overlap": self.cleaning.sources_overlap,
             "control_below": f"{round(self.membership.control_share * 16**8):08x}",
             "lapsing_factor": self.rfm.lapsing_factor,
         }

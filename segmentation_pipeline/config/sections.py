@@ -21,6 +21,8 @@ EXCEL_FORMATS = ("excel_1900", "excel_1904")
 WHITESPACE = "whitespace"
 # With how many of its units a second has.
 EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
+# The group of `source.supersedes` that says how new a file is.
+VERSION_GROUP = "version"
 Normalisation = Literal["trim", "strip_decimal", "strip_leading_zeros", "lower"]
 
 
@@ -78,6 +80,12 @@ class Source(Section):
     """Columns of the lines, such as ["customer_id", "transaction_at"], that are filled in only on the first line of an
     order. An empty value is then that of the nearest line above with the same invoice in the same file or sheet. Not
     allowed: invoice, quantity, price and amount. transaction_at includes transaction_time."""
+    supersedes: Text | None = None
+    """Pattern of file names in which the group `version` says how new an export is, as a Python regular expression,
+    such as sales_(?P<period>[0-9-]{7})_v(?P<version>[0-9]+). Of the files that have everything before the match and all
+    other named groups in common, only those of the newest version count, number by number: v10 is newer than v9. The
+    lines of the others are rejected by the rule `superseded_file`, and count again if the newer file disappears, is
+    empty or is quarantined. Files that it does not match count as always. Unset: every file counts."""
     max_quarantined: int = Field(3, ge=0)
     """Maximum number of quarantined files: files that cannot be read while the others load. A run with more of them, or
     without any readable file, fails. Three daily files are a long weekend; more mean another export or a wrong
@@ -122,6 +130,17 @@ class Source(Section):
                 "allowed: strptime codes of year, month and day, no offset, such as %d/%m/%Y %H:%M;"
                 f" {', '.join([ISO_FORMAT, *EXCEL_FORMATS, *EPOCH_FORMATS])}; or a list of these"
             )
+        return value
+
+    @field_validator("supersedes")
+    @classmethod
+    def _check_supersedes(cls, value: str | None) -> str | None:
+        try:
+            groups = re.compile(value or "").groupindex
+        except re.error as error:
+            raise ValueError(f"allowed: a regular expression of Python; {error}") from None
+        if value is not None and VERSION_GROUP not in groups:
+            raise ValueError(f"allowed: a pattern with a group (?P<{VERSION_GROUP}>...), which says how new a file is")
         return value
 
     @field_validator("encoding")
@@ -323,6 +342,10 @@ class Checks(Section):
     """Number of customer ids that may differ from another one only by case, leading zeros, a decimal zero or tabs;
     with more, a check warns. Above 0, if such ids really name different customers. Pseudonyms show no such difference,
     so with privacy.pseudonymise only the ids of the files that a run reads are compared with each other."""
+    max_repeated_share: float = Field(0.01, gt=0, le=1)
+    """Share of a file's lines that may be found again, as whole invoices, in another file or sheet; above it, a check
+    warns that they count twice. Single invoices can be in two files by chance, so fewer than ten lines matter only if
+    they are half of the file. Not checked with cleaning.sources_overlap, which counts such lines once."""
     max_feed_age_days: int = Field(5, ge=1)
     """Days between the newest transaction and the scheduled time above which a check warns. A shop is closed for fewer
     days at Easter."""

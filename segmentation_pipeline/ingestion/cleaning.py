@@ -66,12 +66,14 @@ def is_by_file(retailer: Retailer) -> bool:
 def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
     """Return an explanation if most lines are rejected: the rules, what could not be read, and what to do."""
     inputs = query_inputs(retailer)
-    lines = warehouse.count("raw_transactions")
+    # Nobody lost the lines of superseded files: a newer file has them.
+    superseded = "select coalesce(sum(lines), 0) as lines from ingested_files where status = 'superseded'"
+    lines = warehouse.count("raw_transactions") - int(warehouse.row(superseded)["lines"])
     rejected = warehouse.rows(
         f"with judged_transactions as ({inputs.relations['judged_transactions']}),"  # noqa: S608 - own SQL
         f" cleaning_rules as ({inputs.relations['cleaning_rules']})"
         " select rule, count(*) as lines from judged_transactions inner join cleaning_rules using (step)"
-        " group by rule order by lines desc, rule",
+        " where rule <> 'superseded_file' group by rule order by lines desc, rule",
         **inputs.values,
     )
     count = sum(rule["lines"] for rule in rejected)
@@ -122,15 +124,22 @@ def _marked_ctes(retailer: Retailer) -> str:
 
     Without invoices, a purchase is all that a customer buys on a day. Without a pattern of cancellations, negative
     money is a refund. A copy is a line that an earlier file or sheet has too. Equal lines of one file are separate
-    purchases and kept: the n-th of them in one file is a copy of the n-th in another.
+    purchases and kept: the n-th of them in one file is a copy of the n-th in another. A line of a superseded file is
+    not one that makes others copies.
     """
     by_day = "* replace (customer_id || '@' || cast(transaction_at as date) as invoice)"
     columns = "*" if retailer.columns.invoice else by_day
+    # An empty list rejects nothing: the status of files changes without this text.
+    superseded = ""
+    if retailer.source.supersedes:
+        superseded = (
+            ", source_file in (select source_file from ingested_files where status = 'superseded') as is_superseded"
+        )
     is_cancellation = "regexp_matches(invoice, $cancellation)" if retailer.cleaning.cancellation else "amount < 0"
     numbered = (
         f"with numbered as (select {columns}, coalesce({is_cancellation}, false)"  # noqa: S608 - own SQL
         " as is_cancellation"
-        " from raw_transactions)"
+        f"{superseded} from raw_transactions)"
     )
     if not retailer.cleaning.sources_overlap:
         return f"{numbered}, marked as (select * from numbered)"  # noqa: S608 - own SQL, values are bound
@@ -141,7 +150,9 @@ def _marked_ctes(retailer: Retailer) -> str:
         from numbered
     ), marked as (
         select * exclude (nth),
-            row_number() over (partition by {content}, nth order by source_file, source_sheet) > 1 as is_copy
+            row_number() over (
+                partition by {content}, nth{", is_superseded" if superseded else ""} order by source_file, source_sheet
+            ) > 1 as is_copy
         from repeated
     )"""  # noqa: S608 - own SQL, values are bound
 
@@ -155,6 +166,8 @@ def _rules(retailer: Retailer) -> Iterator[RejectionRule]:
     if (cutoff := retailer.transaction_cutoff) is not None:
         condition = "transaction_at >= $transaction_cutoff"
         yield RejectionRule("after_as_of", "sold after the as-of date", condition, {"transaction_cutoff": cutoff})
+    if retailer.source.supersedes:
+        yield RejectionRule("superseded_file", "a newer export supersedes the file", "is_superseded")
     yield RejectionRule(
         "unparseable_value",
         "the line is malformed, or its date, quantity or money cannot be read",

@@ -12,7 +12,7 @@ from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 
-LOADED, MISSING, QUARANTINED = "loaded", "missing", "quarantined"
+LOADED, MISSING, QUARANTINED, SUPERSEDED = "loaded", "missing", "quarantined", "superseded"
 # In UTC, as every timestamp of a file.
 EPOCH = datetime.fromisoformat("1970-01-01")
 

@@ -20,10 +20,12 @@ from segmentation_pipeline.ingestion.file_ledger import (
     LOADED,
     MISSING,
     QUARANTINED,
+    SUPERSEDED,
     IngestedFile,
     ingested_files_select,
 )
 from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader_digest
+from segmentation_pipeline.ingestion.superseding import resolve_versions
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds
 from segmentation_pipeline.privacy.line_privacy import LinePrivacy
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -33,6 +35,7 @@ VERSION = "1"
 # `erased_customers` is written unchanged, so that the lineage shows that ingestion reads it.
 TABLES = ("raw_transactions", "ingested_files", "erased_customers")
 _SHOWN_NAMES = 5
+_COUNTED = (MISSING, QUARANTINED, SUPERSEDED)
 # A clock that was set wrong can write times that datetime cannot represent.
 _MIN_MICROSECONDS, _MAX_MICROSECONDS = -(10**16), 10**17
 
@@ -71,6 +74,8 @@ class SourceLoad:
         files: The files of this run.
         read: The names of the files that were read.
         filled: How many empty values `source.fill_down` filled, by file and column.
+        superseded: The files that a newer one supersedes since this run.
+        counted_again: The files that none supersedes any more.
         similar_ids: How many ids of these files differ in form only; None where later tables show the ids themselves.
     """
 
@@ -80,12 +85,14 @@ class SourceLoad:
     files: list[IngestedFile]
     read: list[str]
     filled: Mapping[str, Mapping[str, int]]
+    superseded: list[IngestedFile]
+    counted_again: list[IngestedFile]
     similar_ids: SimilarIds | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Numbers of files and bytes, and the changed files that were read again."""
-        counts = {status: sum(file.status == status for file in self.files) for status in (MISSING, QUARANTINED)}
+        counts = {status: sum(file.status == status for file in self.files) for status in _COUNTED}
         present, names = len(self.files) - counts[MISSING], set(self.read)
         read = [file for file in self.files if file.source_file in names]
         loaded_before = {file.source_file for file in self.previous if file.status != QUARANTINED}
@@ -95,6 +102,7 @@ class SourceLoad:
             "files_kept": present - len(read) - counts[QUARANTINED],
             "files_missing": counts[MISSING],
             "files_quarantined": counts[QUARANTINED],
+            "files_superseded": counts[SUPERSEDED],
             "bytes_read": sum(file.size for file in read),
             "values_filled": sum(sum(counts.values()) for counts in self.filled.values()),
             "read_again": first_names([name for name in self.read if name in loaded_before]),
@@ -142,7 +150,7 @@ def load_source(
     request = replace(request, settings_digest=request.settings_digest + ids.merged_digest)
     privacy = LinePrivacy.of(warehouse, retailer, ids)
     stored = warehouse.rows("select * from ingested_files order by source_file") if has_lines else []
-    previous = {row["source_file"]: IngestedFile(**row) for row in stored}
+    previous = {row["source_file"]: _without_superseding(IngestedFile(**row)) for row in stored}
     names = {_printable(name): path for name, path in files.items()}
     found = [_inspect(name, path, previous.get(name), retailer, request) for name, path in names.items()]
     pending = {file.record.source_file: file.path for file in found if file.is_pending}
@@ -155,6 +163,8 @@ def load_source(
         records = [_record(file, lines.files, erased) for file in found]
         if not request.reload:
             records += _missing_records(previous, records, request)
+        if pattern := retailer.source.supersedes:
+            records = resolve_versions(records, pattern)
         records.sort(key=lambda record: record.source_file)
         if not any(record.lines or record.erased for record in records):
             raise SourceError(_no_lines_message(len(found), any(record.columns for record in records)))
@@ -166,10 +176,18 @@ def load_source(
             TableWrite("erased_customers", "select * from erased_customers"),
         ]
         values = privacy.values | ledger_values | {"read": read}
+        before = {row["source_file"] for row in stored if row["status"] == SUPERSEDED}
+        superseded = [record for record in records if record.status == SUPERSEDED and record.source_file not in before]
+        again = [record for record in records if record.status != SUPERSEDED and record.source_file in before]
         filled = {name: lines.files[name].filled for name in read if lines.files[name].filled}
         inputs = QueryInputs(lines.relations, values)
         similar_ids = privacy.similar_ids(warehouse, inputs) if retailer.privacy.pseudonymise and read else None
-        yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled, similar_ids)
+        yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled, superseded, again, similar_ids)
+
+
+def _without_superseding(record: IngestedFile) -> IngestedFile:
+    """Return the record of a file as if no other superseded it: every run decides that anew."""
+    return replace(record, status=LOADED, reason=None) if record.status == SUPERSEDED else record
 
 
 def _printable(name: str) -> str:
@@ -326,7 +344,13 @@ def _raw_write(
         listed = "select source_file from ingested_files where lines > 0"
         stored = warehouse.rows("select distinct source_file from raw_transactions" if request.reload else listed)
         files = frozenset({*read} | {row["source_file"] for row in stored} - kept)
-    versions = {record.source_file: f"{record.content_hash}-{record.settings_digest}" for record in with_lines}
+    versions = {record.source_file: _version(record) for record in with_lines}
     lines = privacy.stored("select * from staged_lines")
     select = f"select * from ({lines}) where source_file in (select unnest(cast($read as varchar[])))"  # noqa: S608 - own SQL
     return TableWrite("raw_transactions", select, files=files, versions=versions, extra_columns=extra_columns)
+
+
+def _version(record: IngestedFile) -> str:
+    """Return what other tables derive from the lines of a file: none count while it is superseded."""
+    superseded = f"-{SUPERSEDED}" if record.status == SUPERSEDED else ""
+    return f"{record.content_hash}-{record.settings_digest}{superseded}"

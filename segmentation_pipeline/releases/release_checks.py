@@ -40,14 +40,15 @@ class ReleaseMetrics:
     def of(cls, warehouse: Warehouse, table: str) -> "ReleaseMetrics":
         """Compute the metrics from the working database; the table has one row per customer.
 
-        Lines after as_of are neither clean nor counted as rejected; they count as raw lines only.
+        Lines after as_of and of superseded files are neither clean nor rejected; they count as raw lines only.
         """
         return cls(
             **warehouse.row(
                 "select max(as_of) as as_of,"  # noqa: S608 - own SQL, values are bound
                 " (select max(transaction_at) from clean_transactions) as last_transaction_at,"
                 " (select count(*) from raw_transactions) as raw_lines,"
-                " (select count(*) from rejected_transactions where rule <> 'after_as_of') as rejected_lines,"
+                " (select count(*) from rejected_transactions where rule not in ('after_as_of', 'superseded_file'))"
+                " as rejected_lines,"
                 " (select count(*) from clean_transactions) as clean_lines,"
                 f" count(*) as customers, sum(monetary) as revenue from {quoted(table)}"
             )

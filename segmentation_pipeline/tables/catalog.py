@@ -23,7 +23,7 @@ STAGES = ("ingestion", "cleaning", "features", "customers", "model", "segments",
 # Of the published tables. Removing a column, or changing its meaning, is a major version; adding one a minor version.
 CONTRACT_VERSION = "3.0.0"
 # Selects the loaded files whose lines cannot be read again.
-WITHOUT_SOURCE = "select * from ingested_files where status <> 'loaded' and lines > 0"
+WITHOUT_SOURCE = "select * from ingested_files where status in ('missing', 'quarantined') and lines > 0"
 
 
 @cache
@@ -46,8 +46,8 @@ def state_selects() -> Mapping[str, str]:
     selects = {name: f"select * from {quoted(name)}" for name in tables}  # noqa: S608 - quoted names
     selects["ingested_files"] = WITHOUT_SOURCE
     selects["raw_transactions"] = (
-        "select * from raw_transactions where source_file in"
-        " (select source_file from ingested_files where status <> 'loaded' and lines > 0)"
+        "select * from raw_transactions where source_file in"  # noqa: S608 - own SQL
+        f" (select source_file from ({WITHOUT_SOURCE}))"
     )
     return MappingProxyType(selects)
 

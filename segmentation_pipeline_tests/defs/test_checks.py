@@ -296,6 +296,9 @@ BAD = {
         "rules predict better": "update backtest_metrics set segments_lead_low = -0.2, segments_lead_high = -0.01"
         " where segmentation = 'rfm_segments' and population = 'all' and metric = 'gini'",
     },
+    "no_file_repeats_another": {
+        "a file twice": "insert into file_overlaps values ('a.csv', '', 'b.csv', '', 5, 12, 1.0, 60)",
+    },
     "customer_ids_are_distinct": {
         "a leading zero": "update rfm_features set customer_id = '010004' where customer_id = '10003'"
     },
@@ -326,7 +329,8 @@ def test_a_check_passes_on_good_data(tables: Tables, check: str) -> None:
 def test_every_checked_table_has_rows_in_a_finished_shop(tables: Tables) -> None:
     checked = {key.asset_key.to_user_string() for definition in CHECKS.values() for key in definition.check_keys}
     assert {table for table in checked if tables.rows(f"select count(*) from {table}") == [(0,)]} == {
-        "kmeans_candidates"
+        "file_overlaps",
+        "kmeans_candidates",
     }
 
 

@@ -28,7 +28,8 @@ ASSETS = (
 CUSTOMERS = File("csv", [Row(sold, None, None, True) for sold in regular_customers(12)], "\n")
 TIMES = ("2024-03-01 10:00:00", "2024-05-31 10:00:00", "2024-12-31 10:00:00", "2025-06-01 10:00:00", "never")
 AS_OF = ("last_transaction", *map(datetime.fromisoformat, ("2024-03-02", "2024-06-01", "2025-01-01")))
-KINDS = (*["write"] * 8, "remove", "overlap", "refunds", "as_of")
+KINDS = (*["write"] * 8, "remove", "overlap", "refunds", "as_of", *["version"] * 6)
+VERSIONS = ("c_v1", "c_v2", "c_v10")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,10 +62,46 @@ def some_lines(random: Random) -> list[Row | str]:
     return [*(Row(one, None, None, True) for one in made), *CUSTOMERS.rows[:copies]]
 
 
-def change(shop: Shop, random: Random) -> None:
+class Versions:
+    """Versions of an export of which one counts: the newest that can be read and has lines, or else the last one."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop, self.good, self.counts = shop, dict[str, bytes](), ""
+        shop.set("source", supersedes=r"c_v(?P<version>\d+)")
+
+    def change(self, random: Random) -> None:
+        """Write, damage or remove a version."""
+        path = self.path(random.choice(VERSIONS))
+        what = random.choice(["write", "write", "damage", "remove"])
+        if what == "write":
+            self.shop.add_files({path.stem: File("csv", some_lines(random), "\n")})
+        elif what == "remove":
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text("no,columns\n1,2\n")
+
+    def after_a_night(self) -> None:
+        """Note which version counts now, and the content of each version that can be read."""
+        contents = {name: self.path(name).read_bytes() for name in VERSIONS if self.path(name).exists()}
+        readable = {name: content for name, content in contents.items() if not content.startswith(b"no,")}
+        counted = [name for name in VERSIONS if readable.get(name, b"").count(b"\n") > 1]
+        if counted:
+            self.counts = counted[-1]
+            self.good = readable
+        elif self.counts:
+            self.good = {self.counts: self.good[self.counts], **readable}
+
+    def path(self, name: str) -> Path:
+        """Return the path of a version."""
+        return self.shop.folder / "in" / f"{name}.csv"
+
+
+def change(shop: Shop, versions: Versions, random: Random) -> None:
     """Change a file of the source or a setting."""
     kind, name = random.choice(KINDS), random.choice("ab")
-    if kind == "write":
+    if kind == "version":
+        versions.change(random)
+    elif kind == "write":
         shop.add_files({name: File("csv", some_lines(random), "\n")})
     elif kind == "remove":
         (shop.folder / "in" / f"{name}.csv").unlink(missing_ok=True)
@@ -79,11 +116,11 @@ def change(shop: Shop, random: Random) -> None:
 @settings(max_examples=examples(5), **SAME)
 @given(seed=st.integers(0, 2**32))
 def test_tables_after_any_nights_equal_a_rebuild(seed: int) -> None:
-    """Files arrive, change and disappear, settings change, and nights are killed between two tables."""
+    """Files arrive, change, disappear and supersede others, settings change, and nights are killed between tables."""
     random = Random(seed)  # noqa: S311 - nothing secret
     with TemporaryDirectory() as folder:
         shop, every = Shop(Path(folder) / "shop"), Path(folder) / "anew" / "in"
-        anew = Shop(every.parent)
+        anew, versions = Shop(every.parent), Versions(shop)
         shop.set("cleaning", sources_overlap=random.random() < 0.5)
         shop.set("rfm", as_of=random.choice(AS_OF))
         shop.add_files({"customers": CUSTOMERS})
@@ -91,9 +128,15 @@ def test_tables_after_any_nights_equal_a_rebuild(seed: int) -> None:
             shop.execute(ASSETS[: random.choice([len(ASSETS), random.randrange(1, len(ASSETS))])])
             # The lines of a missing file are kept, so the rebuild reads the file as the last night found it.
             copytree(shop.folder / "in", every, dirs_exist_ok=True)
-            change(shop, random)
+            versions.after_a_night()
+            change(shop, versions, random)
         copytree(shop.folder / "in", every, dirs_exist_ok=True)
         shop.execute(ASSETS)
+        versions.after_a_night()
+        for name in VERSIONS:
+            (every / f"{name}.csv").unlink(missing_ok=True)
+        for name, content in versions.good.items():
+            (every / f"{name}.csv").write_bytes(content)
         anew.settings = shop.settings.model_copy(
             update={"source": shop.settings.source.model_copy(update={"path": str(every)})}
         )

@@ -25,12 +25,15 @@ class Expected(NamedTuple):
     first: str = "2025-01-01 05:24:00"
     last: str = "2025-11-26 06:59:00"
     rejected: tuple[str, int] | None = None
+    counted: str | None = None
 
 
 # All orders, and the same with every twentieth line as a return.
 SOLD, WITH_RETURNS = "150367.77", "132627.29"
 EXPECTED = {
     "accounting": Expected("279627.29"),
+    # The lines of January to June are in both files.
+    "overlap": Expected("230305.54", lines=1663, rejected=("exact_duplicate", 583), counted=SOLD),
     "sapminus": Expected(WITH_RETURNS),
     "ids": Expected(SOLD),
     "noheader": Expected(SOLD),
@@ -67,5 +70,7 @@ def test_every_line_of_an_export_is_read(export: str, data_folder: Path, monkeyp
     assert raw == [(expected.lines, Decimal(expected.money), expected.customers, *times, 0)]
     rejected = shop.rows("select rule, count(*) from rejected_transactions group by rule", work)
     assert rejected == ([expected.rejected] if expected.rejected else [])
+    if expected.counted:
+        assert shop.rows("select sum(amount) from clean_transactions", work) == [(Decimal(expected.counted),)]
     remaining = shop.rows("select count(distinct customer_id) from clean_transactions", work)
     assert shop.rows("select count(*) from rfm_features", work) == remaining

@@ -8,7 +8,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
-from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, store, timestamp
+from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, sales, store, timestamp
 
 
 def test_raw_transactions_parses_text_and_keeps_what_it_cannot_parse(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -83,3 +83,28 @@ def test_cleaning_report_counts_what_each_rule_rejects_and_leaves(warehouse: War
         (2, "idle", 0, 0.0, 0, 0, 5, 113),
         (3, "dear", 1, 1 / 7, 1, 100, 4, 13),
     ]
+
+
+def test_file_overlaps_lists_the_invoices_that_two_files_have(warehouse: Warehouse) -> None:
+    """The largest file has the lines of the others; an invoice with other money is another one."""
+    both = [("a", "1", "P1", "2024-01-10", 10), ("a", "1", "P2", "2024-01-10", 5), ("b", "2", "P1", "2024-01-11", 7)]
+    other = [("a", "1", "P1", "2024-01-10", 10), ("a", "1", "P2", "2024-01-10", 6)]
+    lines = [
+        *sales(*both, ("c", "3", "P1", "2024-01-12", 1), source_file="year.csv"),
+        *sales(*both, source_file="january.csv"),
+        *sales(*other, source_file="other.csv"),
+    ]
+    store(warehouse, "clean_transactions", *lines)
+    assert derive(warehouse, "file_overlaps", sources_overlap=False) == [
+        {
+            "source_file": "january.csv",
+            "source_sheet": "",
+            "found_in_file": "year.csv",
+            "found_in_sheet": "",
+            "invoices": 2,
+            "lines": 3,
+            "share": 1.0,
+            "amount": Decimal(22),
+        }
+    ]
+    assert derive(warehouse, "file_overlaps", sources_overlap=True) == []

@@ -10,6 +10,9 @@ from segmentation_pipeline.tables.catalog import check_select
 from segmentation_pipeline.warehouse.database import Warehouse
 
 COMPARED_RELEASES = 5
+SHOWN_FILES = 3
+# Equal invoices in two files can be chance or the edge of two exports; ten lines or half of a file are neither.
+MIN_REPEATED_LINES, MIN_REPEATED_SHARE = 10, 0.5
 # Without earlier releases, a larger share is a wrong setting or source.
 MAX_FIRST_REJECTED_SHARE = 0.5
 
@@ -41,6 +44,30 @@ def feed_is_fresh(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.
     return warning_result(old if retailer.is_scheduled else [], message, scheduled=retailer.is_scheduled)
 
 
+@dg.asset_check(asset="file_overlaps")
+def no_file_repeats_another(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """No more lines of a file than checks.max_repeated_share are found again in another file."""
+    rows = warehouse.open().rows(
+        check_select("no_file_repeats_another"),
+        max_repeated_share=retailer.settings.checks.max_repeated_share,
+        min_lines=MIN_REPEATED_LINES,
+        min_share=MIN_REPEATED_SHARE,
+    )
+    files = " ".join(
+        f"{row['lines']:,} of {row['file_lines']:,} lines of {row['part']}, {row['amount']:,.2f} in money, are found"
+        f" again in {row['found_in']}."
+        for row in rows[:SHOWN_FILES]
+    )
+    more = f" So are lines of {len(rows) - SHOWN_FILES} more files." if len(rows) > SHOWN_FILES else ""
+    lines, amount = (sum(row[name] for row in rows) for name in ("lines", "amount"))
+    message = (
+        f"Lines count twice. {files}{more} If these are the same sales, count them once with cleaning.sources_overlap ="
+        " true, or let the newer file of a period replace the older one with source.supersedes; if they are not, raise"
+        " checks.max_repeated_share. file_overlaps lists all files."
+    )
+    return warning_result(rows, message, lines=lines, amount=float(amount))
+
+
 @dg.asset_check(asset="cleaning_report")
 def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """The share of rejected lines is near that of the last releases; before the first, most lines are kept."""
@@ -67,10 +94,10 @@ def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResour
 
 
 def _rejected_share(database: Warehouse) -> float:
-    """Return the share of rejected lines up to as_of; later lines do not count as rejected."""
+    """Return the share of rejected lines; lines after as_of and of superseded files do not count as rejected."""
     report = database.row(
-        "select coalesce(sum(lines) filter (where step > 0 and rule <> 'after_as_of'), 0) as rejected,"
-        " min(lines_left) as kept from cleaning_report"
+        "select coalesce(sum(lines) filter (where step > 0 and rule not in ('after_as_of', 'superseded_file')), 0)"
+        " as rejected, min(lines_left) as kept from cleaning_report"
     )
     return float(report["rejected"] / max(report["rejected"] + report["kept"], 1))
 

@@ -58,6 +58,7 @@ def raw_transactions(
         files, spill = source_files(settings.source, base, retailer.folders.pipeline_paths), retailer.folders.spill
         with incremental.load_source(warehouse.open(), settings, files, spill, _request(retailer)) as load:
             context.log.info(f"read again, because they changed: {load.metrics['read_again']}")
+            _report_superseded(context, load)
             yield (drift := _columns_unchanged(retailer, load))
             if not drift.passed and drift.severity == dg.AssetCheckSeverity.ERROR:
                 raise dg.Failure(f"{drift.description} Nothing was loaded. {_ACCEPT_OR_CORRECT}", allow_retries=False)
@@ -91,6 +92,16 @@ def _filled(context: dg.AssetExecutionContext, load: incremental.SourceLoad) -> 
         for column, values in counts.items()
     ]
     return {"filled_down": dg.MetadataValue.table(records)}
+
+
+def _report_superseded(context: dg.AssetExecutionContext, load: incremental.SourceLoad) -> None:
+    """Print which files count no more or again; cleaning_report has lines and money of all that are superseded."""
+    if load.superseded:
+        files = [f"{file.source_file} ({file.lines:,} lines) is {file.reason}" for file in load.superseded]
+        context.log.warning(f"Not counted any more: {incremental.first_names(files)}.")
+    if load.counted_again:
+        files = [f"{file.source_file} ({file.lines:,} lines)" for file in load.counted_again]
+        context.log.warning(f"Counted again, because no newer version supersedes it: {incremental.first_names(files)}.")
 
 
 def _read_ids_are_distinct(retailer: RetailerConfig, load: incremental.SourceLoad) -> dg.AssetCheckResult:
