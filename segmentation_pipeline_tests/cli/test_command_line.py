@@ -499,3 +499,14 @@ def test_valid_retailer_file_reports_its_source_files(shop: Shop) -> None:
     assert (checked.code, checked.errors) == (0, "")
     assert "Corner shop: valid." in checked.stdout
     assert "Source: 1 file." in checked.stdout
+
+
+def test_a_check_reads_the_file_of_merged_customers(shop: Shop, tmp_path: Path) -> None:
+    file = retailer_file(tmp_path, shop.source, customers={"merged": "merged.csv"})
+    missing = segments(shop, "retailer", "check", str(file))
+    assert (missing.code, f"customers.merged: there is no file {tmp_path / 'merged.csv'}" in missing.errors) == (
+        2,
+        True,
+    )
+    (tmp_path / "merged.csv").write_text("old_id,new_id\n1,2\n3,2\n")
+    assert "Merged customers: 2 ids." in segments(shop, "retailer", "check", str(file)).stdout
