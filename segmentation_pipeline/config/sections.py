@@ -46,7 +46,7 @@ class Source(Section):
     file; those of shipped files from the data folder. `..` is not allowed, and a link inside the source that leads out
     of it is quarantined, so that a person who may write this file or the source cannot make the pipeline read other
     files. The path itself may be a link."""
-    format: Literal["csv", "parquet", "xlsx", "jsonl"] | None = None
+    format: Literal["csv", "parquet", "xlsx", "xls", "xlsb", "ods", "jsonl"] | None = None
     """Format of all files. Unset: each file has the format of its extension, because a folder may hold several."""
     sheets: list[str] = Field([])
     """Names of the sheets to read from a workbook. Empty: all sheets, so that none is forgotten. An error cell such as

@@ -21,6 +21,9 @@ FORMAT_BY_ENDING = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
     ".xlsm": "xlsx",
+    ".xls": "xls",
+    ".xlsb": "xlsb",
+    ".ods": "ods",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }

@@ -1,16 +1,18 @@
-"""Read a workbook's sheets as rows of text, after a check that they fit into memory.
+"""Read the sheets of a workbook (XLSX, XLS, XLSB or ODS) as rows of text, after a check that they fit into memory.
 
 Contains what only workbooks need. Numbering their rows is in `file_formats`, loading them in `staging`.
 """
 
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from segmentation_pipeline.config.sections import Source
@@ -18,6 +20,10 @@ from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.csv_layout import positions
 from segmentation_pipeline.ingestion.decompression import chunks, limited
 
+if TYPE_CHECKING:
+    from python_calamine import CalamineWorkbook
+
+WORKBOOKS = ("xlsx", "xls", "xlsb", "ods")
 # Calamine allocates 32 bytes for every cell between a sheet's first and last, and aborts the process where memory does
 # not suffice: one cell in the last corner would take 550 GB. This limit is 3 GB, a full sheet of 95 columns.
 _MAX_CELLS = 100_000_000
@@ -30,6 +36,25 @@ _FAR_CELL_HINTS = (
 )
 _TAG = re.compile(rb"<(?:[\w.-]+:)?(row|c)(?=[\s/>])([^>]*)>")
 _REFERENCE = re.compile(rb"""(?:^|\s)r\s*=\s*["']\s*([A-Za-z]*)([0-9]+)""")
+# The other formats are not searched for such cells: a process of its own reads them first, with this limit, which is a
+# full sheet of 50 columns.
+_MAX_BYTES = 2_000_000_000
+_NO_MEMORY = 3
+_READ_ALL = f"""
+import contextlib, resource, sys
+from python_calamine import CalamineError, CalamineWorkbook
+with contextlib.suppress(ValueError):  # not every system can limit memory
+    resource.setrlimit(resource.RLIMIT_AS, ({_MAX_BYTES}, {_MAX_BYTES}))
+try:
+    with open(sys.argv[1], "rb") as file:
+        workbook = CalamineWorkbook.from_filelike(file)
+        for name in workbook.sheet_names:
+            workbook.get_sheet_by_name(name)
+except CalamineError:
+    pass
+except MemoryError:
+    sys.exit({_NO_MEMORY})
+"""
 # The sizes that a workbook states can be wrong, and zipfile would stop reading there.
 _ANY_SIZE = 1 << 62
 
@@ -49,11 +74,11 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
         SourceError: The file is not a workbook, or lacks a sheet that the settings name.
         OSError: It does not fit into memory.
     """
-    from python_calamine import CalamineError, CalamineWorkbook
+    from python_calamine import CalamineError
 
     try:
         _check_size(path, source.max_unpacked_gb)
-        workbook = CalamineWorkbook.from_path(str(path))
+        workbook = _opened(path)
         if missing := [sheet for sheet in source.sheets if sheet not in workbook.sheet_names]:
             raise SourceError(
                 f"{source_file}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}."
@@ -75,7 +100,32 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
             else:
                 yield Sheet(name, positions(len(first)), chain([first], rows))
     except (CalamineError, BadZipFile) as error:
-        raise SourceError(f"{source_file}: cannot be read as a workbook: {error}") from None
+        raise SourceError(f"{source_file}: cannot be read as a workbook: {error}{_hint(path)}") from None
+
+
+def _opened(path: Path) -> "CalamineWorkbook":
+    """Return a workbook of any of the formats; many programs write one of them with the ending of another."""
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        return CalamineWorkbook.from_path(str(path))
+    except CalamineError as error:
+        try:
+            with path.open("rb") as file:
+                return CalamineWorkbook.from_filelike(file)
+        except CalamineError:
+            raise error from None
+
+
+def _hint(path: Path) -> str:
+    """Return what to do if a file is a text with the ending of a workbook: a page of HTML, XML or a CSV."""
+    with path.open("rb") as file:
+        start = file.read(1_000)
+    if not start or b"\0" in start:
+        return ""
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return ". It is a page of HTML or XML: open it in a spreadsheet program and save it as XLSX"
+    return '. It is a text: if its lines are those of a CSV, rename it, or set source.format = "csv"'
 
 
 def _cell_text(value: object, source: Source) -> str:
@@ -97,11 +147,17 @@ def _check_size(path: Path, max_gb: float) -> None:
     """
     if not zipfile.is_zipfile(path):
         # An old or a damaged workbook, which calamine tells apart.
+        _check_memory(path)
         return
     with ZipFile(path) as workbook:
         size = 0
+        is_xlsx = path.suffix.lower() in (".xlsx", ".xlsm") and "xl/workbook.xml" in workbook.namelist()
         for member in workbook.infolist():
             member.file_size = _ANY_SIZE
+            if not is_xlsx:
+                with workbook.open(member) as file:
+                    size += sum(map(len, limited(chunks(file), max_gb, size)))
+                continue
             has_far_cell = False
             for text in _whole_tags(workbook, member, max_gb, size):
                 size += len(text)
@@ -111,6 +167,24 @@ def _check_size(path: Path, max_gb: float) -> None:
                     f"a sheet spans {cells:,} cells from its first to its last, more than {_MAX_CELLS:,}; delete the"
                     " cells that are far from the others"
                 )
+
+    if not is_xlsx:
+        _check_memory(path)
+
+
+def _check_memory(path: Path) -> None:
+    """Read a workbook in another process: calamine aborts the process where memory does not suffice.
+
+    Raises:
+        OSError: It does not fit, or calamine fails on it.
+    """
+    command = [sys.executable, "-I", "-c", _READ_ALL, str(path.absolute())]
+    code = subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603 - own program
+    if code < 0 or code == _NO_MEMORY:
+        size = f"more than {_MAX_BYTES / 1e9:g} GB of memory"
+        raise OSError(f"its sheets take {size}; delete the cells that are far from the others")
+    if code:
+        raise OSError("it is damaged")
 
 
 def _whole_tags(workbook: ZipFile, member: ZipInfo, max_gb: float | None = None, size: int = 0) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from segmentation_pipeline.errors import SourceError, first_line, is_system_erro
 from segmentation_pipeline.ingestion.csv_layout import Layout, csv_reader, layout_of, numbered_columns
 from segmentation_pipeline.ingestion.decompression import DECOMPRESSION_ERRORS, utf8_copy
 from segmentation_pipeline.ingestion.discovery import format_of
-from segmentation_pipeline.ingestion.excel import sheets_of
+from segmentation_pipeline.ingestion.excel import WORKBOOKS, sheets_of
 
 # DuckDB reads no line above 2 MB, and no transaction is as long as this.
 _MAX_RECORD_BYTES = 100_000
@@ -85,7 +85,7 @@ def parts_of(
     try:
         if not path.stat().st_size:
             return []
-        if kind == "xlsx":
+        if kind in WORKBOOKS:
             return list(_workbook_parts(source, source_file, path, folder))
         if kind == "parquet":
             return [_parquet_part(connection, source_file, path)]

@@ -40,7 +40,7 @@ from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values
 from segmentation_pipeline.warehouse.statements import statements_for
 
 # Raise the version of a format when its files would be read differently: only they are then read again.
-READER_VERSIONS = {"csv": "3", "jsonl": "2", "parquet": "1", "xlsx": "1"}
+READER_VERSIONS = {"csv": "3", "jsonl": "2", "parquet": "1", "xlsx": "1", "xls": "1", "xlsb": "1", "ods": "1"}
 _PLACE = ("source_file", "source_sheet", "source_line")
 # The columns of a line but its place in the source.
 _VALUES = tuple(column.name for column in contracts()["raw_transactions"].columns if column.name not in _PLACE)

@@ -24,12 +24,13 @@ import zstandard
 
 from segmentation_pipeline.config.loading import SHIPPED
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline_tests.other_workbooks import write_ods, write_xls, write_xlsb
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, retailer_settings
 from segmentation_pipeline_tests.workbooks import mixed, write_workbook
 
 SEED = 20_240_301
 # The files of one input, because many files in a folder take little longer than one.
-_FORMATS = ("csv", "csv", "csv", "csv", "jsonl", "jsonl", "xlsx", "parquet")
+_FORMATS = ("csv", "csv", "csv", "csv", "jsonl", "jsonl", "xlsx", "workbook", "parquet")
 # In the description of each line, so that a lost line shows.
 MARK = "Q{:04d}Z"
 _TIMES = (1, 1, 1, 2, 2, 3, 5, 8)
@@ -304,16 +305,22 @@ _ODD_CELLS: list[dict[str, Any]] = [
 
 
 @cache
-def _workbook(titles: int, has_header: bool) -> bytes:
+def _workbook(kind: str, titles: int, has_header: bool) -> bytes:
+    cells = [
+        (mixed(a), b, c, _number(q), at, _number(p), mixed(who or None), d) for a, b, c, q, at, p, who, d in sold()
+    ]
+    above: list[Sequence[object]] = [[title or None] for title in REPORT[:titles]]
+    above += [HEADER] * has_header
+    sheets: dict[str, Sequence[Sequence[object]]] = {"2010": [*above, *cells[:6]], "2011": [*above, *cells[6:]]}
+    writers: dict[str, Callable[[Path, Any], Path]] = {
+        "xlsx": write_workbook,
+        "xls": write_xls,
+        "xlsb": write_xlsb,
+        "ods": write_ods,
+    }
     with TemporaryDirectory() as folder:
-        cells = [
-            (mixed(a), b, c, _number(q), at, _number(p), mixed(who or None), d) for a, b, c, q, at, p, who, d in sold()
-        ]
-        above: list[Sequence[object]] = [[title or None] for title in REPORT[:titles]]
-        above += [HEADER] * has_header
-        sheets: dict[str, Iterable[Sequence[object]]] = {"2010": [*above, *cells[:6]], "2011": [*above, *cells[6:]]}
-        written = write_workbook(Path(folder) / "a.xlsx", sheets).read_bytes()
-    return _zipped(_entries(written), zipfile.ZIP_DEFLATED)
+        written = writers[kind](Path(folder) / f"a.{kind}", sheets).read_bytes()
+    return _zipped(_entries(written), zipfile.ZIP_DEFLATED) if kind == "xlsx" else written
 
 
 def _number(text: str) -> float | str:
@@ -370,8 +377,21 @@ _IN_XML = [
 ]
 
 
+_IN_ODS = [
+    b' table:number-columns-repeated="16384"',
+    b' table:number-rows-repeated="1048576"',
+    b' table:number-rows-repeated="-1"',
+    b' office:value="1e999"',
+    b' office:value-type="date" office:date-value="x"',
+    b"<text:p>x</text:p>",
+    b"<text:s text:c='99999999'/>",
+    b"</table:table>",
+    b"<table:table-row>",
+]
+
+
 def _xlsx(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
-    data = _workbook(source.get("skip_lines", 0), source.get("header", True))
+    data = _workbook("xlsx", source.get("skip_lines", 0), source.get("header", True))
     if random.random() < 0.25:
         return "xlsx", mutated(random, data, [*TOKENS, b"PK\x03\x04", b"PK\x05\x06", b"PK\x01\x02"])
     entries = _entries(data)
@@ -392,6 +412,21 @@ def _xlsx(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
         if not entries:
             break
     return "xlsx", _zipped(entries, random.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)))
+
+
+def _other_workbook(random: Random, source: dict[str, Any]) -> tuple[str, bytes]:
+    """Return a workbook of another format, damaged in its bytes, or of a member where it is an archive."""
+    kind = random.choice(("xls", "xlsb", "ods"))
+    data = _workbook(kind, source.get("skip_lines", 0), source.get("header", True))
+    ending = random.choice((kind, kind, kind, "xls"))
+    if kind == "xls" or random.random() < 0.2:
+        return ending, mutated(random, data, TOKENS)
+    entries = _entries(data)
+    # Mostly a sheet, which is the last.
+    at = random.choice((random.randrange(len(entries)), -1, -1))
+    name, text = entries[at]
+    entries[at] = (name, mutated(random, text, [*(_IN_XML if kind == "ods" else []), *_IN_ODS, *TOKENS]))
+    return ending, _zipped(entries, zipfile.ZIP_DEFLATED)
 
 
 def _entries(data: bytes) -> list[tuple[str, bytes]]:
@@ -617,5 +652,6 @@ _MAKERS: dict[str, Callable[[Random, dict[str, Any]], tuple[str, bytes]]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "xlsx": _xlsx,
+    "workbook": _other_workbook,
     "parquet": _parquet,
 }
