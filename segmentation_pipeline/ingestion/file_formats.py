@@ -128,7 +128,9 @@ def _workbook_parts(source: Source, source_file: str, path: Path, folder: Path) 
 
 
 def _parquet_part(connection: duckdb.DuckDBPyConnection, source_file: str, path: Path) -> Part:
-    select = "select column_name, column_type from (describe select * from read_parquet($path))"
+    select = (
+        "select column_name, column_type from (describe select * from read_parquet($path, hive_partitioning = false))"
+    )
     described = connection.execute(select, {"path": glob.escape(str(path))}).fetchall()
     columns, types = tuple(name for name, _ in described), tuple(kind for _, kind in described)
     return Part(path, "parquet", source_file, "", columns, types)

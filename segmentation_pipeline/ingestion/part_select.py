@@ -146,7 +146,7 @@ def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int
 def _read_parquet(width: int) -> str:
     """Return the SQL that reads columns as c0, c1, ..., so that a name in a file never gets into SQL."""
     columns = ", ".join(f"c{position}" for position in range(width))
-    return f"read_parquet($paths, filename = '__path') as file({columns})"
+    return f"read_parquet($paths, hive_partitioning = false, filename = '__path') as file({columns})"
 
 
 def _read_source_csv(width: int, layout: Layout) -> str:
