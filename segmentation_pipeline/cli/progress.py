@@ -4,7 +4,9 @@ Contains a Dagster logger that sees each event of a run as it happens. Does not 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
@@ -26,6 +28,7 @@ class Progress:
         warnings: The messages of checks that warned.
         statements: The log of the run's statements, which notes the current step; None if they are not timed.
         step_seconds: The time of each step that succeeded.
+        metadata: The metadata of each materialisation, by asset.
     """
 
     console: Console
@@ -33,6 +36,7 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
     statements: StatementLog | None = None
     step_seconds: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
@@ -78,6 +82,7 @@ class Progress:
             self.statements.step = step if event.is_step_start else ""
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
+            self.metadata[materialization.asset_key.to_user_string()] = materialization.metadata
             if (count := materialization.metadata.get("dagster/row_count")) is not None:
                 self._rows.setdefault(step, {})[materialization.asset_key.to_user_string()] = int(str(count.value))
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:

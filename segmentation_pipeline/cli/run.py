@@ -22,6 +22,7 @@ from segmentation_pipeline.cli.console import (
     say,
 )
 from segmentation_pipeline.cli.explain import print_dearest
+from segmentation_pipeline.cli.losses import print_losses
 from segmentation_pipeline.cli.progress import Progress
 from segmentation_pipeline.cli.releases import releases_of, show_pause
 from segmentation_pipeline.cli.show import show_paths, show_segments
@@ -171,6 +172,7 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
                 raise_on_error=False,
             )
         progress.print_total()
+        print_losses(out, progress.metadata, settings)
         for warning in progress.warnings:
             _warn(warning)
         for failure in progress.failures:

@@ -46,6 +46,7 @@ def _accepts_empty(rule: dict[str, Any]) -> bool:
 
 
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Rule(Section):
@@ -73,6 +74,10 @@ class Rule(Section):
     text and .0 behind a number do not matter."""
     not_in: list[str] | None = Field(None, min_length=1)
     """Texts that the value must not be one of, compared in the same way. An empty value passes unless "" is listed."""
+    # What is expected does not change what is rejected, so no digest of settings includes it.
+    expected_share: Share | None = Field(None, exclude=True)
+    """Share of the lines and of the money that the rule is expected to reject, such as 0.25. Of a rule that rejects
+    more, a check warns (see `checks.warn_rejected_money`). Unset: none is expected."""
 
     @property
     def accepts_empty(self) -> bool:
@@ -98,6 +103,26 @@ class Rule(Section):
             yield SettingError(("name",), "the pipeline has a rule of this name; allowed: another name", name)
 
 
+class ExpectedShare(Section):
+    """Shares of the lines and of the money that the pipeline's own rules are expected to reject, between 0 and 1.
+
+    The expected share of a rule in [[cleaning.rules]] is a key of that rule.
+    """
+
+    missing_customer: Share = 0.0
+    """Lines without a customer, such as sales to guests or over the counter."""
+    missing_invoice: Share = 0.0
+    """Lines without an invoice number."""
+    cancellation: Share = 0.0
+    """Cancellations, where `refunds` is `ignore`."""
+    negative_money: Share = 0.0
+    """Other lines of negative money, where `refunds` is `ignore`."""
+    positive_cancellation: Share = 0.0
+    """Cancellations of positive money."""
+    exact_duplicate: Share = 0.0
+    """Lines that are in an earlier file or sheet too, where `sources_overlap` is on."""
+
+
 class Cleaning(Section):
     """Which transaction lines count."""
 
@@ -112,6 +137,12 @@ class Cleaning(Section):
     sources_overlap: bool = False
     """Whether the same line in two files or sheets counts once. Off by default, because two equal lines may be two
     sales."""
+    expected_share: ExpectedShare = Field(ExpectedShare(), exclude=True)
+
+    def expected_share_of(self, rule: str) -> float:
+        """Return the share that a rule is expected to reject; 0 where none is expected."""
+        own = next((one.expected_share for one in self.rules if one.name == rule), None)
+        return float(getattr(self.expected_share, rule, 0.0)) if own is None else own
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:

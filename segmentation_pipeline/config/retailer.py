@@ -123,7 +123,10 @@ class Retailer(Section):
         return self.model_copy(update={"rfm": self.rfm.model_copy(update={"as_of": day})})
 
     def digest(self, *sections: str) -> str:
-        """Return twelve hex digits that change with any setting of some sections, by default of all."""
+        """Return twelve hex digits that change with any setting of some sections, by default of all.
+
+        What a cleaning rule is expected to reject does not count: it changes no table.
+        """
         text = self.model_dump_json(include=set(sections) or None, by_alias=True)
         return _digits(text)
 

@@ -335,6 +335,15 @@ class Checks(Section):
     min_silhouette: float = Field(0.25, ge=-1, le=1)
     """Silhouette of the active model below which a check warns. Up to .25 there is no substantial structure (Kaufman &
     Rousseeuw, 1990, "Finding Groups in Data")."""
+    warn_unparsed_share: float = Field(0.01, gt=0, le=1)
+    """Share of lines that cannot be read from which a check warns, also in the first run. Some typing errors are usual;
+    one line in a hundred is a notation of numbers or dates that no setting reads."""
+    fail_unparsed_share: float = Field(0.2, gt=0, le=1)
+    """Share of lines that cannot be read from which the run fails: segments of what is left would mislead. 1: never."""
+    warn_rejected_money: float = Field(0.1, gt=0, le=1)
+    """Share of the money from which a check warns of a cleaning rule that rejects it, also in the first run, unless the
+    rule has an `expected_share` as large. Refunds count as positive money here. The check also warns where all rules
+    without an expected share together reject half of the lines or of the money."""
     max_rejected_change: float = Field(0.05, gt=0, le=1)
     """Change of the share of rejected lines since the last releases above which a check warns. A night adds few lines,
     so five percentage points mean another export."""

@@ -13,14 +13,11 @@ import duckdb
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.number_formats import number_values
-from segmentation_pipeline.privacy.line_privacy import masked_pattern
 from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
 
 _DECIMAL_TYPES = {column.name: column.type for column in line_columns() if column.type.startswith("DECIMAL")}
-_SHOWN_RULES, _SHOWN_TEXT = 3, 60
 
 
 @dataclass(frozen=True)
@@ -61,62 +58,6 @@ def query_inputs(retailer: Retailer) -> QueryInputs:
 def is_by_file(retailer: Retailer) -> bool:
     """Return whether the rules judge the lines of a file by that file alone, and not by copies in others."""
     return not retailer.cleaning.sources_overlap
-
-
-def explain_loss(warehouse: Warehouse, retailer: Retailer) -> str:
-    """Return an explanation if most lines are rejected: the rules, what could not be read, and what to do."""
-    inputs = query_inputs(retailer)
-    # Nobody lost the lines of superseded files: a newer file has them.
-    superseded = "select coalesce(sum(lines), 0) as lines from ingested_files where status = 'superseded'"
-    lines = warehouse.count("raw_transactions") - int(warehouse.row(superseded)["lines"])
-    rejected = warehouse.rows(
-        f"with judged_transactions as ({inputs.relations['judged_transactions']}),"  # noqa: S608 - own SQL
-        f" cleaning_rules as ({inputs.relations['cleaning_rules']})"
-        " select rule, count(*) as lines from judged_transactions inner join cleaning_rules using (step)"
-        " where rule <> 'superseded_file' group by rule order by lines desc, rule",
-        **inputs.values,
-    )
-    count = sum(rule["lines"] for rule in rejected)
-    if count <= lines / 2:
-        return ""
-    rules = ", ".join(f"{rule['rule']} {rule['lines']:,}" for rule in rejected[:_SHOWN_RULES])
-    unparsed = [_unparsed_message(**row) for row in warehouse.rows(_MOST_UNPARSED)]
-    return " ".join(
-        [
-            f"{count:,} of {lines:,} lines were rejected: {rules}.",
-            *unparsed,
-            "Correct the source or [[cleaning.rules]].",
-        ]
-    )
-
-
-# The first value of the column that could not be read most often; masked, since a line may name a customer.
-_MOST_UNPARSED = f"""
-    with texts as (
-        select source_file, source_sheet, source_line, text.key as name,
-            {masked_pattern("(text.value ->> '$')")} as text
-        from raw_transactions, json_each(unparsed) as text
-        where unparsed is not null and text.type <> 'NULL'
-    )
-    select *, count(*) over (partition by name) as lines from texts
-    order by lines desc, name, source_file, source_sheet, source_line limit 1
-"""  # noqa: S608 - own SQL, values are bound
-
-
-def _unparsed_message(
-    *, source_file: str, source_sheet: str, source_line: int, name: str, text: str, lines: int
-) -> str:
-    advice = {
-        "transaction_at": "If this is how dates are written, set source.date_format, such as %m/%d/%Y %H:%M, or a list"
-        " of formats.",
-        "line": "If the line is not malformed, check source.delimiter and source.encoding.",
-    }.get(
-        name,
-        "If this is how numbers are written, check source.decimal and source.currency_marks; digits that"
-        " do not fit are not rounded.",
-    )
-    location = f"{source_file}{f' [{source_sheet}]' if source_sheet else ''}, line {source_line}"
-    return f"{name} could not be read in {lines:,}, first in {location}, written like {text[:_SHOWN_TEXT]!r}. {advice}"
 
 
 def _marked_ctes(retailer: Retailer) -> str:

@@ -32,11 +32,6 @@ from segmentation_pipeline.warehouse.queries import QueryInputs
 _WORDS, _FIELDS = r"[\p{L}\p{N}]+(?:[-_.@+][\p{L}\p{N}]+)*", r'[^,;\t|"\\]+'
 
 
-def masked_pattern(text: str) -> str:
-    """Return the SQL of a text with each letter as `a` and each digit as `9`, which shows its format only."""
-    return rf"regexp_replace(regexp_replace({text}, '\p{{N}}', '9', 'g'), '\p{{L}}', 'a', 'g')"
-
-
 def possible_names(text: str, normalisations: Sequence[str] = ()) -> str:
     """Return the SQL of the list of words and fields of a text, each as a customer would be read and normalised."""
     words, fields = (f"regexp_extract_all({text}, '{pattern}')" for pattern in (_WORDS, _FIELDS))
@@ -118,7 +113,7 @@ class LinePrivacy:
             replacements.append(f"{pseudonym_sql('customer_id')} as customer_id")
         if replacements:
             # The text of a malformed record holds all its columns.
-            replacements.append(_if("true", _replace_texts(masked_pattern("e.value"))))
+            replacements.append(_if("true", _replace_texts("masked_pattern(e.value)")))
             select = f"select * replace ({', '.join(replacements)}) from ({select})"  # noqa: S608 - own SQL
         return select
 

@@ -43,6 +43,10 @@ create or replace temp macro written_number(text, pattern, currency_mark, thousa
 create or replace temp macro exact_decimal(text, rounded) as
     case when abs(try_cast(text as double) - rounded) <= 5e-16 * abs(rounded) then rounded end;
 
+-- A text with each letter as `a` and each digit as `9`, which shows its form and not its content.
+create or replace temp macro masked_pattern(text) as
+    regexp_replace(regexp_replace(text, '\p{N}', '9', 'g'), '\p{L}', 'a', 'g');
+
 -- The macros below are rules of the segmentation. A release holds the body of each with the constants of its model
 -- inlined (see segments/score_macro.py).
 

@@ -6,17 +6,27 @@ import resource
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
+from shutil import copytree
 
+import dagster as dg
 import duckdb
 import pytest
+import tomli_w
+from rich.console import Console
 
 import segmentation_pipeline
+import segmentation_pipeline_tests
 from segmentation_pipeline.cli import console
+from segmentation_pipeline.cli.losses import print_losses
+from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.defs.model.assets import TABLES as MODEL_TABLES
 from segmentation_pipeline.ingestion.incremental import TABLES as LOADED_TABLES
+from segmentation_pipeline.ingestion.losses import UNKNOWN
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.backtest import TABLES as BACKTEST_TABLES
@@ -32,6 +42,7 @@ from segmentation_pipeline_tests.scenarios import (
     line,
     regular_customers,
     retailer_file,
+    retailer_settings,
     write_csv,
 )
 from segmentation_pipeline_tests.shops import Shop
@@ -214,6 +225,48 @@ def test_failed_run_exits_with_1_and_one_message(tmp_path: Path) -> None:
         assert 'File "' not in output
 
 
+def test_first_run_without_a_third_of_the_dates_fails_and_prints_the_loss(tmp_path: Path) -> None:
+    """The export of `exports/twoformats` with one of its two formats of dates."""
+    shop = Shop(tmp_path)
+    export = Path(segmentation_pipeline_tests.__file__).parent / "exports" / "twoformats"
+    copytree(export / "in", tmp_path / "in")
+    settings = tomllib.loads((export / "retailer.toml").read_text("utf-8"))
+    settings["source"]["date_format"] = settings["source"]["date_format"][0]
+    shop.retailer.write_text(tomli_w.dumps(settings), "utf-8")
+    ended = segments(shop, "run")
+    assert (ended.code, Releases(shop.data / "twoformats" / "releases").current) == (1, None)
+    printed = unwrap(ended.stdout)
+    assert "1,080 lines read, 720 kept (66.7%); money in EUR" in printed
+    assert re.search(r" unparseable_value +360 +33.3% +53,420.80 +35.5%", ended.stdout)
+    assert re.search(r" transaction_at +'9999-99-99 99:99:99' +360 +33.3%", ended.stdout)
+    assert "failed: clean_transactions: check values_are_parsed failed. 360 of 1,080 lines (33.3%)" in ended.errors
+    assert 'source.date_format = ["%d/%m/%Y %H:%M", "iso_8601"]' in ended.errors
+
+
+def test_first_run_prints_what_was_rejected(first_run: Ended) -> None:
+    """The lines after the as-of date are listed, though they are no loss."""
+    assert re.search(r" after_as_of +[\d,]+ +\d+\.\d% +[\d,.]+ +\d+\.\d%", first_run.stdout)
+
+
+def test_money_that_nobody_knows_is_printed_as_unknown() -> None:
+    step: dict[str, str | int | float] = {
+        "rule": "read",
+        "lines": 4,
+        "share": 1.0,
+        "amount": 5.0,
+        "amount_share": 1.0,
+        "lines_without_amount": 3,
+    }
+    lost = {**step, "rule": "unparseable_value", "lines": 3, "share": 0.75, "amount": UNKNOWN, "amount_share": UNKNOWN}
+    steps = [{**step, "lines_left": 4}, {**lost, "lines_left": 1}]
+    metadata = {"cleaning_report": {"funnel": dg.MetadataValue.table([dg.TableRecord(one) for one in steps])}}
+    console = Console(width=COLUMNS, record=True, file=StringIO())
+    print_losses(console, metadata, Retailer.model_validate(retailer_settings(Path("source"))))
+    printed = console.export_text()
+    assert "4 lines read, 1 kept (25.0%); money in GBP" in printed
+    assert re.search(r"unparseable_value +3 +75.0% +unknown +unknown +3", printed)
+
+
 def test_traceback_option_shows_the_traceback_of_a_failed_run(tmp_path: Path) -> None:
     failed = segments(shop_in(tmp_path, [line(invoice="none"), line(price="0")]), "run", "--traceback")
     assert failed.code == 1
@@ -280,18 +333,18 @@ def test_unparsed_dates_are_reported_with_place_and_setting(tmp_path: Path) -> N
     assert failed.errors.startswith(
         "failed: clean_transactions: clean_transactions would break its contract (not empty"
     )
-    assert f"unparseable_value {len(lines)}. transaction_at could not be read in {len(lines)}" in failed.errors
-    assert "first in a.csv, line 2, written like '99/9/9999 9:99'" in failed.errors
-    assert "source.date_format, such as %m/%d/%Y %H:%M, or a list" in failed.errors
+    assert f"unparseable_value {len(lines)}. {len(lines)} of {len(lines)} lines (100.0%) could not" in failed.errors
+    assert f"transaction_at in {len(lines)} lines: '99/9/9999 9:99' in {len(lines)}, first in a.csv" in failed.errors
+    assert 'source.date_format = ["iso_8601", "%d/%m/%Y %H:%M"]' in failed.errors
+    assert "If the other of day and month is first, it is %m/%d/%Y %H:%M." in failed.errors
 
 
 def test_too_little_data_names_the_rules_that_rejected_most(tmp_path: Path) -> None:
-    lines = [line(price="2,50"), line(price="2,50"), line(), line(invoice="X1"), line(stock_code="POST")]
+    lines = [line(), line(invoice="X1"), line(stock_code="POST"), line(stock_code="POST")]
     failed = segments(shop_in(tmp_path, lines), "run")
     assert failed.code == 1
-    assert "unparseable_value 2, invalid_invoice 1, not_a_product 1. price could not be read in 2" in failed.errors
-    assert "first in a.csv, line 2, written like '9,99'" in failed.errors
-    assert "source.decimal" in failed.errors
+    assert "Too little data: 1 customers over 0 days" in failed.errors
+    assert "3 of 4 lines were rejected: not_a_product 2, invalid_invoice 1. invalid_invoice (not" in failed.errors
 
 
 # The models.

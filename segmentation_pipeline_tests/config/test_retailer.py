@@ -116,6 +116,18 @@ def test_files_are_read_again_when_their_lines_would_differ(settings: dict[str, 
     assert (with_settings(settings).reading_digest != with_settings({}).reading_digest) == changes
 
 
+def test_an_expected_share_fits_no_model_anew() -> None:
+    """It changes no table. Retailer files of earlier versions keep their models."""
+    settings = retailer_settings(Path("source"))
+    before = Retailer.model_validate(settings)
+    settings["cleaning"]["expected_share"] = {"missing_customer": 0.2}
+    settings["cleaning"]["rules"][0]["expected_share"] = 0.3
+    after = Retailer.model_validate(settings)
+    assert [after.cleaning.expected_share_of(rule) for rule in ("missing_customer", "invalid_invoice")] == [0.2, 0.3]
+    assert (after.model_digest, after.reading_digest) == (before.model_digest, before.reading_digest)
+    assert "expected_share" not in after.model_dump_json(include={"cleaning"})
+
+
 @pytest.mark.parametrize(("share", "below"), [(0, "00000000"), (0.1, "1999999a"), (0.5, "80000000")])
 def test_control_share_is_a_share_of_all_hashes(share: float, below: str) -> None:
     """A tenth of 16^8 is 429,496,729.6: in hexadecimal, rounded, 1999999a."""

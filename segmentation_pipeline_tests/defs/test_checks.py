@@ -275,6 +275,14 @@ BAD = {
         "a normal customer marked dormant": DORMANT,
         "a normal customer in a dormant segment": DORMANT.replace("customer_group = 'inactive',", ""),
     },
+    "values_are_parsed": {
+        "a third of the lines unread": "update cleaning_report set lines = (select lines from cleaning_report where"
+        " step = 0) / 3, share = 0.34 where rule = 'unparseable_value'; insert into unparsed_values values"
+        " ('price', 1, '9 aaa', 900, 0.34, null, 900, 900, 'a.csv', '', 2)",
+    },
+    "rejected_money_is_expected": {
+        "a tenth of the money": "update cleaning_report set amount_share = 0.1 where rule = 'not_a_product'",
+    },
     "rejected_share_is_usual": {
         "a tenth more rejected": "update cleaning_report set lines = lines + 30 where rule = 'price_not_positive'",
     },
@@ -366,6 +374,50 @@ def test_a_check_counts_each_bad_customer_and_names_none(tables: Tables, check: 
     assert f"checks/{check}.sql of the package" in str(result.description)
     named = tables.rows(check_select(check).replace("$look_back_days", str(SECTIONS["rfm"]["look_back_days"])))
     assert [customer for customer, *_ in named] == ["10003", "10004", "10005", "ghost"]
+
+
+# What is lost
+
+
+UNREAD = (
+    "delete from cleaning_report where rule = 'after_as_of'",
+    "update cleaning_report set lines = 1000, lines_left = 0 where step = 0",
+    "insert into unparsed_values values ('price', 1, '9 aaa', 5, 0.005, null, 5, 5, 'a.csv', '', 2)",
+)
+UNREAD_LINES = "update cleaning_report set lines = {} where rule = 'unparseable_value'"
+UNREAD_MONEY = "update cleaning_report set amount_share = {} where rule = 'unparseable_value'"
+
+
+@pytest.mark.parametrize(
+    ("lines", "severity"), [(0, ""), (9, ""), (10, "WARN"), (199, "WARN"), (200, "ERROR"), (1000, "ERROR")]
+)
+def test_unread_lines_warn_from_one_percent_and_fail_from_a_fifth(tables: Tables, lines: int, severity: str) -> None:
+    result = tables.check("values_are_parsed", *UNREAD, UNREAD_LINES.format(lines))
+    assert result.passed == (not severity)
+    assert severity in ("", result.severity.value)
+    assert result.metadata["unparsed_share"].value == lines / 1000
+    setting = {"WARN": "checks.warn_unparsed_share = 1.0%", "ERROR": "checks.fail_unparsed_share = 20.0%"}
+    assert setting.get(severity, "") in str(result.description)
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.0999, False), (0.1, True)])
+def test_few_unread_lines_with_a_tenth_of_the_money_warn(tables: Tables, share: float, warns: bool) -> None:
+    result = tables.check("values_are_parsed", *UNREAD, UNREAD_LINES.format(1), UNREAD_MONEY.format(share))
+    assert (result.passed, result.severity.value) == (not warns, "WARN")
+
+
+def test_bounds_of_losses_are_settings(
+    tables: Tables, finished_template: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {"warn_unparsed_share": 0.5, "fail_unparsed_share": 0.6, "warn_rejected_money": 0.3}
+    sections = {**SECTIONS, "checks": {**SECTIONS["checks"], **bounds}}
+    monkeypatch.setenv("SEGMENTATION_RETAILER", str(retailer_file(tmp_path, Path("source"), **sections)))
+    for lines, severity in ((499, ""), (500, "WARN"), (600, "ERROR")):
+        result = tables.check("values_are_parsed", *UNREAD, UNREAD_LINES.format(lines))
+        assert (result.passed, severity in ("", result.severity.value)) == (not severity, True)
+    tenth = "update cleaning_report set amount_share = {} where rule = 'not_a_product'"
+    assert tables.check("rejected_money_is_expected", UNREAD_LINES.format(0), tenth.format(0.29)).passed
+    assert not tables.check("rejected_money_is_expected", tenth.format(0.3)).passed
 
 
 # The feed

@@ -67,6 +67,7 @@ WARNINGS = {
     "files_are_readable",
     "no_file_is_missing",
     "feed_is_fresh",
+    "rejected_money_is_expected",
     "rejected_share_is_usual",
     "no_file_repeats_another",
     "customer_ids_are_distinct",

@@ -23,7 +23,7 @@ from segmentation_pipeline.tables.catalog import check_select, select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import HEADER, Line, examples, line, retailer_settings, write_csv
 
-CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report")
+CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report", "unparsed_values")
 RECONCILE = check_select("lines_and_money_reconcile")
 
 
@@ -489,7 +489,7 @@ def test_report_shows_each_step_of_the_funnel(tmp_path: Path) -> None:
     shown = ("rule", "lines", "customers", "amount", "lines_left", "amount_left")
     assert [tuple(row[name] for name in shown) for row in rows] == [
         ("read", 10, 4, Decimal("36.49"), 10, Decimal("36.49")),
-        ("unparseable_value", 2, 1, Decimal(0), 8, Decimal("36.49")),
+        ("unparseable_value", 2, 1, None, 8, Decimal("36.49")),
         ("invalid_invoice", 1, 1, Decimal("-1"), 7, Decimal("37.49")),
         ("not_a_product", 2, 2, Decimal("17.99"), 5, Decimal("19.50")),
         ("missing_customer", 1, 0, Decimal("7"), 4, Decimal("12.50")),

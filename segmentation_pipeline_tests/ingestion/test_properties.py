@@ -26,7 +26,13 @@ from segmentation_pipeline_tests.workbooks import write_workbook
 
 # The same examples each time, on machines of any speed.
 SAME: Any = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
-INGESTION_AND_CLEANING = ("raw_transactions", "clean_transactions", "rejected_transactions", "cleaning_report")
+INGESTION_AND_CLEANING = (
+    "raw_transactions",
+    "clean_transactions",
+    "rejected_transactions",
+    "cleaning_report",
+    "unparsed_values",
+)
 ENDINGS = ("csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "xlsx", "parquet")
 
 

@@ -59,7 +59,7 @@ MOST_BYTES = 4 << 30
 LOADED_ONE_IN, RUN_ONE_IN = 10, 100
 # Only the beginning of a longer line is kept, and a record has fewer lines.
 _LONG_LINE, _MANY_LINES = 100_000, 1_000
-_CLEANING_TABLES = ("clean_transactions", "rejected_transactions", "cleaning_report")
+_CLEANING_TABLES = ("clean_transactions", "rejected_transactions", "cleaning_report", "unparsed_values")
 
 
 class Ingestion:

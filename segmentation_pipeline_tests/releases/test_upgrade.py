@@ -14,7 +14,7 @@ from segmentation_pipeline.releases.files import checksum
 from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.releases.upgrade import state_tables
 from segmentation_pipeline.segments import backtest
-from segmentation_pipeline.tables.catalog import contracts, state_selects
+from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, contracts, state_selects
 from segmentation_pipeline.warehouse.connection import reading_database
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.commands import segments
@@ -167,8 +167,9 @@ def test_values_of_contract_2_are_converted(tmp_path: Path, table: str, column: 
         assert connection.execute(f"select {expression} from state.main.{table}").fetchall() == [(new,)]
 
 
-def test_a_state_of_the_present_contract_is_not_converted() -> None:
-    manifest = {"contract_version": "3.0.0", "state": {"erased_customers": 2, "segments": 8}}
+@pytest.mark.parametrize("version", ["3.0.0", CONTRACT_VERSION])
+def test_a_state_since_contract_3_is_not_converted(version: str) -> None:
+    manifest = {"contract_version": version, "state": {"erased_customers": 2, "segments": 8}}
     assert [(table.name, table.rows, table.select) for table in state_tables(manifest, "digest")] == [
         ("erased_customers", 2, 'select * from state.main."erased_customers"'),
         ("segments", 8, 'select * from state.main."segments"'),

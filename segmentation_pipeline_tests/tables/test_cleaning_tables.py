@@ -1,5 +1,6 @@
 """The SELECTs of the stages ingestion and cleaning: input rows and expected rows."""
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -108,3 +109,88 @@ def test_file_overlaps_lists_the_invoices_that_two_files_have(warehouse: Warehou
         }
     ]
     assert derive(warehouse, "file_overlaps", sources_overlap=True) == []
+
+
+def report_of(warehouse: Warehouse, *lines: tuple[str, Decimal | None]) -> list[Row]:
+    """Return the report of lines, each with the customer that a rule rejects or not, and its amount."""
+    rows: list[Row] = [
+        {"source_line": number, "customer_id": who, "amount": amount} for number, (who, amount) in enumerate(lines, 1)
+    ]
+    store(warehouse, "raw_transactions", *rows)
+    derive(warehouse, "rejected_transactions", {"judged_transactions": JUDGED, "cleaning_rules": RULES})
+    return derive(warehouse, "cleaning_report", {"cleaning_rules": RULES})
+
+
+AMOUNTS = ("lines", "lines_without_amount", "amount", "amount_share", "lines_left", "amount_left")
+
+
+def test_cleaning_report_knows_no_amount_where_no_line_has_one(warehouse: Warehouse) -> None:
+    report = report_of(warehouse, ("nobody", None), ("nobody", None), ("a", Decimal(5)))
+    assert columns_of(report, *AMOUNTS)[:3] == [(3, 2, 5, 1.0, 3, 5), (2, 2, None, None, 1, 5), (0, 0, 0, 0.0, 1, 5)]
+    report = report_of(warehouse, ("nobody", None), ("nobody", None))
+    assert columns_of(report, *AMOUNTS)[:2] == [(2, 2, None, None, 2, None), (2, 2, None, None, 0, 0)]
+
+
+def test_cleaning_report_adds_up_the_amounts_that_are_known(warehouse: Warehouse) -> None:
+    report = report_of(warehouse, ("nobody", None), ("nobody", Decimal(3)), ("a", Decimal(1)))
+    assert columns_of(report, *AMOUNTS)[:2] == [(3, 1, 4, 1.0, 3, 4), (2, 1, 3, 0.75, 1, 1)]
+
+
+def test_cleaning_report_counts_refunds_as_money_too(warehouse: Warehouse) -> None:
+    """Sales of 6 and refunds of 6 are no money in sum, but 12 of the 20 that were read."""
+    report = report_of(warehouse, ("nobody", Decimal(6)), ("nobody", Decimal(-6)), ("a", Decimal(8)))
+    assert columns_of(report, "amount", "amount_share")[:2] == [(8, 1.0), (0, 0.6)]
+
+
+def unparsed(*texts: dict[str, str], amount: str | None = None, rule: str = "unparseable_value") -> list[Row]:
+    return [
+        {
+            "source_file": "b.csv",
+            "source_line": number,
+            "rule": rule,
+            "unparsed": json.dumps({"transaction_at": None, "quantity": None, "price": None, "amount": None} | text),
+            "amount": amount and Decimal(amount),
+        }
+        for number, text in enumerate(texts, 2)
+    ]
+
+
+def unparsed_values(warehouse: Warehouse, *rejected: Row) -> list[Row]:
+    store(warehouse, "raw_transactions", *({"source_line": number} for number in range(1, 21)))
+    store(warehouse, "rejected_transactions", *rejected)
+    return derive(warehouse, "unparsed_values")
+
+
+def test_unparsed_values_counts_the_three_most_frequent_patterns(warehouse: Warehouse) -> None:
+    texts = ["1.2.2024", "3.4.2025", "n/a", "5.6.2026", "7-8", "9-1", "May 1"]
+    rows = unparsed_values(warehouse, *unparsed(*({"transaction_at": text} for text in texts), amount="2.50"))
+    names = ("column_name", "position", "pattern", "lines", "share", "amount", "lines_of_column", "source_line")
+    assert columns_of(rows, *names) == [
+        ("transaction_at", 1, "9.9.9999", 3, 0.15, Decimal("7.50"), 7, 2),
+        ("transaction_at", 2, "9-9", 2, 0.1, Decimal("5.00"), 7, 6),
+        ("transaction_at", 3, "a/a", 1, 0.05, Decimal("2.50"), 7, 4),
+    ]
+    assert columns_of(rows, "source_file", "lines_without_amount") == [("b.csv", 0)] * 3
+
+
+def test_unparsed_values_counts_a_line_in_each_of_its_columns(warehouse: Warehouse) -> None:
+    rows = unparsed_values(warehouse, *unparsed({"price": "ten", "quantity": "3 pcs"}))
+    names = ("column_name", "pattern", "lines", "amount", "lines_without_amount")
+    assert columns_of(rows, *names) == [("price", "aaa", 1, None, 1), ("quantity", "9 aaa", 1, None, 1)]
+
+
+def test_unparsed_values_leaves_out_what_another_rule_rejects(warehouse: Warehouse) -> None:
+    assert unparsed_values(warehouse, *unparsed({"price": "ten"}, rule="after_as_of")) == []
+
+
+def test_unparsed_values_names_an_empty_value_only_where_it_is_needed(warehouse: Warehouse) -> None:
+    """With a column of amounts, a quantity may be empty: the date alone makes the first line unreadable."""
+    rows = unparsed_values(warehouse, *unparsed({"transaction_at": "soon", "quantity": ""}, amount="1"))
+    assert columns_of(rows, "column_name", "pattern") == [("transaction_at", "aaaa")]
+    rows = unparsed_values(warehouse, *unparsed({"quantity": ""}))
+    assert columns_of(rows, "column_name", "pattern") == [("quantity", "")]
+
+
+def test_unparsed_values_shortens_malformed_lines(warehouse: Warehouse) -> None:
+    [row] = unparsed_values(warehouse, *unparsed({"line": "x1" * 100}))
+    assert columns_of([row], "column_name", "pattern") == [("line", "a9" * 30)]

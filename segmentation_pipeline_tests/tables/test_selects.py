@@ -73,6 +73,7 @@ SPARK_FUNCTIONS = {
     "EXPLODE",
     "FIRST_VALUE",
     "FLOOR",
+    "GET_JSON_OBJECT",
     "GREATEST",
     "HASH",
     "LAG",
@@ -107,6 +108,8 @@ OTHER_FUNCTIONS = {
         "REPLACE",
         "WRITTEN_NUMBER",
     },
+    # A macro of this package; Spark has what it calls.
+    "cleaning/unparsed_values": {"MASKED_PATTERN"},
 }
 KEYWORDS = {"AS", "IN", "OVER", "AND", "OR", "NOT", "VALUES", "WHEN", "THEN", "SELECT", "FROM", "BY", "WHERE", "ON"}
 

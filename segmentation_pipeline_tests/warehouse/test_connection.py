@@ -143,7 +143,7 @@ def settings_file(folder: Path, source: Path, /, **sections: Any) -> Path:
 HOSTILE = (
     """'; attach 'evil.duckdb' as evil; --"; copy (select 1) to 'evil.csv'; -- $name $keys $paths {place} %s\\'; --"""
 )
-CLEANED = (*TABLES, "clean_transactions", "rejected_transactions", "cleaning_report")
+CLEANED = (*TABLES, "clean_transactions", "rejected_transactions", "cleaning_report", "unparsed_values")
 
 
 @pytest.fixture

@@ -1,20 +1,19 @@
-"""Checks of the cleaning: lines and money reconcile, the newest transaction is recent, the rejected share is usual."""
+"""Checks of the cleaning: lines and money reconcile, the newest transaction is recent, and what is lost is expected."""
+
+from dataclasses import asdict
 
 import dagster as dg
 
-from segmentation_pipeline.ingestion.cleaning import explain_loss
-from segmentation_pipeline.orchestration.check_results import sql_check, warning_result
+from segmentation_pipeline.ingestion.losses import MAX_UNEXPECTED_SHARE, Losses
+from segmentation_pipeline.orchestration.check_results import check_result, sql_check, warning_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.tables.catalog import check_select
-from segmentation_pipeline.warehouse.database import Warehouse
 
 COMPARED_RELEASES = 5
 SHOWN_FILES = 3
 # Equal invoices in two files can be chance or the edge of two exports; ten lines or half of a file are neither.
 MIN_REPEATED_LINES, MIN_REPEATED_SHARE = 10, 0.5
-# Without earlier releases, a larger share is a wrong setting or source.
-MAX_FIRST_REJECTED_SHARE = 0.5
 
 lines_and_money_reconcile = sql_check(
     "lines_and_money_reconcile",
@@ -68,18 +67,57 @@ def no_file_repeats_another(retailer: RetailerConfig, warehouse: WarehouseResour
     return warning_result(rows, message, lines=lines, amount=float(amount))
 
 
+@dg.asset_check(
+    asset="clean_transactions",
+    additional_deps=["rejected_transactions", "cleaning_report", "unparsed_values"],
+    blocking=True,
+)
+def values_are_parsed(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """Nearly every line can be read: see checks.warn_unparsed_share and checks.fail_unparsed_share."""
+    settings, losses = retailer.settings, Losses.of(warehouse.open())
+    bounds, loss = settings.checks, losses.unreadable
+    fails = loss.share >= bounds.fail_unparsed_share
+    warns = loss.share >= bounds.warn_unparsed_share or loss.amount_share >= bounds.warn_rejected_money
+    bound = (
+        f"The run fails from checks.fail_unparsed_share = {bounds.fail_unparsed_share:.1%}."
+        if fails
+        else f"A check warns from checks.warn_unparsed_share = {bounds.warn_unparsed_share:.1%} of the lines and from"
+        f" checks.warn_rejected_money = {bounds.warn_rejected_money:.1%} of the money."
+    )
+    result = check_result(
+        losses.unparsed if warns or fails else [],
+        f"{losses.unreadable_message(settings)} {bound}",
+        unparsed_share=loss.share,
+        unparsed_money_share=loss.amount_share,
+        lines_without_amount=loss.lines_without_amount,
+    )
+    return result._replace(severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(asset="cleaning_report")
+def rejected_money_is_expected(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """No rule rejects a large share of the money that its expected_share does not cover."""
+    settings, database = retailer.settings, warehouse.open()
+    losses = Losses.by_report(database)
+    unexpected = losses.unexpected(settings)
+    message = (
+        f"{losses.unexpected_message(database, settings)} A check warns from checks.warn_rejected_money ="
+        f" {settings.checks.warn_rejected_money:.1%} of the money, or where such rules together reject more than"
+        f" {MAX_UNEXPECTED_SHARE:.0%} of it or of the lines."
+    )
+    return warning_result(
+        [asdict(loss) for loss in unexpected], message, rejected_money_share=losses.rejected_money_share
+    )
+
+
 @dg.asset_check(asset="cleaning_report")
 def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """The share of rejected lines is near that of the last releases; before the first, most lines are kept."""
-    database = warehouse.open()
-    share, past = _rejected_share(database), _past_rejected_shares(retailer)
+    """The share of rejected lines is near that of the last releases."""
+    share, past = Losses.by_report(warehouse.open()).rejected_share, _past_rejected_shares(retailer)
     bound = retailer.settings.checks.max_rejected_change
     usual = sum(past) / max(len(past), 1)
     message = ""
-    # Without any clean line, clean_transactions has failed with the same explanation.
-    if not past and MAX_FIRST_REJECTED_SHARE < share < 1:
-        message = explain_loss(database, retailer.settings)
-    elif past and abs(share - usual) > bound:
+    if past and abs(share - usual) > bound:
         message = (
             f"{share:.1%} of the lines are rejected; the last {len(past)} releases rejected {usual:.1%}."
             f" checks.max_rejected_change allows a difference of {bound:.1%}. cleaning_report shows the rules that"
@@ -91,15 +129,6 @@ def rejected_share_is_usual(retailer: RetailerConfig, warehouse: WarehouseResour
         description=message or None,
         metadata={"rejected_share": share},
     )
-
-
-def _rejected_share(database: Warehouse) -> float:
-    """Return the share of rejected lines; lines after as_of and of superseded files do not count as rejected."""
-    report = database.row(
-        "select coalesce(sum(lines) filter (where step > 0 and rule not in ('after_as_of', 'superseded_file')), 0)"
-        " as rejected, min(lines_left) as kept from cleaning_report"
-    )
-    return float(report["rejected"] / max(report["rejected"] + report["kept"], 1))
 
 
 def _past_rejected_shares(retailer: RetailerConfig) -> list[float]:

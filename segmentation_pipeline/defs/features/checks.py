@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from segmentation_pipeline.ingestion.cleaning import explain_loss
+from segmentation_pipeline.ingestion.losses import explain_loss
 from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result, sql_check
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.privacy.customer_ids import SimilarIds, similar_ids_select
