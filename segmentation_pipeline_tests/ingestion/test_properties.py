@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -66,8 +66,10 @@ class Row:
 
     @property
     def money(self) -> Decimal:
-        """The money of the line; 0 where it cannot be read."""
-        return Decimal(0) if self.quantity is None or self.price is None else self.quantity * self.price
+        """The money of the line, rounded half away from zero to four decimals; 0 where it cannot be read."""
+        if self.quantity is None or self.price is None:
+            return Decimal(0)
+        return (self.quantity * self.price).quantize(Decimal("0.0001"), ROUND_HALF_UP)
 
     @property
     def counts(self) -> bool:
