@@ -15,6 +15,7 @@ from segmentation_pipeline.config.validation import NUMBERS, Section, SettingErr
 # The rules of the pipeline, with the column on which a retailer's rule may replace one.
 _PIPELINE_RULES = {
     "read": "",
+    "totals_line": "",
     "unparseable_value": "",
     "cancellation": "",
     "after_as_of": "",

@@ -34,6 +34,7 @@ RESERVED_NAMES = (
     "source_line",
     "unparsed",
     "malformed",
+    "first_cell",
     "extra",
     "rowid",
     "is_erased",

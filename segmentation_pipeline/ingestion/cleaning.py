@@ -109,6 +109,7 @@ def _rules(retailer: Retailer) -> Iterator[RejectionRule]:
         yield RejectionRule("after_as_of", "sold after the as-of date", condition, {"transaction_cutoff": cutoff})
     if retailer.source.supersedes:
         yield RejectionRule("superseded_file", "a newer export supersedes the file", "is_superseded")
+    yield RejectionRule("totals_line", "the line is the total of others", """unparsed like '{"totals_line":%'""")
     yield RejectionRule(
         "unparseable_value",
         "the line is malformed, or its date, quantity or money cannot be read",

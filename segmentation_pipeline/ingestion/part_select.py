@@ -15,6 +15,7 @@ from segmentation_pipeline.tables.contract import quoted
 
 _NUMBERS = frozenset(column.name for column in line_columns() if column.type.startswith("DECIMAL"))
 _TYPES_WITH_DECIMALS = ("DECIMAL", "DOUBLE", "FLOAT")
+FIRST_CELL = "first_cell"
 # Around a text, they do not belong to it. Spreadsheets and editors write several.
 BLANKS = " \t\r\n\u00a0\u2007\u2009\u202f\ufeff"
 
@@ -98,10 +99,12 @@ def _reader(part: Part) -> tuple[str, str]:
 def _cells(retailer: Retailer, part: Part) -> dict[str, str]:
     """Return the SQL of the text of each mapped column, by our name."""
     positions = column_positions(retailer.columns, part)
-    return {
+    cells = {
         name: _cell(retailer, part, name, position, index)
         for index, (name, position) in enumerate(positions.items(), 1)
     }
+    # It can say that the line is a total.
+    return cells | {FIRST_CELL: "c0" if part.kind in ("csv", "numbered") else "null::varchar"}
 
 
 def _date_formats(retailer: Retailer, part: Part) -> tuple[str, ...]:

@@ -32,7 +32,13 @@ from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.file_formats import Part, numbered_csv, parts_of
 from segmentation_pipeline.ingestion.fill_down import count_select, fill_down_select, filled_columns
 from segmentation_pipeline.ingestion.number_formats import number_values
-from segmentation_pipeline.ingestion.part_select import cells_select, differing_select, part_select, part_values
+from segmentation_pipeline.ingestion.part_select import (
+    FIRST_CELL,
+    cells_select,
+    differing_select,
+    part_select,
+    part_values,
+)
 from segmentation_pipeline.tables.catalog import contracts, macros, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import reading_connection
@@ -291,7 +297,7 @@ class _Staging:
     ) -> dict[str, dict[str, int]]:
         """Load the cells of files into a table with the columns filled; return how many values were filled, by path."""
         self._execute(f"create table {table}_as_read as {cells_select(self.retailer, part)}", values)
-        names = column_positions(self.retailer.columns, part)
+        names = [*column_positions(self.retailer.columns, part), FIRST_CELL]
         select = fill_down_select(f"{table}_as_read", names, columns, _first_line(part))
         self._execute(f"create table {table} as {select}", values)
         before, after = (

@@ -37,6 +37,15 @@ create or replace temp macro written_number(text, pattern, currency_mark, thousa
             )
     end;
 
+-- Whether a text begins with the word for a total, as the last line of a report does, in English, German, French,
+-- Spanish, Italian or Portuguese.
+create or replace temp macro is_total(text) as
+    regexp_matches(
+        text,
+        '(?i)^[^\p{L}]*((grand|sub|report|overall)[ -]?)?(totals?|totaux|total[ei]|tota(le|i)s|summe|gesamt|'
+        || '(gesamt|zwischen|end)(summe|betrag)|somme|suma|soma)([^\p{L}]|$)'
+    );
+
 -- A decimal that a text was cast to, if it has the digits of the text; null if it is rounded. The digits that a double
 -- adds to a short number (2.5500000000000003) do not count: they are less than 5e-16 of it, and rounding a number that
 -- was written with 15 digits or fewer changes it by more.

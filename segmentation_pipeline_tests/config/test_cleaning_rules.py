@@ -53,6 +53,7 @@ def test_rule_needs_one_test_that_suits_its_column(tmp_path: Path, rule: str, me
 @pytest.mark.parametrize(
     "name",
     [
+        "totals_line",
         "unparseable_value",
         "cancellation",
         "positive_cancellation",

@@ -214,6 +214,7 @@ def test_own_rule_replaces_the_rule_for_missing_customers(tmp_path: Path) -> Non
     assert rejected(warehouse) == {"missing_customer": ["2", "3"]}
     assert warehouse.rows("select rule, lines from cleaning_report order by step") == [
         {"rule": "read", "lines": 3},
+        {"rule": "totals_line", "lines": 0},
         {"rule": "unparseable_value", "lines": 0},
         {"rule": "missing_customer", "lines": 2},
         {"rule": "missing_invoice", "lines": 0},
@@ -489,6 +490,7 @@ def test_report_shows_each_step_of_the_funnel(tmp_path: Path) -> None:
     shown = ("rule", "lines", "customers", "amount", "lines_left", "amount_left")
     assert [tuple(row[name] for name in shown) for row in rows] == [
         ("read", 10, 4, Decimal("36.49"), 10, Decimal("36.49")),
+        ("totals_line", 0, 0, Decimal(0), 10, Decimal("36.49")),
         ("unparseable_value", 2, 1, None, 8, Decimal("36.49")),
         ("invalid_invoice", 1, 1, Decimal("-1"), 7, Decimal("37.49")),
         ("not_a_product", 2, 2, Decimal("17.99"), 5, Decimal("19.50")),
@@ -497,10 +499,10 @@ def test_report_shows_each_step_of_the_funnel(tmp_path: Path) -> None:
         ("positive_cancellation", 0, 0, Decimal(0), 3, Decimal("12.50")),
         ("exact_duplicate", 1, 1, Decimal("1.25"), 2, Decimal("11.25")),
     ]
-    assert [row["step"] for row in rows] == [*range(8)]
-    assert [row["share"] for row in rows] == [1.0, 0.2, 0.1, 0.2, 0.1, 0.1, 0.0, 0.1]
+    assert [row["step"] for row in rows] == [*range(9)]
+    assert [row["share"] for row in rows] == [1.0, 0.0, 0.2, 0.1, 0.2, 0.1, 0.1, 0.0, 0.1]
     assert rows[-1]["lines_left"] == warehouse.count("clean_transactions")
-    assert rows[3]["reason"] == "a fee"
+    assert rows[4]["reason"] == "a fee"
 
 
 def test_report_lists_rules_that_reject_nothing(tmp_path: Path) -> None:
@@ -509,6 +511,7 @@ def test_report_lists_rules_that_reject_nothing(tmp_path: Path) -> None:
     assert [row["rule"] for row in rows] == [
         "read",
         "after_as_of",
+        "totals_line",
         "unparseable_value",
         "cancellation",
         "invalid_invoice",
@@ -518,7 +521,7 @@ def test_report_lists_rules_that_reject_nothing(tmp_path: Path) -> None:
         "negative_money",
         "exact_duplicate",
     ]
-    assert [row["lines"] for row in rows] == [1] + [0] * 9
+    assert [row["lines"] for row in rows] == [1] + [0] * 10
 
 
 # -- any lines

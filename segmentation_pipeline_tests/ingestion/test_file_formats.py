@@ -506,7 +506,7 @@ HEAD = text_of([HEADER])
 MALFORMED = {
     "too short": "a,b\n",
     "too long": "1,2,3,4,5,6,7,8,9\n",
-    "one word": "total\n",
+    "one word": "word\n",
     "unclosed quote": '1,2,"LANTERN,4,5,6,7,8\n',
     "text after a quote": '1,2,"LAN"TERN,4,5,6,7,8\n',
     "blanks": "   \n",

@@ -274,6 +274,13 @@ def test_runs_of_blanks_and_tabs_separate_columns(warehouse: Warehouse, tmp_path
     assert text == '{"transaction_at":"2024-03-07\u00a0x","quantity":null,"price":null,"amount":null}'
 
 
+def test_quoted_text_between_blanks_ends_in_its_line(warehouse: Warehouse, tmp_path: Path) -> None:
+    """A quote that is not closed makes its line malformed, and not those below it."""
+    write(tmp_path, [HEADER.replace(",", " "), '2024-03-02 "a  b', '2024-03-03 "c  d" 7'])
+    expected = {2: unparsed('2024-03-02 "a  b'), 3: ("c  d", "7")}
+    assert lines_of(warehouse, retailer(delimiter="whitespace"), tmp_path) == {"a.csv": expected}
+
+
 def test_fixed_width_file_without_header_and_with_compact_dates(warehouse: Warehouse, tmp_path: Path) -> None:
     """As in CDNOW: customer, day, units, money."""
     write(

@@ -103,6 +103,7 @@ OTHER_FUNCTIONS = {
     "ingestion/raw_transactions": {
         "EXACT_DECIMAL",
         "ISO_TIME",
+        "IS_TOTAL",
         "JSON_OBJECT",
         "REGEXP_EXTRACT",
         "REPLACE",

@@ -1,6 +1,6 @@
 with trimmed as (
     select
-        source_file, source_sheet, source_line, malformed, transaction_time, extra,
+        source_file, source_sheet, source_line, malformed, transaction_time, first_cell, extra,
         nullif(description, '') as description,
         nullif(trim(transaction_at), '') as transaction_at_text,
         nullif(trim(quantity), '') as quantity_text,
@@ -60,12 +60,41 @@ typed as (
     from plain
 ),
 
+-- The text that says that a line is the total of others: it has neither date nor customer, or is malformed and has
+-- nothing but numbers behind the text. Other lines, and dates, are none.
+labelled as (
+    select
+        *,
+        case
+            when malformed is not null
+                then case
+                    when is_total(malformed)
+                        and regexp_matches(malformed, '^[^\p{L}]*[^,;|\t]*([,;|\t][^\p{L}]*)?$')
+                        and not regexp_matches(malformed, '[0-9][-/:][0-9]|\b[0-9]{1,2}[.][0-9]{1,2}[.][0-9]{2}')
+                        then malformed
+                end
+            when transaction_at is null
+                and coalesce(is_total(transaction_at_text), transaction_at_text is null)
+                and coalesce(is_total(customer_id), customer_id is null)
+                then coalesce(
+                    case when is_total(first_cell) then first_cell end,
+                    case when is_total(transaction_at_text) then transaction_at_text end,
+                    case when is_total(customer_id) then customer_id end,
+                    case when is_total(invoice) then invoice end,
+                    case when is_total(stock_code) then stock_code end,
+                    case when is_total(description) then description end
+                )
+        end as total_label
+    from typed
+),
+
 converted as (
     select
         *,
         -- As decimal(38), because the product of two decimal(18) is decimal(18), whose overflow is an error inside
         -- try_cast too.
         case
+            when total_label is not null then null
             when $has_amount then source_amount
             else try_cast(cast(quantity as decimal(38, 3)) * price as decimal(18, 4))
         end as amount,
@@ -74,13 +103,28 @@ converted as (
         or amount is null
         or (quantity is null and ($has_quantity and (quantity_text is not null or not $has_amount)))
         or (price is null and ($has_price and (price_text is not null or not $has_amount))) as is_unparsed
-    from typed
+    from labelled
 )
 
 select
     source_file, source_sheet, cast(source_line as bigint) as source_line,
-    invoice, stock_code, description, quantity, transaction_at, price, amount, customer_id, country,
+    invoice, stock_code, description,
+    -- The numbers of a total would count the lines above it twice.
+    case when total_label is null then quantity end as quantity,
+    transaction_at,
+    case when total_label is null then price end as price,
+    amount,
+    case when total_label is null then customer_id end as customer_id,
+    country,
     case
+        when total_label is not null then cast(json_object(
+            'totals_line', total_label,
+            'transaction_at', transaction_at_text,
+            'customer_id', customer_id,
+            'quantity', quantity_text,
+            'price', price_text,
+            'amount', amount_text
+        ) as varchar)
         when malformed is not null then cast(json_object('line', malformed) as varchar)
         when is_unparsed then cast(json_object(
             'transaction_at', case when transaction_at is null then coalesce(transaction_at_text, '') end,
