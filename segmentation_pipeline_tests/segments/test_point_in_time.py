@@ -37,7 +37,7 @@ DEAR = line(invoice="600001", at="2024-09-02 11:00:00", customer="10001", quanti
 KNOWN = [*(sold for sold in regular_customers() if sold[4] <= f"{DAY} 23:59:59"), DEAR]
 LATER = [sold for sold in regular_customers() if sold not in KNOWN]
 # These tables report every line that was read, whatever its day.
-LINE_TABLES = ("raw_transactions", "rejected_transactions", "cleaning_report")
+LINE_TABLES = ("raw_transactions", "rejected_transactions", "cleaning_report", "unparsed_values")
 # The tables that a SELECT derives. The whole run below covers the tables that depend on a fit.
 DERIVED = {table: set(dependencies(select_of(table))) for table in contracts() if has_select(table)}
 
@@ -56,7 +56,9 @@ def rows_as_of_day(connection: duckdb.DuckDBPyConnection, tables: Sequence[str])
         "raw_transactions": "select * from raw_transactions where source_file <> 'later.csv'",
         "rejected_transactions": "select * from rejected_transactions where rule <> 'after_as_of'",
         # A share is a share of all lines that were read.
-        "cleaning_report": "select * exclude (share) from cleaning_report where rule not in ('read', 'after_as_of')",
+        "cleaning_report": "select * exclude (share, amount_share) from cleaning_report"
+        " where rule not in ('read', 'after_as_of')",
+        "unparsed_values": "select * exclude (share) from unparsed_values",
     }
     return {
         table: connection.execute(
