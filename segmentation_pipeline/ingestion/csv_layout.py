@@ -8,6 +8,7 @@ import re
 import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -66,11 +67,16 @@ def csv_reader(lines: Iterable[str], delimiter: str) -> "_csv.Reader":
 
 
 def numbered_columns(lines: Iterable[str], delimiter: str) -> tuple[str, ...]:
-    """Return the positions of the columns of a file without a header, as text: as many as most of its lines have."""
-    widths = Counter[int]()
-    for line in islice(lines, _SEARCHED_LINES):
-        widths[len(_fields(line, delimiter))] += 1
+    """Return the positions of the columns of a file without a header, as text: as many as most of its records have.
+
+    Raises:
+        csv.Error: The file has lines, and none of them is a record.
+    """
+    first = list(islice(lines, _SEARCHED_LINES))
+    widths = Counter(map(len, _records(first, delimiter) or (_fields(line, delimiter) for line in first)))
     del widths[0]
+    if not widths and any(line.strip() for line in first):
+        raise csv.Error(f"none of its first {len(first)} lines is a record; check the quotes, and source.delimiter")
     [(width, _)] = widths.most_common(1) or [(0, 0)]
     return positions(width)
 
@@ -86,6 +92,14 @@ def layout_hint(wanted: Iterable[str], lines: Iterable[str], layout: Layout) -> 
             other = [f'source.delimiter = "{delimiter}"'.replace("\t", r"\t")] if delimiter != layout.delimiter else []
             return f" Line {number + 1} has these names: set {' and '.join(skip + other)}."
     return ""
+
+
+def _records(lines: Iterable[str], delimiter: str) -> list[list[str]]:
+    """Return the records above the first malformed one, which may have several lines."""
+    found: list[list[str]] = []
+    with suppress(csv.Error):
+        found.extend(csv_reader(lines, delimiter))
+    return found
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

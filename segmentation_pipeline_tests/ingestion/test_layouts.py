@@ -207,6 +207,24 @@ def test_damaged_first_line_does_not_decide_how_many_columns_there_are(
     assert found == {"a.csv": {1: unparsed(first)} | SOLD}
 
 
+def test_records_of_several_lines_decide_how_many_columns_there_are(warehouse: Warehouse, tmp_path: Path) -> None:
+    write(tmp_path, ['2024-03-02,"two', 'lines",2', '2024-03-03,"three', "", 'lines",3'])
+    found = lines_of(warehouse, retailer(POSITIONS, header=False), tmp_path)
+    assert found == {"a.csv": {1: ("two\nlines", "2"), 2: ("three\n\nlines", "3")}}
+
+
+@pytest.mark.parametrize("delimiter", [",", "whitespace"])
+def test_file_without_header_and_without_a_record_is_not_empty(
+    warehouse: Warehouse, tmp_path: Path, delimiter: str
+) -> None:
+    write(
+        tmp_path, ['2024-03-02 "zoe 2', '2024-03-03 "zoe"" 3'] if delimiter == "whitespace" else ['"2024-03-02,zoe,2']
+    )
+    said = message(warehouse, retailer(POSITIONS, header=False, delimiter=delimiter), tmp_path)
+    assert said.startswith("a.csv: cannot be read as csv: none of its first ")
+    assert said.endswith(" lines is a record; check the quotes, and source.delimiter")
+
+
 def test_position_beyond_the_columns_is_reported(warehouse: Warehouse, tmp_path: Path) -> None:
     write(tmp_path, LINES)
     said = message(warehouse, retailer(POSITIONS | {"amount": 9}, header=False), tmp_path)
