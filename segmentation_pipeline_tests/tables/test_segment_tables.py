@@ -19,6 +19,7 @@ from segmentation_pipeline_tests.tables.derivation import (
     derive,
     feature_rows,
     random_features,
+    sales,
     store,
     timestamp,
 )
@@ -536,3 +537,84 @@ def test_outlier_profiles_has_no_revenue_share_without_revenue(
 def test_outlier_profiles_is_empty_without_outliers(warehouse: Warehouse) -> None:
     store_outliers(warehouse, ("a", "retain", 10, 1, True))
     assert derive(warehouse, "outlier_profiles") == []
+
+
+def store_outliers_who_buy(warehouse: Warehouse, *sold: tuple[str, str, str, str, float | str], **common: Any) -> None:
+    """Store lines of two customers of DELIGHT, a and b, and of one who is no outlier, n."""
+    money = {who: sum(Decimal(str(line[4])) for line in sold if line[0] == who) for who in ("a", "b", "n")}
+    store_outliers(
+        warehouse,
+        ("a", "delight", str(money["a"]), 1, None),
+        ("b", "delight", str(money["b"]), 1, None),
+        ("n", "retain", str(money["n"]), 1, None),
+    )
+    store(warehouse, "clean_transactions", *sales(*sold, **common))
+
+
+def test_outlier_products_ranks_products_by_money_net_of_refunds(warehouse: Warehouse) -> None:
+    store_outliers_who_buy(
+        warehouse,
+        ("a", "1", "cup", "2024-01-05", 60),
+        ("b", "2", "cup", "2024-02-05", 20),
+        ("a", "3", "tea", "2024-02-06", 90),
+        ("a", "C4", "tea", "2024-02-07", -70),
+        ("b", "C5", "mug", "2024-02-08", -1),
+        ("n", "6", "pot", "2024-02-09", 500),
+    )
+    rows = derive(warehouse, "outlier_products", look_back_days=None)
+    names = ("place", "product", "customers", "customer_share", "revenue", "revenue_share")
+    assert columns_of(rows, *names) == [
+        (1, "cup", 2, 1.0, 80, pytest.approx(80 / 99)),
+        (2, "tea", 1, 0.5, 20, pytest.approx(20 / 99)),
+    ]
+    assert columns_of(rows, "segment_key", "segment") == [("delight", "DELIGHT")] * 2
+
+
+def test_outlier_products_names_a_product_as_most_of_its_money_does(warehouse: Warehouse) -> None:
+    store_outliers_who_buy(
+        warehouse,
+        ("a", "1", "85123A", "2024-01-05", 60),
+        ("a", "2", "85123A", "2024-01-06", 40),
+        ("n", "3", "85123A", "2024-01-06", 1),
+    )
+    warehouse.connection.execute(
+        "update clean_transactions set description = case invoice when '1' then 'holder' else 'HOLDER, wrong' end"
+    )
+    assert columns_of(derive(warehouse, "outlier_products", look_back_days=None), "product", "description") == [
+        ("85123A", "holder")
+    ]
+
+
+def test_outlier_products_are_ten_and_count_within_the_window(warehouse: Warehouse) -> None:
+    lines = [("a", f"{n}", f"product {n:02d}", "2024-03-01", 100 + n) for n in range(12)]
+    store_outliers_who_buy(warehouse, *lines, ("b", "x", "old", "2023-01-01", 9999), ("n", "y", "pot", "2024-03-01", 1))
+    products = derive(warehouse, "outlier_products", look_back_days=90)
+    assert [row["product"] for row in products] == [f"product {n:02d}" for n in range(11, 1, -1)]
+    assert derive(warehouse, "outlier_products", look_back_days=None)[0]["product"] == "old"
+
+
+def test_outlier_products_is_empty_without_a_column_of_products(warehouse: Warehouse) -> None:
+    store_outliers_who_buy(
+        warehouse, ("a", "1", "", "2024-01-05", 60), ("b", "2", "", "2024-01-05", 6), stock_code=None, description=None
+    )
+    assert derive(warehouse, "outlier_products", look_back_days=None) == []
+
+
+def test_outlier_months_compares_the_year_of_outliers_and_others(warehouse: Warehouse) -> None:
+    store_outliers_who_buy(
+        warehouse,
+        ("a", "1", "cup", "2024-01-05", 60),
+        ("b", "2", "cup", "2023-01-31 23:59", 15),
+        ("a", "3", "tea", "2024-02-06", 50),
+        ("a", "C4", "tea", "2024-02-07", -25),
+        ("n", "5", "pot", "2024-01-09", 30),
+        ("n", "6", "pot", "2024-03-09", 10),
+    )
+    names = ("segment_key", "month_of_year", "purchases", "revenue", "revenue_share", "others_revenue_share")
+    assert columns_of(derive(warehouse, "outlier_months", look_back_days=None), *names) == [
+        ("delight", 1, 2, 75, 0.75, 0.75),
+        ("delight", 2, 1, 25, 0.25, 0.0),
+    ]
+    assert columns_of(derive(warehouse, "outlier_months", look_back_days=60), *names) == [
+        ("delight", 2, 1, 25, 1.0, 0.0),
+    ]

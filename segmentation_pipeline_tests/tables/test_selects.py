@@ -84,6 +84,7 @@ SPARK_FUNCTIONS = {
     "MD5",
     "MEDIAN",
     "MIN",
+    "MONTH",
     "NULLIF",
     "POWER",
     "REGEXP_REPLACE",
