@@ -24,7 +24,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check bench bench-scale bench-pages docs clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check bench bench-scale bench-pages docs queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -62,6 +62,9 @@ bench-pages: $(DEVELOPMENT)  ## replay nights, compare numbers of clusters, draw
 
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs
+
+queries: $(DEVELOPMENT)  ## run the sample, and write docs/queries.md with the answers of docs/queries/ on it
+	$(BIN)/python tools/queries_page.py docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
