@@ -32,7 +32,8 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.ingestion.incremental import TABLES
 from segmentation_pipeline.orchestration import alerts, run_liveness
-from segmentation_pipeline.orchestration.instance import keep_event_log_open, prepare
+from segmentation_pipeline.orchestration.event_log import keep_event_log_open
+from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REASON_TAG, REFIT_JOB, why_model_is_due
 from segmentation_pipeline.tables.catalog import withholdable_columns
 from segmentation_pipeline.warehouse.statements import logged_statements
@@ -160,9 +161,7 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
     derived = sorted({*job.asset_layer.executable_asset_keys} - read)
     tags = alerts.command_tag(run_id) | ({REASON_TAG: due} if due else {})
     with dg.DagsterInstance.get() as instance, run_liveness.heartbeat(run_liveness.folder(), run_id):
-        # Creates the run's event log; Dagster writes a hundred events to it before the first step.
-        instance.all_logs(run_id)
-        with keep_event_log_open(run_id):
+        with keep_event_log_open(instance, run_id):
             result = job.execute_in_process(
                 asset_selection=None if request.reads_source else derived,
                 instance=instance,

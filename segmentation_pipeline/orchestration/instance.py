@@ -1,9 +1,6 @@
-"""The Dagster instance: its folder with the shipped settings, and its event log, kept open during a run."""
+"""The folder of the Dagster instance, with the shipped settings."""
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
@@ -33,22 +30,3 @@ def prepare() -> Path:
     # DagsterInstance.get() reads only the environment.
     os.environ["DAGSTER_HOME"] = str(home)
     return home
-
-
-@contextmanager
-def keep_event_log_open(run_id: str) -> Iterator[None]:
-    """Keep Dagster's SQLite files open while a run writes events to them.
-
-    Dagster opens and closes them for each of some three hundred events. The last connection that closes a file has to
-    write its WAL into it and sync the disk: an empty run of 51 steps took 7.7 s, and 2.1 s with another connection
-    open. An instance that stores its events elsewhere has no such files.
-    """
-    history = dagster_home() / "history"
-    with ExitStack() as stack:
-        for file in (history / "runs.db", history / "runs" / "index.db", history / "runs" / f"{run_id}.db"):
-            # Dagster reports what is wrong with a file.
-            with suppress(sqlite3.Error):
-                if file.exists():
-                    connection = stack.enter_context(closing(sqlite3.connect(file)))
-                    connection.execute("select count(*) from sqlite_master").fetchall()
-        yield

@@ -19,7 +19,7 @@ from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import LockTimeoutError, PipelineError, RetailerError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
-from segmentation_pipeline.orchestration.instance import keep_event_log_open
+from segmentation_pipeline.orchestration.event_log import keep_event_log_open
 from segmentation_pipeline.tables.catalog import withholdable_columns
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
@@ -151,9 +151,9 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
             self._stack, self._context = stack, context
             self._database, self._error = None, None
             try:
-                if context.run is not None:
+                if context.run is not None and context.instance is not None:
                     stack.enter_context(run_liveness.heartbeat(run_liveness.folder(), context.run.run_id))
-                    stack.enter_context(keep_event_log_open(context.run.run_id))
+                    stack.enter_context(keep_event_log_open(context.instance, context.run.run_id))
             except (OSError, PipelineError) as error:
                 # An error raised here would be a stack trace; raised by an asset, it is a message.
                 self._error = error
