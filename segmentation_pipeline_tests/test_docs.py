@@ -1,5 +1,6 @@
 """The pages agree with the code: generated pages, versions, links and queries."""
 
+import ast
 import importlib.util
 import re
 import tomllib
@@ -9,9 +10,10 @@ from types import ModuleType
 import duckdb
 import pytest
 
-from segmentation_pipeline import __version__
+from segmentation_pipeline import __version__, errors
 from segmentation_pipeline.releases.files import OLDEST_CLIENT
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION, published
+from segmentation_pipeline_tests.scenarios import definitions
 from segmentation_pipeline_tests.shops import Shop
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +100,72 @@ def test_documented_queries_return_rows_of_a_release(finished_shop: Shop) -> Non
     # The comment `-- 0` promises this result for every retailer.
     counts = [rows for (_, comment), rows in zip(queries, results, strict=True) if comment.strip() == "-- 0"]
     assert counts == [[(0,)]]
+
+
+# Of a message, the words that its code contains; what the run fills in is left out.
+_FILLED_IN = "\0"
+
+
+def _failure_sections() -> dict[str, str]:
+    """Return the section of docs/failures.md that names each class of user errors."""
+    sections = _page("docs/failures.md").split("\n## ")[1:]
+    return {name: section for section in sections for name in re.findall(r"`(\w+Error)`", section)}
+
+
+def _words(node: ast.expr) -> str:
+    match node:
+        case ast.Constant(value=str() as text):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(_words, parts))
+        case ast.FormattedValue(value=ast.IfExp(body=body, orelse=orelse)):
+            return f"{_words(body)}{_FILLED_IN}{_words(orelse)}"
+        case _:
+            return _FILLED_IN
+
+
+def _phrases(section: str) -> list[str]:
+    """Return the words by which the tables of a section name messages."""
+    cells = re.findall(r"^\| ((?!-+ )(?!message contains).+?) \|", section, re.MULTILINE)
+    return [phrase for cell in cells for phrase in cell.split("; ")]
+
+
+def _raised() -> list[tuple[str, str]]:
+    """Return each class of user errors with the words of each message that the code writes where it raises it."""
+    classes = {error.__name__ for error in errors.PipelineError.__subclasses__()}
+    return [
+        (node.func.id, words)
+        for file in sorted((ROOT / "segmentation_pipeline").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes and node.args
+        if re.search(r"\w", words := _words(node.args[0]))
+    ]
+
+
+def test_failures_page_explains_every_class_of_errors() -> None:
+    classes = {error.__name__ for error in errors.PipelineError.__subclasses__()}
+    assert classes == _failure_sections().keys()
+
+
+def test_failures_page_explains_every_message() -> None:
+    sections = _failure_sections()
+    phrases = {name: _phrases(section) for name, section in sections.items()}
+    raised = _raised()
+    assert len(raised) > 40
+    assert [(name, words) for name, words in raised if not any(phrase in words for phrase in phrases[name])] == []
+
+
+def test_failures_page_names_no_message_of_the_past() -> None:
+    trees = [ast.parse(file.read_text("utf-8")) for file in (ROOT / "segmentation_pipeline").rglob("*.py")]
+    written = [
+        _words(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.JoinedStr)
+    ]
+    phrases = {phrase for section in _failure_sections().values() for phrase in _phrases(section)}
+    assert len(phrases) > 40
+    assert [phrase for phrase in sorted(phrases) if not any(phrase in words for words in written)] == []
+
+
+def test_failures_page_explains_every_check() -> None:
+    explained = set(re.findall(r"`(\w+)`", _page("docs/failures.md").split("\n## Checks\n")[1]))
+    checks = {key.name for key in definitions().resolve_asset_graph().asset_check_keys}
+    assert sorted(checks - explained) == []

@@ -92,6 +92,30 @@ def show(retailer: RetailerOption = "sample", traceback: TracebackOption = False
 
 
 @app.command()
+def status(
+    retailer: RetailerOption = "sample",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, which docs/operations.md describes.")] = False,
+    max_age: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="HOURS",
+            help="The age from which the release is stale. Default: 26 while the daemon runs the nightly schedule.",
+            show_default=False,
+        ),
+    ] = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Show the last runs, the release and its age, schedules, and anything wrong with what to do.
+
+    Exit codes, as monitoring systems expect them: 0 in order, 1 warning, 2 error, 3 the status cannot be found out.
+    """
+    from segmentation_pipeline.cli.status import status
+
+    status(retailer, as_json=as_json, max_age_hours=max_age, traceback=traceback)
+
+
+@app.command()
 def home(traceback: TracebackOption = False) -> None:
     """Create Dagster's folder and print its path.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from traceback import print_exc
 
 import duckdb
@@ -21,20 +22,62 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def exit_on_user_error(traceback: bool) -> Iterator[None]:
-    """Print an error that the user can resolve, and exit with code 2."""
+def exit_on_user_error(traceback: bool, *, code: int = 2) -> Iterator[None]:
+    """Print an error that the user can resolve, and exit with a code."""
     try:
         yield
     except _USER_ERRORS as error:
         if traceback:
             print_exc()
         say(err, "red", "error:", str(error))
-        raise typer.Exit(2) from None
+        raise typer.Exit(code) from None
 
 
 def say(console: Console, style: str, label: str, text: str) -> None:
-    """Print a coloured label and a text. The text is not markup, and is not broken at the width of the terminal."""
-    console.print(Text.assemble((label, style), " ", text), soft_wrap=True)
+    """Print a coloured label and a text, which is not markup."""
+    print_entry(console, label, text, width=0, style=style)
+
+
+def print_entry(console: Console, label: str, text: str, *, width: int = 10, style: str = "bold") -> None:
+    """Print a label and a text beside it.
+
+    On a terminal the text is wrapped between words, so that no name, path or number is broken; elsewhere an entry is
+    one line, for programs that search it.
+
+    Args:
+        console: Where to print.
+        label: Stands before the text.
+        text: The text, which is not markup.
+        width: The columns of the label, by which later lines are indented.
+        style: The style of the label.
+    """
+    first = f"{label:{width}}" if width else f"{label} "
+    room, lines = (
+        console.width - 1,
+        [
+            f"{first}{line}" if not number else f"{'':{width}}{line}"
+            for number, line in enumerate(text.splitlines() or [""])
+        ],
+    )
+    if console.is_terminal:
+        lines = [part for line in lines for part in _wrapped(line, width, room)]
+    for number, line in enumerate(lines):
+        printed = Text(line)
+        if not number:
+            printed.stylize(style, 0, len(label))
+        console.print(printed, soft_wrap=True)
+
+
+def _wrapped(line: str, indent: int, room: int) -> list[str]:
+    return wrap(
+        line,
+        room,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    ) or [line]
 
 
 def retailer_settings(

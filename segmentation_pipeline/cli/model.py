@@ -91,7 +91,7 @@ def _open_registry(retailer: str) -> Iterator[tuple[Warehouse, Registry]]:
     if not folders.working_database.exists():
         raise RegistryError(f"no model in {folders.working_database.parent} yet; `segments run` fits the first")
     with (
-        lock.writer(folders.lock, "segments model", _LOCK_TIMEOUT, typer.echo),
+        lock.writer(folders.lock, lock.this_process("segments model"), _LOCK_TIMEOUT, typer.echo),
         connection_to(folders.working_database, folders.spill, _LOCK_TIMEOUT, typer.echo) as connection,
     ):
         warehouse = Warehouse(connection)

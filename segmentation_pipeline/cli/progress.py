@@ -12,6 +12,7 @@ import dagster as dg
 from rich.console import Console
 from rich.text import Text
 
+from segmentation_pipeline.orchestration.run_messages import RunMessages
 from segmentation_pipeline.warehouse.statements import StatementLog
 
 # Name, rows and seconds fill less than 80 columns. The step of a check has no rows, and its name may be longer.
@@ -25,7 +26,7 @@ class Progress:
     Attributes:
         console: Where the steps are printed.
         seconds: The sum of the steps' times.
-        warnings: The messages of checks that warned.
+        messages: The messages of failed steps and checks.
         statements: The log of the run's statements, which notes the current step; None if they are not timed.
         step_seconds: The time of each step that succeeded.
         metadata: The metadata of each materialisation, by asset.
@@ -33,17 +34,11 @@ class Progress:
 
     console: Console
     seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
+    messages: RunMessages = field(default_factory=RunMessages)
     statements: StatementLog | None = None
     step_seconds: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
-    _failures: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def failures(self) -> list[str]:
-        """The messages of the failed steps."""
-        return [message for messages in self._failures.values() for message in messages]
 
     def logger(self) -> dg.LoggerDefinition:
         """Return the logger that passes the events of a run to this object."""
@@ -78,6 +73,7 @@ class Progress:
     def add(self, event: dg.DagsterEvent) -> None:
         """Add an event; print a line where a step ended."""
         step = event.step_key or ""
+        self.messages.add(event)
         if self.statements is not None and (event.is_step_start or event.is_step_success or event.is_step_failure):
             self.statements.step = step if event.is_step_start else ""
         if event.is_step_materialization:
@@ -85,34 +81,14 @@ class Progress:
             self.metadata[materialization.asset_key.to_user_string()] = materialization.metadata
             if (count := materialization.metadata.get("dagster/row_count")) is not None:
                 self._rows.setdefault(step, {})[materialization.asset_key.to_user_string()] = int(str(count.value))
-        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            self._add_check(step, event)
         elif event.is_step_success:
             self._print_step("[green]✓[/]", step, event.step_success_data.duration_ms / 1000)
         elif event.is_step_failure:
-            self._add_failure(step, event)
             self._print_step("[red]✗[/]", step, None)
 
     def print_total(self) -> None:
         """Print the sum of the steps' times."""
         self.console.print(f"  {'all steps':<{_NAME + 1 + _ROWS}} {self.seconds:6.2f} s", highlight=False)
-
-    def _add_check(self, step: str, event: dg.DagsterEvent) -> None:
-        check = event.asset_check_evaluation_data
-        if check.passed:
-            return
-        name = f"{check.asset_key.to_user_string()}: check {check.check_name} failed."
-        message = f"{name} {check.description or ''}".strip()
-        failures = self._failures.setdefault(step, [])
-        (self.warnings if check.severity == dg.AssetCheckSeverity.WARN else failures).append(message)
-
-    def _add_failure(self, step: str, event: dg.DagsterEvent) -> None:
-        """Add a failed step. An asset's own message replaces those of its checks; a check's step has no other."""
-        data = event.step_failure_data
-        if data.user_failure_data and data.user_failure_data.description:
-            self._failures[step] = [f"{step}: {data.user_failure_data.description}"]
-        elif not self._failures.get(step):
-            self._failures[step] = [f"{step}: {_root_cause(data.error)}"]
 
     def _print_step(self, mark: str, step: str, seconds: float | None) -> None:
         self.seconds += seconds or 0.0
@@ -124,9 +100,3 @@ class Progress:
         name = f"{step:<{_NAME}} {count:>{_ROWS - 5},} rows" if tables else f"{step:<{_NAME + 1 + _ROWS}}"
         time = "" if seconds is None else f"{seconds:6.2f} s"
         self.console.print(f"{mark} {name} {time}".rstrip(), highlight=False, soft_wrap=True)
-
-
-def _root_cause(error: object) -> str:
-    while (cause := getattr(error, "cause", None)) is not None:
-        error = cause
-    return str(getattr(error, "message", error)).strip()

@@ -172,9 +172,11 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
             )
         progress.print_total()
         print_losses(out, progress.metadata, settings)
-        for warning in progress.warnings:
+        for note in progress.messages.notes:
+            say(err, "cyan", "note:", note)
+        for warning in progress.messages.warnings:
             _warn(warning)
-        for failure in progress.failures:
+        for failure in progress.messages.failures:
             say(err, "red", "failed:", failure)
         if not result.success:
             steps = [event.step_key or "" for event in result.get_step_failure_events()]

@@ -185,6 +185,23 @@ def _skip(cursor: FileCursor, reason: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=cursor.text)
 
 
+def declared() -> list[tuple[str, str, bool, str]]:
+    """Return each schedule and sensor without loading the definitions: name, kind, whether it starts on, and when."""
+    schedules = [(function.__name__, "schedule", True, _when(cron)) for function, _, cron in SCHEDULES]
+    sensors = [
+        (sensor.name, "sensor", True, f"every {sensor.minimum_interval_seconds} s")
+        for sensor in (dead_runs, failed_runs)
+    ]
+    return [*schedules, *sensors, (new_files.__name__, "sensor", False, f"every {_settle_seconds()} s")]
+
+
+def _when(cron: str) -> str:
+    """Return the time of a schedule in words; each of SCHEDULES is once a day or once a week."""
+    minute, hour, *_, weekday = cron.split()
+    days = "Sundays" if weekday == "0" else "every day"
+    return f"{int(hour):02}:{int(minute):02} {days} ({_time_zone()})"
+
+
 @dg.definitions
 def automation() -> dg.Definitions:
     """Jobs, their schedules in the retailer's time zone, and the sensors."""

@@ -17,7 +17,7 @@ _TIMEOUT = (5.0, 10.0)
 _PROCESS_DIED = "The process of the run died. No table is half written."
 _ADVICE = (
     "The current release is unchanged. The run's log says what went wrong: open the run in the web interface, or run"
-    " `segments run` again to see the message. docs/operations.md lists causes and what to do."
+    " `segments run` again to see the message. docs/failures.md lists causes and what to do."
 )
 
 

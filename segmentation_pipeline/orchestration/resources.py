@@ -3,7 +3,6 @@
 Contains what Dagster creates once a run. The definitions bind them to their keys in `defs.resources`.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -181,7 +180,8 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
         assert self._stack is not None
         assert self._context is not None
         log, run, folders = self._context.log, self._context.run, self.retailer.folders
-        holder = f"process {os.getpid()}, run {run.run_id if run else 'of a test'}"
+        command = "segments" if run and alerts.is_command_run(run) else "Dagster"
+        holder = lock.this_process(f"{command}: {run.job_name}", run.run_id) if run else lock.this_process("test")
         with ExitStack() as opening:
             warn = log.warning if log else print
             opening.enter_context(lock.writer(folders.lock, holder, self.lock_timeout, warn))

@@ -44,6 +44,15 @@ def heartbeat(runs: Path, run_id: str) -> Iterator[None]:
             file_path.unlink(missing_ok=True)
 
 
+def is_alive(runs: Path, run_id: str) -> bool:
+    """Return whether the process of a run lives."""
+    try:
+        with (runs / run_id).open("rb") as file:
+            return not try_lock(file.fileno())
+    except FileNotFoundError:
+        return False
+
+
 def fail_dead_runs(instance: "dg.DagsterInstance", runs: Path) -> list[str]:
     """Mark each unfinished run as failed whose heartbeat file is not locked; it would block the queue for ever.
 

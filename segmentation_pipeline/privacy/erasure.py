@@ -30,7 +30,7 @@ from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
 
 LOCK_TIMEOUT = 3600.0
-_HOLDER = "segments erase"
+_COMMAND = "segments erase"
 # The columns that may name a customer.
 _NAMING_COLUMNS = ("customer_id", "unparsed")
 _DATA_FILES = re.compile(r"\.(parquet|duckdb(?!.*\.wal$))")
@@ -97,7 +97,7 @@ def count_rows(folders: RetailerFolders, named: NamedCustomers, report: Callable
 
     Every table and file that can name a customer is included, also with no rows.
     """
-    with lock.writer(folders.lock, _HOLDER, LOCK_TIMEOUT, report):
+    with lock.writer(folders.lock, lock.this_process(_COMMAND), LOCK_TIMEOUT, report):
         return _count_rows(folders, named)
 
 
@@ -163,7 +163,7 @@ def erase(
         LockTimeoutError: A run is writing.
     """
     database = folders.working_database
-    with lock.writer(folders.lock, _HOLDER, LOCK_TIMEOUT, report):
+    with lock.writer(folders.lock, lock.this_process(_COMMAND), LOCK_TIMEOUT, report):
         if not database.exists():
             raise ErasureError(f"{database} does not exist yet, so it names no customer; `segments run` creates it")
         before = _count_rows(folders, named)

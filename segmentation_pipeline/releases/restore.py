@@ -52,7 +52,7 @@ def restore(
         LockTimeoutError: A run is writing.
     """
     database = folders.working_database
-    with lock.writer(folders.lock, "segments restore", LOCK_TIMEOUT, report):
+    with lock.writer(folders.lock, lock.this_process("segments restore"), LOCK_TIMEOUT, report):
         if database.exists() and not replace:
             raise RestoreError(
                 f"{database} exists, with models and a membership history that may be newer than those of the release."

@@ -194,8 +194,7 @@ class Registry:
         found = [model for model in self.models if model.model_id.startswith(model_id)]
         if len(found) != 1:
             known = ", ".join(model.model_id for model in self.models) or "none yet"
-            problem = "several models begin" if found else "no model begins"
-            raise RegistryError(f"{problem} with {model_id!r}: {known}")
+            raise RegistryError(f"{'several models begin' if found else 'no model begins'} with {model_id!r}: {known}")
         return found[0]
 
     def before_fit(self, as_of: datetime) -> "Registry":

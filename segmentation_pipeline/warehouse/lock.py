@@ -4,13 +4,40 @@ The operating system releases a lock when the process that holds it ends.
 """
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from segmentation_pipeline.errors import LockTimeoutError
 
 _POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a writer's lock: its description, and since when."""
+
+    description: str
+    since: datetime
+
+
+def this_process(command: str, run_id: str = "") -> str:
+    """Return the description of this process for others that wait: its id, what it does, and for which run."""
+    return f"process {os.getpid()} ({command})" + (f", run {run_id}" if run_id else "")
+
+
+def holder_of(lock: Path) -> Holder | None:
+    """Return the process that holds a writer's lock; None if it is free. Do not wait, and create no file."""
+    try:
+        with lock.open("rb") as file:
+            if try_lock(file.fileno()):
+                return None
+            return Holder(_holder(lock), datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ COMMANDS = [
     [],
     ["run"],
     ["show"],
+    ["status"],
     ["home"],
     ["export"],
     ["restore"],

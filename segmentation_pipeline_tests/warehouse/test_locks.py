@@ -158,7 +158,7 @@ def killed_during_a_run(folder: Path, instance: dg.DagsterInstance) -> str:
         wait_until(lambda: lock.exists() and lock.read_text("utf-8"), process)
         kill(process)
     [run] = instance.get_runs(limit=1)
-    assert lock.read_text("utf-8") == f"process {process.pid}, run {run.run_id}"
+    assert lock.read_text("utf-8") == f"process {process.pid} (segments: {run.job_name}), run {run.run_id}"
     assert run.status == dg.DagsterRunStatus.STARTED, "Dagster does not know that it died"
     return run.run_id
 

@@ -5,6 +5,7 @@ import dagster as dg
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.check_results import warning_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.orchestration.run_messages import NEEDS_NO_ACTION
 from segmentation_pipeline.segments.registry import Registry
 
 
@@ -13,7 +14,11 @@ def silhouette_above_minimum(retailer: RetailerConfig, warehouse: WarehouseResou
     """The silhouette of the active model is at least checks.min_silhouette."""
     minimum = retailer.settings.checks.min_silhouette
     silhouette = warehouse.open().row("select silhouette from kmeans_model")["silhouette"]
-    message = f"The silhouette is {silhouette:.3f}, below checks.min_silhouette = {minimum:g}."
+    message = (
+        f"The silhouette is {silhouette:.3f}, below checks.min_silhouette = {minimum:g}: the segments overlap, so"
+        " customers near a border could be in either. Their numbers and names are valid. If campaigns treat the"
+        " segments very differently, try `segments model search`; otherwise lower the bound."
+    )
     return dg.AssetCheckResult(
         passed=silhouette >= minimum,
         severity=dg.AssetCheckSeverity.WARN,
@@ -26,7 +31,11 @@ def silhouette_above_minimum(retailer: RetailerConfig, warehouse: WarehouseResou
 def number_of_clusters_is_clear(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """The number of clusters that the last search chose passes every condition of the search."""
     bad = warehouse.open().rows("select n_clusters, verdict from kmeans_candidates where is_chosen and not passes")
-    message = "No number of clusters passes every condition; the search chose the nearest. See kmeans_candidates."
+    message = (
+        "No number of clusters passes every condition; the search chose the nearest. The segments are valid, but"
+        " another sample of customers might split them differently: see kmeans_candidates, and set model.n_clusters"
+        " to keep a number of your own."
+    )
     return warning_result(bad, message)
 
 
@@ -52,5 +61,9 @@ def segments_predict_no_worse_than_rules(warehouse: WarehouseResource) -> dg.Ass
         "select month_end, population, metric, value, segments_lead_low, segments_lead_high from backtest_metrics"
         " where segmentation = 'rfm_segments' and segments_lead_high < 0 order by month_end, population, metric"
     )
-    message = "The rule-based RFM segments predict spend better than the fitted segments, beyond the noise."
-    return warning_result(worse, message)
+    message = (
+        "The rule-based RFM segments predict spend better than the fitted segments, beyond the noise. Nothing is wrong"
+        " with the segments, which describe how customers buy; to choose whom to contact by expected spend, use"
+        " rfm_scores."
+    )
+    return warning_result(worse, message, **{NEEDS_NO_ACTION: True})

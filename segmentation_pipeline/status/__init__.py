@@ -1,0 +1,1 @@
+"""What an installation does and what is wrong with it; changes nothing, and waits for no run."""
