@@ -115,7 +115,7 @@ def disagreeing(shop: Shop, n_clusters: int) -> int:
     fences = tukey_fences(features, list(shop.settings.outliers.features), shop.settings.outliers.factor)
     normal = features[is_normal(fences, features)]
     model = fit(normal, transform=shop.settings.model.transform, n_clusters=n_clusters, **method)
-    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=shop.rules.resamples, **method)
+    aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=range(shop.rules.resamples), **method)
     return int((aris < shop.rules.min_stability).sum())
 
 
