@@ -224,15 +224,22 @@ def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = Fal
 def check(
     retailer: Annotated[str, typer.Argument(help="Name of a shipped retailer, or a retailer file.")] = "",
     source: SourceOption = "",
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample",
+            help="Read 10,000 lines as a run would, and print what it would reject; exit with 1 if it would fail.",
+        ),
+    ] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Validate a retailer file and list every error in it, with its line and key.
 
-    Example: segments retailer check shop.toml
+    Example: segments retailer check shop.toml --sample
     """
     from segmentation_pipeline.cli.retailer import check
 
-    check(retailer, source, traceback)
+    check(retailer, source, sample, traceback)
 
 
 @model_app.command("list")

@@ -1,6 +1,7 @@
-"""What a run left out of the segments, as a table in the terminal."""
+"""What a run, or a sample of its source, leaves out of the segments, as a table in the terminal."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -10,17 +11,24 @@ from rich.table import Table
 from rich.text import Text
 
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.ingestion.losses import UNKNOWN, Losses
 
 
-def print_losses(console: Console, metadata: Mapping[str, Mapping[str, Any]], settings: Retailer) -> None:
-    """Print the lines and the money that each rule rejected, and how unreadable values are written.
+def print_losses_of_run(console: Console, metadata: Mapping[str, Mapping[str, Any]], settings: Retailer) -> None:
+    """Print what a run left out.
 
     Args:
         console: Where to print.
         metadata: The metadata of the run's materialisations, by asset.
         settings: The retailer's settings.
     """
-    steps = _records(metadata, "cleaning_report", "funnel")
+    report = _records(metadata, "cleaning_report", "funnel")
+    print_losses(console, Losses(report, _records(metadata, "unparsed_values", "patterns")), settings)
+
+
+def print_losses(console: Console, losses: Losses, settings: Retailer) -> None:
+    """Print the lines and the money that each rule rejected, and how unreadable values are written."""
+    steps = losses.report
     if not steps:
         return
     read, rejected = steps[0], [step for step in steps[1:] if step["lines"]]
@@ -41,10 +49,10 @@ def print_losses(console: Console, metadata: Mapping[str, Mapping[str, Any]], se
             f"{step['lines_without_amount']:,}" if step["lines_without_amount"] else "",
         )
     console.print(table)
-    if patterns := _records(metadata, "unparsed_values", "patterns"):
+    if losses.unparsed:
         table = _table("unreadable column", "pattern (a: letter, 9: digit)", "lines", "share")
         table.columns[1].justify, table.columns[1].overflow = "left", "fold"
-        for row in patterns:
+        for row in losses.unparsed:
             pattern = Text(repr(row["pattern"]) if row["pattern"] else "(empty)")
             table.add_row(row["column_name"], pattern, f"{row['lines']:,}", f"{row['share']:.1%}")
         console.print(table)
@@ -57,8 +65,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _shown(value: str | float, form: str) -> str:
-    return value if isinstance(value, str) else f"{value:{form}}"
+def _shown(value: str | float | Decimal | None, form: str) -> str:
+    return UNKNOWN if value is None else value if isinstance(value, str) else f"{value:{form}}"
 
 
 def _records(metadata: Mapping[str, Mapping[str, Any]], asset: str, name: str) -> list[dict[str, Any]]:

@@ -1,15 +1,27 @@
 """`segments retailer`: check retailer files."""
 
+from collections.abc import Iterator
+from datetime import datetime
+
 import typer
 
-from segmentation_pipeline.cli.console import count_source_files, exit_on_user_error, retailer_settings
+from segmentation_pipeline.cli.console import count_source_files, err, exit_on_user_error, out, retailer_settings, say
+from segmentation_pipeline.cli.losses import print_losses
 from segmentation_pipeline.config.loading import absolute_arguments, source_base
-from segmentation_pipeline.privacy.customer_ids import CustomerIds
+from segmentation_pipeline.config.paths import RetailerFolders, data_folder
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.ingestion.losses import too_little_data
+from segmentation_pipeline.ingestion.sampling import SAMPLED_LINES, Sample, sampled
+from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds, similar_ids_select
 from segmentation_pipeline.tables.catalog import withholdable_columns
 
 
-def check(retailer: str, source: str, traceback: bool) -> None:
-    """Print that a retailer file is valid, and how many source files and merged customers it names."""
+def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
+    """Print that a retailer file is valid, and how many source files and merged customers it names.
+
+    With `sample`, print also what a run would reject of the first lines; exit with 1 if a run would fail on them.
+    """
     with exit_on_user_error(traceback):
         name, source = absolute_arguments(retailer, source)
         settings = retailer_settings(name, source, withholdable=withholdable_columns())
@@ -19,3 +31,50 @@ def check(retailer: str, source: str, traceback: bool) -> None:
         if ids.merged:
             typer.echo(f"Merged customers: {len(ids.merged):,} ids.")
         typer.echo(f"Source: {counted}." if files else "Source: sample files, written by the first run.")
+        fails = sample and bool(files) and _check_sample(name, settings)
+    if fails:
+        raise typer.Exit(1)
+
+
+def _check_sample(name: str, settings: Retailer) -> bool:
+    """Print what a run would reject of the first lines of the source, and return whether a run would fail on them."""
+    settings = settings.for_run(datetime.now(settings.zone).replace(tzinfo=None))
+    own, base = RetailerFolders(data_folder(), settings.name).pipeline_paths, source_base(name)
+    files = source_files(settings.source, base, own)
+    with sampled(settings, base, files) as sample:
+        read = ", ".join(f"{file.source_file} ({file.lines:,})" for file in sample.files)
+        of_all = f"{len(sample.files):,} of {len(files):,} files" if len(sample.files) < len(files) else "each file"
+        text = f"Sample: the first lines of {of_all}, about {SAMPLED_LINES:,} in all; read: {read}. Nothing is stored."
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_losses(out, sample.losses, settings)
+        for warning in _warnings(sample, settings):
+            say(err, "yellow", "warning:", warning)
+        if sample.error:
+            say(err, "red", "failed:", sample.error)
+            return True
+        if (judgement := sample.losses.judge_unreadable(settings)).fails:
+            say(err, "red", "failed:", judgement.message)
+        return judgement.fails
+
+
+def _warnings(sample: Sample, settings: Retailer) -> Iterator[str]:
+    """Yield what the checks of a run would warn of, where a sample shows it."""
+    for file in sample.quarantined:
+        yield f"Quarantined: {file.reason}"
+    if sample.error:
+        return
+    unreadable, rejected = (
+        sample.losses.judge_unreadable(settings),
+        sample.losses.judge_rejected(sample.warehouse, settings),
+    )
+    if unreadable.warns and not unreadable.fails:
+        yield unreadable.message
+    if rejected.warns:
+        yield rejected.message
+    if few := too_little_data(sample.warehouse, settings)[1]:
+        yield f"{few} This is of the sample; a run fails if all lines together have no more."
+    if not settings.privacy.pseudonymise:
+        select = similar_ids_select("select customer_id from clean_transactions")
+        ids = SimilarIds.of(sample.warehouse.row(select))
+        if ids.number > settings.checks.max_similar_ids:
+            yield ids.message(settings)

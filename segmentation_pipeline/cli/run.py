@@ -22,7 +22,7 @@ from segmentation_pipeline.cli.console import (
     say,
 )
 from segmentation_pipeline.cli.explain import print_dearest
-from segmentation_pipeline.cli.losses import print_losses
+from segmentation_pipeline.cli.losses import print_losses_of_run
 from segmentation_pipeline.cli.progress import Progress
 from segmentation_pipeline.cli.releases import releases_of, show_pause
 from segmentation_pipeline.cli.show import show_paths, show_segments
@@ -171,7 +171,7 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
                 raise_on_error=False,
             )
         progress.print_total()
-        print_losses(out, progress.metadata, settings)
+        print_losses_of_run(out, progress.metadata, settings)
         for note in progress.messages.notes:
             say(err, "cyan", "note:", note)
         for warning in progress.messages.warnings:

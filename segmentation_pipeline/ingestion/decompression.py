@@ -6,6 +6,7 @@ Contains compression and encodings. Parsing the text is in `file_formats`, workb
 import codecs
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import chain
@@ -29,6 +30,9 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _CHUNK = 1 << 20
+_LINE_END = re.compile(rb"\r\n?|\n")
+# A record of several lines is not cut, unless a quote is never closed.
+_MAX_RECORD_LINES = 1_000
 # Four bytes of zstd decompress to as much as 128 KB, so this is 32 MB of memory at most.
 _ZSTD_CHUNK = 1 << 10
 
@@ -48,8 +52,10 @@ def content_hash(path: Path, max_gb: float) -> str:
             return _sha256(chunks(file))
 
 
-def utf8_copy(path: Path, source: Source, folder: Path) -> Path:
+def utf8_copy(path: Path, source: Source, folder: Path, max_lines: int | None = None) -> Path:
     """Return the file itself if it is uncompressed UTF-8, and otherwise such a copy of it in a folder.
+
+    With `max_lines` it is always a copy, of about so many lines at the beginning of the file.
 
     DuckDB has few encodings, Python has all. Bytes that are invalid in the encoding stay bytes, so that they spoil
     their line and no other. DuckDB 1.5 reads a gzip file that was cut off without an error; Python does not.
@@ -59,16 +65,31 @@ def utf8_copy(path: Path, source: Source, folder: Path) -> Path:
     while len(start) < len(codecs.BOM_UTF32) and (chunk := next(content, b"")):
         start += chunk
     encoding = _encoding_of(start) or codecs.lookup(source.encoding).name
-    if encoding == "utf-8" and path.suffix.lower() not in COMPRESSED:
+    if encoding == "utf-8" and path.suffix.lower() not in COMPRESSED and max_lines is None:
         return path
     content, copy = chain([start], content), folder / f"{uuid4()}.txt"
+    if encoding != "utf-8":
+        texts = codecs.iterdecode(content, encoding, errors="surrogateescape")
+        content = (text.encode(errors="surrogateescape") for text in texts)
     with copy.open("wb") as file:
-        if encoding == "utf-8":
-            file.writelines(content)
-        else:
-            texts = codecs.iterdecode(content, encoding, errors="surrogateescape")
-            file.writelines(text.encode(errors="surrogateescape") for text in texts)
+        file.writelines(content if max_lines is None else _beginning(content, max_lines))
     return copy
+
+
+def _beginning(content: Iterator[bytes], max_lines: int) -> Iterator[bytes]:
+    """Yield UTF-8 up to the first end of a line after so many lines at which every quote is closed."""
+    lines = quotes = 0
+    for chunk in content:
+        start = 0
+        for end in _LINE_END.finditer(chunk):
+            lines += 1
+            quotes += chunk.count(b'"', start, end.start())
+            start = end.end()
+            if lines >= max_lines + _MAX_RECORD_LINES or (lines >= max_lines and quotes % 2 == 0):
+                yield chunk[:start]
+                return
+        quotes += chunk.count(b'"', start)
+        yield chunk
 
 
 def _encoding_of(start: bytes) -> str | None:

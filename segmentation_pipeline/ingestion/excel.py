@@ -67,8 +67,10 @@ class Sheet(NamedTuple):
     rows: Iterator[list[str]]
 
 
-def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
+def sheets_of(source: Source, source_file: str, path: Path, max_lines: int | None = None) -> Iterator[Sheet]:
     """Yield the sheets that the settings name, or all, except empty ones.
+
+    With `max_lines`, each has its share of so many rows.
 
     Raises:
         SourceError: The file is not a workbook, or lacks a sheet that the settings name.
@@ -84,7 +86,9 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
                 f"{source_file}: no sheet {', '.join(missing)}; it has {', '.join(workbook.sheet_names)}."
                 " Correct source.sheets."
             )
-        for name in dict.fromkeys(source.sheets or workbook.sheet_names):
+        names = dict.fromkeys(source.sheets or workbook.sheet_names)
+        share = None if max_lines is None else -(-max_lines // len(names))
+        for name in names:
             # Dates, prices and names repeat.
             as_text = lru_cache(65_536, typed=True)(partial(_cell_text, source=source))
             sheet = workbook.get_sheet_by_name(name)
@@ -96,9 +100,9 @@ def sheets_of(source: Source, source_file: str, path: Path) -> Iterator[Sheet]:
             if not (first := next(rows, None)):
                 continue
             if source.header:
-                yield Sheet(name, tuple(first), rows)
+                yield Sheet(name, tuple(first), islice(rows, share))
             else:
-                yield Sheet(name, positions(len(first)), chain([first], rows))
+                yield Sheet(name, positions(len(first)), islice(chain([first], rows), share))
     except (CalamineError, BadZipFile) as error:
         raise SourceError(f"{source_file}: cannot be read as a workbook: {error}{_hint(path)}") from None
 

@@ -23,6 +23,7 @@ from segmentation_pipeline.ingestion.csv_layout import Layout, csv_reader, layou
 from segmentation_pipeline.ingestion.decompression import DECOMPRESSION_ERRORS, utf8_copy
 from segmentation_pipeline.ingestion.discovery import format_of
 from segmentation_pipeline.ingestion.excel import WORKBOOKS, sheets_of
+from segmentation_pipeline.tables.contract import literal
 
 # DuckDB reads no line above 2 MB, and no transaction is as long as this.
 _MAX_RECORD_BYTES = 100_000
@@ -67,7 +68,12 @@ class Part:
 
 
 def parts_of(
-    connection: duckdb.DuckDBPyConnection, source: Source, source_file: str, path: Path, folder: Path
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    source_file: str,
+    path: Path,
+    folder: Path,
+    max_lines: int | None = None,
 ) -> list[Part]:
     """Return the parts of a file: none if it is empty, one for each sheet of a workbook.
 
@@ -77,6 +83,7 @@ def parts_of(
         source_file: The file's name.
         path: The file.
         folder: Where copies are written.
+        max_lines: About how many lines at its beginning are wanted; None: all.
 
     Raises:
         SourceError: The file cannot be read.
@@ -86,10 +93,10 @@ def parts_of(
         if not path.stat().st_size:
             return []
         if kind in WORKBOOKS:
-            return list(_workbook_parts(source, source_file, path, folder))
+            return list(_workbook_parts(source, source_file, path, folder, max_lines))
         if kind == "parquet":
-            return [_parquet_part(connection, source_file, path)]
-        part = Part(utf8_copy(path, source, folder), kind, source_file, "", ())
+            return [_parquet_part(connection, source_file, _parquet_copy(connection, path, folder, max_lines))]
+        part = Part(utf8_copy(path, source, folder, max_lines), kind, source_file, "", ())
         return _csv_parts(source, part, folder) if kind == "csv" else _jsonl_parts(connection, part, folder)
     except (OSError, *DECOMPRESSION_ERRORS, UnicodeError, csv.Error, duckdb.Error) as error:
         if is_system_error(error):
@@ -118,13 +125,26 @@ def first_lines(path: Path) -> list[str]:
         return list(islice(_bounded_lines(file), _MIN_SEARCHED_LINES * 5))
 
 
-def _workbook_parts(source: Source, source_file: str, path: Path, folder: Path) -> Iterator[Part]:
+def _workbook_parts(
+    source: Source, source_file: str, path: Path, folder: Path, max_lines: int | None
+) -> Iterator[Part]:
     layout = Layout(skipped=source.skip_lines, has_header=source.header)
-    for sheet in sheets_of(source, source_file, path):
+    for sheet in sheets_of(source, source_file, path, max_lines):
         width = len(sheet.columns)
         records = enumerate(((row, "") for row in sheet.rows), layout.first_line) if width <= MAX_COLUMNS else ()
         copy = _write_numbered(folder, records, width)
         yield Part(copy, "numbered", source_file, sheet.name, sheet.columns, layout=layout)
+
+
+def _parquet_copy(connection: duckdb.DuckDBPyConnection, path: Path, folder: Path, max_lines: int | None) -> Path:
+    """Return a copy of the first lines of a Parquet file, or the file itself if all lines are wanted."""
+    if max_lines is None:
+        return path
+    copy = folder / f"{uuid4()}.parquet"
+    lines = "select * from read_parquet($path, hive_partitioning = false) limit $lines"
+    statement = f"copy ({lines}) to {literal(str(copy))} (format parquet)"
+    connection.execute(statement, {"path": glob.escape(str(path)), "lines": max_lines})
+    return copy
 
 
 def _parquet_part(connection: duckdb.DuckDBPyConnection, source_file: str, path: Path) -> Part:

@@ -52,6 +52,15 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What the settings say of a loss: it is expected, worth a warning, or makes the run fail."""
+
+    warns: bool
+    fails: bool
+    message: str
+
+
+@dataclass(frozen=True)
 class Losses:
     """All losses of a run.
 
@@ -136,6 +145,28 @@ class Losses:
         together = max(sum(loss.share for loss in more), sum(loss.amount_share for loss in more))
         return more if together > MAX_UNEXPECTED_SHARE else []
 
+    def judge_unreadable(self, settings: Retailer) -> Judgement:
+        """Judge the lines that cannot be read by checks.warn_unparsed_share and checks.fail_unparsed_share."""
+        bounds, loss = settings.checks, self.unreadable
+        fails = loss.share >= bounds.fail_unparsed_share
+        warns = loss.share >= bounds.warn_unparsed_share or loss.amount_share >= bounds.warn_rejected_money
+        bound = (
+            f"The run fails from checks.fail_unparsed_share = {bounds.fail_unparsed_share:.1%}."
+            if fails
+            else f"A check warns from checks.warn_unparsed_share = {bounds.warn_unparsed_share:.1%} of the lines and"
+            f" from checks.warn_rejected_money = {bounds.warn_rejected_money:.1%} of the money."
+        )
+        return Judgement(warns or fails, fails, f"{self.unreadable_message(settings)} {bound}")
+
+    def judge_rejected(self, warehouse: Warehouse, settings: Retailer) -> Judgement:
+        """Judge the lines that the rules reject by what the settings expect of each rule."""
+        message = (
+            f"{self.unexpected_message(warehouse, settings)} A check warns from checks.warn_rejected_money ="
+            f" {settings.checks.warn_rejected_money:.1%} of the money, or where such rules together reject more than"
+            f" {MAX_UNEXPECTED_SHARE:.0%} of it or of the lines."
+        )
+        return Judgement(bool(self.unexpected(settings)), False, message)
+
     def unreadable_message(self, settings: Retailer) -> str:
         """Return how many lines cannot be read, how they are written, and which settings read them."""
         loss = self.unreadable
@@ -184,6 +215,21 @@ class Losses:
             else f"{loss.rule} = {share} in [cleaning.expected_share]"
         )
         yield f"If this is expected, set {setting}; otherwise correct the source or the rule."
+
+
+def too_little_data(warehouse: Warehouse, settings: Retailer) -> tuple[dict[str, int], str]:
+    """Return the customers and days of the accepted lines, and a message if they are fewer than [checks] asks for."""
+    row = warehouse.row(
+        "select count(distinct customer_id) as customers,"
+        " coalesce(date_diff('day', min(transaction_at), max(transaction_at)), 0) as days from clean_transactions"
+    )
+    bounds = settings.checks
+    if row["customers"] >= bounds.min_customers and row["days"] >= bounds.min_days:
+        return row, ""
+    return row, (
+        f"Too little data: {row['customers']:,} customers over {row['days']:,} days; the settings ask for"
+        f" {bounds.min_customers:,} customers over {bounds.min_days:,} days ([checks])."
+    )
 
 
 def explain_loss(warehouse: Warehouse, settings: Retailer) -> str:

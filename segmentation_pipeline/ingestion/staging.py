@@ -96,7 +96,11 @@ def _digest_of_code(version: str, select: str) -> str:
 
 @contextmanager
 def read_lines(
-    connection: duckdb.DuckDBPyConnection, retailer: Retailer, files: Mapping[str, Path], spill: Path
+    connection: duckdb.DuckDBPyConnection,
+    retailer: Retailer,
+    files: Mapping[str, Path],
+    spill: Path,
+    max_lines: Mapping[str, int] | None = None,
 ) -> Iterator[StagedLines]:
     """Load files into a staging database, and attach it to a connection as the relation `staged_lines`.
 
@@ -108,6 +112,7 @@ def read_lines(
         retailer: How the files are written, and which of their columns are which.
         files: The path of each file by its name.
         spill: The folder for the staging database.
+        max_lines: About how many lines at the beginning of each file are read; None: all.
     """
     if not files:
         yield StagedLines({"staged_lines": _no_lines(retailer)})
@@ -117,7 +122,8 @@ def read_lines(
         database = folder / "staging.duckdb"
         with statements_for("read"), reading_connection(database, files.values()) as reading:
             reading.execute(macros())
-            staging = _Staging(reading, retailer, folder, {name: FileLoad(name, path) for name, path in files.items()})
+            loads = {name: FileLoad(name, path) for name, path in files.items()}
+            staging = _Staging(reading, retailer, folder, loads, max_lines or {})
             relation = staging.load()
         connection.execute(f"attach {literal(str(database))} as staging (read_only)")
         try:
@@ -159,6 +165,7 @@ class _Staging:
     retailer: Retailer
     folder: Path
     files: dict[str, FileLoad]
+    max_lines: Mapping[str, int] = field(default_factory=dict)
     tables: int = 0
 
     def load(self) -> str:
@@ -174,7 +181,8 @@ class _Staging:
     def _parts(self, file: FileLoad) -> list[Part]:
         """Return the parts of a file; none where it cannot be read or lacks a column."""
         try:
-            parts = parts_of(self.connection, self.retailer.source, file.source_file, file.path, self.folder)
+            limit = self.max_lines.get(file.source_file)
+            parts = parts_of(self.connection, self.retailer.source, file.source_file, file.path, self.folder, limit)
             if (width := max((len(part.columns) for part in parts), default=0)) > MAX_COLUMNS:
                 raise SourceError(
                     f"{file.source_file}: {width:,} columns; a sheet has {MAX_COLUMNS:,} at most, so it is damaged"

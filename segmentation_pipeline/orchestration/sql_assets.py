@@ -180,7 +180,7 @@ def write_tables(
     for result in results:
         yield _contract_result(result)
     if broken:
-        messages = [_broken_contract_message(result) for result in broken]
+        messages = [result.message for result in broken]
         messages += [explain(database, retailer.settings) if explain else ""]
         raise dg.Failure(description=" ".join(filter(None, messages)), allow_retries=False)
     extra = metadata(database) if metadata else {}
@@ -213,13 +213,6 @@ def _contract_result(result: WriteResult) -> dg.AssetCheckResult:
         passed=not result.violations,
         metadata={"rows": result.rows, **({"violations": dg.MetadataValue.table(records)} if records else {})},
     )
-
-
-def _broken_contract_message(result: WriteResult) -> str:
-    broken = "; ".join(
-        f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in result.violations
-    )
-    return f"{result.table} would break its contract ({broken}), so the table was not changed."
 
 
 @contextmanager

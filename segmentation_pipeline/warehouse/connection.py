@@ -84,6 +84,13 @@ def reading_database(database: Path) -> Iterator[Warehouse]:
 
 
 @contextmanager
+def temporary_database() -> Iterator[Warehouse]:
+    """Open a database in memory, which no file keeps."""
+    with duckdb.connect(config=_NO_EXTENSIONS | memory_limit()) as connection:
+        yield Warehouse(connection)
+
+
+@contextmanager
 def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a new staging database, whose SQL can access the given files and its own folder, and nothing else.
 

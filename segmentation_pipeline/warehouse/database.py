@@ -64,6 +64,14 @@ class WriteResult:
     rows: int
     violations: tuple[Violation, ...]
 
+    @property
+    def message(self) -> str:
+        """Which rules are broken."""
+        broken = "; ".join(
+            f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in self.violations
+        )
+        return f"{self.table} would break its contract ({broken}), so the table was not changed."
+
 
 class Warehouse:
     """An open working database. All writing of tables goes through `write`."""

@@ -22,7 +22,7 @@ from rich.console import Console
 import segmentation_pipeline
 import segmentation_pipeline_tests
 from segmentation_pipeline.cli import console
-from segmentation_pipeline.cli.losses import print_losses
+from segmentation_pipeline.cli.losses import print_losses_of_run
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.defs.model.assets import TABLES as MODEL_TABLES
 from segmentation_pipeline.ingestion.incremental import TABLES as LOADED_TABLES
@@ -261,7 +261,7 @@ def test_money_that_nobody_knows_is_printed_as_unknown() -> None:
     steps = [{**step, "lines_left": 4}, {**lost, "lines_left": 1}]
     metadata = {"cleaning_report": {"funnel": dg.MetadataValue.table([dg.TableRecord(one) for one in steps])}}
     console = Console(width=COLUMNS, record=True, file=StringIO())
-    print_losses(console, metadata, Retailer.model_validate(retailer_settings(Path("source"))))
+    print_losses_of_run(console, metadata, Retailer.model_validate(retailer_settings(Path("source"))))
     printed = console.export_text()
     assert "4 lines read, 1 kept (25.0%); money in GBP" in printed
     assert re.search(r"unparseable_value +3 +75.0% +unknown +unknown +3", printed)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from segmentation_pipeline.ingestion.losses import MAX_UNEXPECTED_SHARE, Losses
+from segmentation_pipeline.ingestion.losses import Losses
 from segmentation_pipeline.orchestration.check_results import check_result, sql_check, warning_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.releases.store import Releases
@@ -75,23 +75,15 @@ def no_file_repeats_another(retailer: RetailerConfig, warehouse: WarehouseResour
 def values_are_parsed(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Nearly every line can be read: see checks.warn_unparsed_share and checks.fail_unparsed_share."""
     settings, losses = retailer.settings, Losses.of(warehouse.open())
-    bounds, loss = settings.checks, losses.unreadable
-    fails = loss.share >= bounds.fail_unparsed_share
-    warns = loss.share >= bounds.warn_unparsed_share or loss.amount_share >= bounds.warn_rejected_money
-    bound = (
-        f"The run fails from checks.fail_unparsed_share = {bounds.fail_unparsed_share:.1%}."
-        if fails
-        else f"A check warns from checks.warn_unparsed_share = {bounds.warn_unparsed_share:.1%} of the lines and from"
-        f" checks.warn_rejected_money = {bounds.warn_rejected_money:.1%} of the money."
-    )
+    loss, judgement = losses.unreadable, losses.judge_unreadable(settings)
     result = check_result(
-        losses.unparsed if warns or fails else [],
-        f"{losses.unreadable_message(settings)} {bound}",
+        losses.unparsed if judgement.warns else [],
+        judgement.message,
         unparsed_share=loss.share,
         unparsed_money_share=loss.amount_share,
         lines_without_amount=loss.lines_without_amount,
     )
-    return result._replace(severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN)
+    return result._replace(severity=dg.AssetCheckSeverity.ERROR if judgement.fails else dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset="cleaning_report")
@@ -99,14 +91,10 @@ def rejected_money_is_expected(retailer: RetailerConfig, warehouse: WarehouseRes
     """No rule rejects a large share of the money that its expected_share does not cover."""
     settings, database = retailer.settings, warehouse.open()
     losses = Losses.by_report(database)
-    unexpected = losses.unexpected(settings)
-    message = (
-        f"{losses.unexpected_message(database, settings)} A check warns from checks.warn_rejected_money ="
-        f" {settings.checks.warn_rejected_money:.1%} of the money, or where such rules together reject more than"
-        f" {MAX_UNEXPECTED_SHARE:.0%} of it or of the lines."
-    )
     return warning_result(
-        [asdict(loss) for loss in unexpected], message, rejected_money_share=losses.rejected_money_share
+        [asdict(loss) for loss in losses.unexpected(settings)],
+        losses.judge_rejected(database, settings).message,
+        rejected_money_share=losses.rejected_money_share,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from segmentation_pipeline.ingestion.losses import explain_loss
+from segmentation_pipeline.ingestion.losses import explain_loss, too_little_data
 from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result, sql_check
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.privacy.customer_ids import SimilarIds, similar_ids_select
@@ -38,19 +38,11 @@ scores_direction_and_ties = sql_check(
 @dg.asset_check(asset="rfm_features", additional_deps=["clean_transactions"], blocking=True)
 def minimum_data(retailer: RetailerConfig, warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """There are enough customers over enough days to segment."""
-    database, bounds = warehouse.open(), retailer.settings.checks
-    row = database.row(
-        "select count(distinct customer_id) as customers,"
-        " coalesce(date_diff('day', min(transaction_at), max(transaction_at)), 0) as days from clean_transactions"
-    )
-    few = row["customers"] < bounds.min_customers or row["days"] < bounds.min_days
-    message = (
-        f"Too little data: {row['customers']:,} customers over {row['days']:,} days; the settings ask for"
-        f" {bounds.min_customers:,} customers over {bounds.min_days:,} days ([checks])."
-    )
-    if few:
+    database = warehouse.open()
+    row, message = too_little_data(database, retailer.settings)
+    if message:
         message = f"{message} {explain_loss(database, retailer.settings)}".strip()
-    return check_result([row] if few else [], message, **row)
+    return check_result([row] if message else [], message, **row)
 
 
 @dg.asset_check(asset="rfm_features")
