@@ -16,6 +16,8 @@ from segmentation_pipeline.config.validation import RESERVED_NAMES, Feature, Sec
 
 # Words that `source.date_format` accepts beside strptime codes.
 ISO_FORMAT = "iso_8601"
+# The strptime codes of names of weekdays and months.
+NAME_CODES = ("%a", "%A", "%b", "%B")
 EXCEL_FORMATS = ("excel_1900", "excel_1904")
 # The value of `source.delimiter` for runs of blanks and tabs.
 WHITESPACE = "whitespace"
@@ -76,6 +78,10 @@ class Source(Section):
     """Format of dates and times in strptime codes, such as %d/%m/%Y %H:%M, or a list of formats. A value that two of
     them read differently is rejected. Also allowed: iso_8601; excel_1900 and excel_1904 (days since then); and
     epoch_seconds and epoch_milliseconds (since 1970, in UTC). Unset: ISO 8601, which cannot confuse days and months."""
+    date_language: Literal["de", "en", "es", "fr", "it", "nl", "pt"] | None = None
+    """Language of the names of months and weekdays in dates, such as fr for 12 févr. 2024 with %d %b %Y, or de for
+    3. März 2024 with %d. %B %Y. %b and %B then read full names and abbreviations alike, with or without a dot; capitals
+    and accents do not matter. Unset: English names, full with %A and %B, of three letters with %a and %b."""
     fill_down: list[Text] = Field([])
     """Columns of the lines, such as ["customer_id", "transaction_at"], that are filled in only on the first line of an
     order. An empty value is then that of the nearest line above with the same invoice in the same file or sheet. Not
@@ -108,6 +114,14 @@ class Source(Section):
         if any(".." in Path(str(path)).parts for path in paths):
             raise ValueError("allowed: a path without `..`; write an absolute path instead")
         return value
+
+    @classmethod
+    def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
+        """Yield an error if a language is set for names that no format of dates has."""
+        language, formats = settings.get("date_language"), settings.get("date_format")
+        if language is not None and not any(code in str(formats) for code in NAME_CODES):
+            message = f"names in dates; allowed: if source.date_format has one of {', '.join(NAME_CODES)}"
+            yield SettingError(("date_language",), message, language)
 
     @property
     def date_formats(self) -> tuple[str, ...]:

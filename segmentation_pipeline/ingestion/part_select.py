@@ -73,7 +73,7 @@ def part_values(retailer: Retailer, part: Part) -> dict[str, Any]:
         "delimiter": part.layout.delimiter,
         "blanks": BLANKS,
         "pointers": pointers,
-        **date_format_values(_date_formats(retailer, part)),
+        **date_format_values(_date_formats(retailer, part), retailer.source.date_language),
     }
 
 
@@ -123,7 +123,8 @@ def _time(retailer: Retailer, part: Part, text: str) -> str:
         kind = part.types[column_positions(retailer.columns, part)["transaction_at"]]
         if kind.startswith(("DATE", "TIMESTAMP")):
             return f"cast({text} as timestamp)"
-    return time_sql(f"nullif(trim({text}), '')", formats, retailer.source.decimal)
+    language = retailer.source.date_language
+    return time_sql(f"nullif(trim({text}), '')", formats, retailer.source.decimal, language)
 
 
 def _cell(retailer: Retailer, part: Part, name: str, position: int, pointer: int) -> str:

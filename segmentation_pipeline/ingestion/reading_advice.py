@@ -16,6 +16,8 @@ _CERTAIN_FORMATS = {
     r"9{10}": "epoch_seconds",
     r"9{13}": "epoch_milliseconds",
 }
+# Months and weekdays by name, and not the T of ISO 8601.
+_WITH_NAME = re.compile(r".*a{3,}.*9.*|.*9.*a{3,}.*")
 _DAY_AND_MONTH = re.compile(r"99?(?P<mark>[./-])99?(?P=mark)(?P<year>9999|99)(?P<time> 99?:99(?P<seconds>:99)?)?")
 
 
@@ -42,6 +44,11 @@ def _date_advice(patterns: Sequence[str], source: Source) -> Iterator[str]:
     written = [pattern for pattern in patterns if pattern]
     if not written:
         return
+    if source.date_language is None and any(map(_WITH_NAME.fullmatch, written)):
+        yield (
+            'Names of months in another language than English are read with source.date_language, such as "de", and'
+            " %b or %B in source.date_format."
+        )
     present = list(source.date_formats) or [ISO_FORMAT]
     possible = [name for pattern in written if (name := _possible_format(pattern, present))]
     formats = list(dict.fromkeys([*present, *possible]))

@@ -185,3 +185,10 @@ def test_extra_column_may_be_dropped_and_does_not_store_what_is_hashed(tmp_path:
     message = "privacy.pseudonymise hashes the customers of this column; allowed: another column"
     assert only_error(tmp_path, text) == f'shop.toml:15: columns.extra.mail: {message}; found "WHO"'
     assert load(str(write(tmp_path, f'{text}drop = ["mail"]\n'))).privacy.drop == ["mail"]
+
+
+def test_a_language_of_dates_without_a_name_in_their_format_is_an_error(tmp_path: Path) -> None:
+    error = only_error(tmp_path, with_source('date_format = "%d.%m.%Y"\ndate_language = "de"'))
+    assert "source.date_language: names in dates; allowed: if source.date_format has one of %a, %A, %b, %B" in error
+    text = with_source('date_format = ["%d.%m.%Y", "%d. %B %Y"]\ndate_language = "de"')
+    assert load(str(write(tmp_path, text))).source.date_language == "de"

@@ -103,3 +103,39 @@ def test_a_date_cell_has_one_reading_whatever_the_format_of_texts(
         f" to '{tmp_path}/a.parquet' (format parquet)"
     )
     assert load(warehouse, tmp_path, "a.parquet", **source) == ["2025-01-05 19:03:00"]
+
+
+@pytest.mark.parametrize(
+    ("language", "date_format", "texts"),
+    [
+        ("de", "%d. %B %Y", ["3. März 2024", "3. MÄRZ 2024", "3. Ma\u0308rz 2024", "03. Mrz. 2024", "3. Mär 2024"]),
+        ("de", "%A, %d. %B %Y", ["Sonntag, 3. März 2024", "So., 3. März 2024"]),
+        ("fr", "%d %b %Y", ["3 mars 2024", "03 Mars 2024"]),
+        ("fr", "%a %d %b. %Y à %Hh%M", ["dim. 3 mars 2024 à 00h00", "Dimanche 3 MARS 2024 A 00H00"]),
+        ("es", "%d de %B de %Y", ["3 de marzo de 2024", "3 de Marzo de 2024"]),
+        ("es", "%a %d-%b-%Y", ["dom 03-mar-2024", "dom. 3-mar.-2024"]),
+        ("pt", "%d/%b/%Y", ["03/mar/2024", "3/mar./2024", "3/março/2024"]),
+        ("it", "%d %B %Y", ["3 marzo 2024"]),
+        ("nl", "%d %b %Y", ["3 mrt. 2024", "3 maart 2024"]),
+        ("en", "%B %d, %Y %I:%M %p", ["March 3, 2024 12:00 AM", "mar 3, 2024 12:00 am"]),
+    ],
+)
+def test_months_are_read_by_their_names_in_the_language_of_the_setting(
+    warehouse: Warehouse, tmp_path: Path, language: str, date_format: str, texts: Sequence[str]
+) -> None:
+    found = read(warehouse, tmp_path, texts, date_format=date_format, date_language=language)
+    assert found == ["2024-03-03 00:00:00"] * len(texts)
+
+
+def test_every_month_of_a_language_has_a_reading_of_its_own(warehouse: Warehouse, tmp_path: Path) -> None:
+    names = "12 janv. 2024,12 févr. 2024,12 mars 2024,12 avr. 2024,12 mai 2024,12 juin 2024,12 juil. 2024"
+    texts = f"{names},12 août 2024,12 sept. 2024,12 oct. 2024,12 nov. 2024,12 déc. 2024".split(",")
+    found = read(warehouse, tmp_path, texts, date_format="%d %b %Y", date_language="fr")
+    assert found == [f"2024-{month:02d}-12 00:00:00" for month in range(1, 13)]
+
+
+def test_a_date_without_a_name_of_its_language_is_not_read(warehouse: Warehouse, tmp_path: Path) -> None:
+    texts = ["12 02 2024", "12 Oct 2024", "12 foo 2024", "31 févr. 2024", "2024-02-12", "12/02/2024"]
+    formats = ["%d %B %Y", "iso_8601", "%d/%m/%Y"]
+    found = read(warehouse, tmp_path, texts, date_format=formats, date_language="de")
+    assert found == [None, None, None, None, "2024-02-12 00:00:00", "2024-02-12 00:00:00"]

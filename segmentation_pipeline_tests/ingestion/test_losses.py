@@ -272,5 +272,6 @@ def test_a_format_of_dates_is_suggested_where_the_pattern_shows_one(
     present: list[str], pattern: str, suggested: str
 ) -> None:
     source = shop(source={"path": "in", "date_format": present}).source
-    [text] = reading_advice([{"column_name": "transaction_at", "pattern": pattern}], source)
-    assert f"source.date_format = {suggested}." in text
+    texts = reading_advice([{"column_name": "transaction_at", "pattern": pattern}], source)
+    assert f"source.date_format = {suggested}." in texts[-1]
+    assert ["source.date_language" in text for text in texts] == [True] * ("aaa" in pattern) + [False]
