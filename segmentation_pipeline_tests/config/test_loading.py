@@ -23,7 +23,7 @@ def test_unknown_name_is_reported_with_the_shipped_names(tmp_path: Path) -> None
         load("online_retai")
     assert str(raised.value) == (
         "retailer 'online_retai': no such file, and not a shipped retailer"
-        " (online_retail, online_retail_ii, sample); did you mean online_retail?"
+        f" ({', '.join(shipped_names())}); did you mean online_retail?"
     )
     for missing in (tmp_path, tmp_path / "none.toml"):
         with pytest.raises(RetailerError, match="no such file"):
