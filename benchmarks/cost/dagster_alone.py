@@ -3,12 +3,14 @@
 Prints `all steps N s`, as `segments run` does. Dagster writes its event log to DAGSTER_HOME.
 """
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.orchestration.event_log import keep_event_log_open
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
@@ -52,7 +54,10 @@ def main() -> None:
     )
     with dg.DagsterInstance.get() as instance:
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-        result = empty.resolve_job_def("alone").execute_in_process(instance=instance, run_config=quiet)
+        run_id = str(uuid.uuid4())
+        with keep_event_log_open(instance, run_id):
+            job = empty.resolve_job_def("alone")
+            result = job.execute_in_process(instance=instance, run_config=quiet, run_id=run_id)
     steps = [event.step_success_data.duration_ms for event in result.all_events if event.is_step_success]
     print(f"all steps {sum(steps) / 1000:.2f} s")
 

@@ -65,11 +65,11 @@ def search_k(
     the customers, and each resample agrees by `min_stability`. Silhouette alone chooses useless clusters: with
     RobustScaler on all customers, two clusters, one of 8 customers. Resampling is the most expensive part, so only
     candidates that meet the other two conditions are resampled, from the most detailed down to the first that passes.
-    One that already fails in the first `first_resamples` is not resampled further.
+    They are resampled in blocks, and none further than the block in which a resample fails.
 
     If none passes, the search chooses the candidate that fails the fewest conditions, where stability that was not
     measured counts as failed; of these the one with the smallest sum of relative shortfalls, with the stability in the
-    first resamples, which all have; of equals the most detailed.
+    first block, which all have; of equals the most detailed.
 
     Of more than `max_customers`, a seeded sample is searched, so that the cost is bounded. The chosen number is then
     fitted on all customers, from the centroids of the sample.
@@ -186,21 +186,20 @@ class _Conditions:
         return {message: (bound - value) / (abs(bound) or 1) for value, bound, message in tests if value < bound}
 
     def stability(self, model: KMeansFit, method: FitRules) -> Array:
-        """Return the agreement of the resamples, or only of the first if the model fails in one of them."""
+        """Return the agreement of the resamples, up to the block in which one fails."""
         rules, seed, n_init = self.rules, method.random_state, method.n_init
         aris = np.empty(0)
-        first = min(rules.first_resamples, rules.resamples)
-        for resamples in (range(first), range(first, rules.resamples)):
-            more = bootstrap_ari(model.scaled_, model.centroids_, seed, n_init, resamples)
-            aris = np.concatenate([aris, more])
-            if self.shortfalls(model, aris):
+        for start in range(0, rules.resamples, rules.block):
+            block = range(start, min(start + rules.block, rules.resamples))
+            aris = np.append(aris, bootstrap_ari(model.scaled_, model.centroids_, seed, n_init, block))
+            if aris.min() < rules.min_stability:
                 break
         return aris
 
     def distance(self, model: KMeansFit, aris: Array | None) -> tuple[int, float]:
-        """Return the number of failed conditions, and the sum of the shortfalls with the first resamples."""
+        """Return the number of failed conditions, and the sum of the shortfalls with the first block of resamples."""
         failed = len(self.shortfalls(model, aris)) + (aris is None)
-        first = None if aris is None else aris[: self.rules.first_resamples]
+        first = None if aris is None else aris[: self.rules.block]
         return failed, sum(self.shortfalls(model, first).values())
 
     def met(self, model: KMeansFit, aris: Array) -> str:

@@ -39,7 +39,7 @@ class SearchRules:
     resamples: int = 100
     """Bootstrap resamples. Five clusters of Online Retail disagree in about 4 of 100; with twenty, the seed decides
     whether one of them is drawn."""
-    first_resamples: int = field(default=20, repr=False)
+    block: int = field(default=20, repr=False)
     """Resamples after which an unstable number of clusters is rejected without the others: in a shop where no number
     is stable, the search takes a fifth of the time. Not part of the digest of the settings."""
     max_customers: int = field(default=10_000, repr=False)

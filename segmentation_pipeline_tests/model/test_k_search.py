@@ -121,13 +121,13 @@ def test_unstable_clusters_fail(of_noise: k_search.KSearchResult) -> None:
             assert "of 10 resamples agrees to" in candidate.verdict
 
 
-def test_a_candidate_unstable_in_its_first_resamples_gets_no_more(of_noise: k_search.KSearchResult) -> None:
-    more = search_k(noise(), resamples=30, first_resamples=10)
+def test_a_candidate_unstable_in_a_block_gets_no_more_resamples(of_noise: k_search.KSearchResult) -> None:
+    more = search_k(noise(), resamples=30, block=10)
     assert more.candidates == of_noise.candidates
 
 
 def test_a_candidate_passes_only_after_all_resamples() -> None:
-    found = search_k(blobs(4), k_max=5, resamples=12, first_resamples=5)
+    found = search_k(blobs(4), k_max=5, resamples=12, block=5)
     assert "worst of 12 resamples" in candidate(found, chosen_k(found)).verdict
     at_once = search_k(blobs(4), k_max=5, resamples=12)
     assert candidate(found, 4) == candidate(at_once, 4)
@@ -142,7 +142,7 @@ def test_stability_is_compared_over_the_resamples_that_all_have(monkeypatch: pyt
         return np.array(later if rest[-1].start else first)
 
     monkeypatch.setattr(k_search, "bootstrap_ari", stability)
-    found = search_k(noise(), k_min=3, k_max=4, resamples=4, first_resamples=2, tolerance=0.9, min_share=0)
+    found = search_k(noise(), k_min=3, k_max=4, resamples=4, block=2, tolerance=0.9, min_share=0)
     assert [one.worst_ari for one in found.candidates] == [0.7, 0.1]
     assert chosen_k(found) == 4
 
@@ -302,7 +302,7 @@ def test_online_retail_has_four_clusters_and_five_are_unstable(
     five = candidate(found, 5)
     assert five.worst_ari is not None
     assert five.worst_ari < 0.8
-    assert re.match(r"Not chosen: the worst of (20|100) resamples agrees to 0\.", five.verdict)
+    assert re.match(r"Not chosen: the worst of (20|40|60|80|100) resamples agrees to 0\.", five.verdict)
     assert [one.n_clusters for one in found.candidates if one.mean_ari is not None] == [4, 5]
 
 
