@@ -31,8 +31,8 @@ segments run
 duckdb -readonly {_RELEASE} < docs/queries/02_left_reward.sql
 ```
 
-[operations.md](operations.md#reading-releases) shows how to open a release from programs, [tables.md](tables.md)
-describes every column. For another retailer, replace the names of segments, the dates and the files. The table
+[clients.md](clients.md) shows how to open a release from other programs, [tables.md](tables.md) describes every column.
+For another retailer, replace the names of segments, the dates and the files. The table
 `segments` lists the segments that its models have had.
 """
 

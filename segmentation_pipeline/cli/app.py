@@ -146,6 +146,23 @@ def export(
     export_table(table, output, retailer, traceback)
 
 
+@app.command("export-dbt")
+def export_dbt(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; by default standard output.")
+    ] = None,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Write the published tables as sources of a dbt project, with descriptions, types and tests.
+
+    Example: segments export-dbt --retailer shop.toml --output models/segments.yml
+    """
+    from segmentation_pipeline.cli.releases import export_dbt
+
+    export_dbt(output, retailer, traceback)
+
+
 @app.command()
 def restore(
     release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],

@@ -1,4 +1,4 @@
-"""`segments releases`, `restore` and `export`: list, verify, roll back, restore and export what is published.
+"""`segments releases`, `restore`, `export` and `export-dbt`: list, verify, roll back, restore and export releases.
 
 Contains the commands and their output. The work is in the package `releases`.
 """
@@ -16,10 +16,12 @@ from segmentation_pipeline.cli.console import err, exit_on_user_error, out, reta
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ReleaseError
+from segmentation_pipeline.releases.dbt_sources import dbt_sources
 from segmentation_pipeline.releases.export import check_table_exists, export
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.restore import restore
 from segmentation_pipeline.releases.store import CURRENT, Releases
+from segmentation_pipeline.tables.catalog import withholdable_columns
 
 _NOT_CURRENT = "Consumers do not see it. Do not roll back to it. A later run prunes it, or delete its folder."
 _CURRENT = (
@@ -128,6 +130,18 @@ def export_table(table: str, output: Path | None, retailer: str, traceback: bool
         except BrokenPipeError:
             # The reader has closed the pipe, as `head` does. Python would report it again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def export_dbt(output: Path | None, retailer: str, traceback: bool) -> None:
+    """Write the published tables as sources of a dbt project."""
+    with exit_on_user_error(traceback):
+        settings = retailer_settings(retailer, withholdable=withholdable_columns())
+        text = dbt_sources(settings.name, settings.privacy.withhold)
+        if output is not None:
+            output.write_text(text, "utf-8")
+            return
+    # A reader that closes the pipe is no error of the user.
+    typer.echo(text, nl=False)
 
 
 def current_of(settings: Retailer) -> Release:

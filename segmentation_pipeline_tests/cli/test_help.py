@@ -16,6 +16,7 @@ COMMANDS = [
     ["status"],
     ["home"],
     ["export"],
+    ["export-dbt"],
     ["restore"],
     ["erase"],
     *(["releases", name] for name in ("verify", "rollback", "resume")),

@@ -111,10 +111,12 @@ def verify(shop: Shop) -> Ended:
     return segments(shop, "releases", "verify")
 
 
-@pytest.mark.parametrize("language", ["python", "js"])
-def test_the_documented_code_of_consumers_reads_a_release(shop: Shop, tmp_path: Path, language: str) -> None:
-    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    [code] = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+@pytest.mark.parametrize(("language", "block"), [("python", 0), ("python", 1), ("js", 0)])
+def test_the_documented_code_of_consumers_reads_a_release(
+    shop: Shop, tmp_path: Path, language: str, block: int
+) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text("utf-8")
+    code = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[block]
     path = "/var/lib/segmentation/corner_shop/releases/current"
     assert path in code
     program = tmp_path / {"python": "read.py", "js": "read.mjs"}[language]
