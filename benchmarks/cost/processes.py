@@ -61,7 +61,7 @@ class Pipeline:
 
     def run(self, *options: str, memory_limit: str = "") -> Measured:
         """Run the command with options."""
-        command = [f"{sys.prefix}/bin/segments", "run", *options]
+        command = [f"{sys.prefix}/bin/segments", "run", "--verbose", *options]
         folder = self.data / self.retailer
         kept = (folder / "work.duckdb", folder / "releases")
         return measured(command, self._environment(memory_limit), self.data, kept)

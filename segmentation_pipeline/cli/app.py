@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from segmentation_pipeline.cli.encoding import allow_any_text
+
 RetailerOption = Annotated[
     str,
     typer.Option(
@@ -22,6 +24,7 @@ SourceOption = Annotated[
 ]
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
+allow_any_text()
 app = typer.Typer(
     no_args_is_help=True,
     help="Customer segments from retail transactions. Start with `segments run`.",
@@ -61,6 +64,9 @@ def run(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print which SQL statements took most of the time, and for what.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print each step with its rows and its time.")
+    ] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Read the source, derive every table and publish a release.
@@ -78,6 +84,7 @@ def run(
             accept_change=accept_change,
             reload=reload,
             explain=explain,
+            verbose=verbose,
             traceback=traceback,
         )
     )

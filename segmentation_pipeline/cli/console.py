@@ -1,15 +1,19 @@
 """What the commands share: the consoles, the settings of a retailer, and the handling of user errors."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from textwrap import wrap
 from traceback import print_exc
 
 import duckdb
 import typer
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
+from rich.table import Table
 from rich.text import Text
 
+from segmentation_pipeline.cli.encoding import ERRORS
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
@@ -66,6 +70,51 @@ def print_entry(console: Console, label: str, text: str, *, width: int = 10, sty
         if not number:
             printed.stylize(style, 0, len(label))
         console.print(printed, soft_wrap=True)
+
+
+def print_text(console: Console, text: str, style: str = "") -> None:
+    """Print a text that is not markup, on a terminal wrapped between words."""
+    for line in _wrapped(text, 0, console.width - 1) if console.is_terminal else [text]:
+        console.print(Text(line, style), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a printed table.
+
+    Attributes:
+        name: Its header.
+        is_text: Whether it is aligned on the left.
+        rank: 0 for a column that is always printed; of the others, the highest are left out first on a narrow terminal.
+    """
+
+    name: str
+    is_text: bool = False
+    rank: int = 0
+
+
+def print_table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with as many columns as fit the terminal; no cell is broken or cut.
+
+    Cells are text and no markup. The last resort of a very narrow terminal is to break lines itself.
+    """
+    # What the terminal cannot show is replaced before the columns are measured.
+    rows = [[text.encode(console.encoding, ERRORS).decode(console.encoding) for text in row] for row in rows]
+    kept = list(range(len(columns)))
+    widths = [max(len(column.name), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
+
+    def width() -> int:
+        return sum(widths[i] for i in kept) + 2 * len(kept)
+
+    while width() > console.width and any(columns[i].rank for i in kept):
+        kept.remove(max(kept, key=lambda i: columns[i].rank))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i in kept:
+        justify: JustifyMethod = "left" if columns[i].is_text else "right"
+        table.add_column(Text(columns[i].name), justify=justify, no_wrap=True, min_width=widths[i])
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in kept))
+    console.print(table, width=max(console.width, width() + 1), no_wrap=True, overflow="ignore", crop=False)
 
 
 def _wrapped(line: str, indent: int, room: int) -> list[str]:

@@ -1,17 +1,30 @@
 """What a run, or a sample of its source, leaves out of the segments, as a table in the terminal."""
 
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from segmentation_pipeline.cli.console import Column, print_table, print_text
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.losses import UNKNOWN, Losses
+from segmentation_pipeline.reports.formatting import format_money, format_number, format_share
+
+_RULES = (
+    Column("rejected by", is_text=True),
+    Column("lines"),
+    Column("share", rank=1),
+    Column("money"),
+    Column("share", rank=2),
+    Column("money unknown", rank=3),
+)
+_PATTERNS = (
+    Column("unreadable column", is_text=True),
+    Column("pattern (a: letter, 9: digit)", is_text=True),
+    Column("lines"),
+    Column("share", rank=1),
+)
 
 
 def print_losses_of_run(console: Console, metadata: Mapping[str, Mapping[str, Any]], settings: Retailer) -> None:
@@ -31,42 +44,43 @@ def print_losses(console: Console, losses: Losses, settings: Retailer) -> None:
     steps = losses.report
     if not steps:
         return
+    currency = settings.currency
     read, rejected = steps[0], [step for step in steps[1:] if step["lines"]]
     kept = steps[-1]["lines_left"]
-    share = f"{kept / max(read['lines'], 1):.1%}"
-    title = f"{read['lines']:,} lines read, {kept:,} kept ({share}); money in {settings.currency}"
-    console.print(title, highlight=False, soft_wrap=True)
+    share = format_share(kept / max(read["lines"], 1), currency)
+    lines = f"{format_number(read['lines'], currency)} lines read, {format_number(kept, currency)} kept ({share})"
+    console.print()
+    print_text(console, lines)
     if not rejected:
         return
-    table = _table("rejected by", "lines", "share", "money", "share", "money unknown")
-    for step in rejected:
-        table.add_row(
-            Text(step["rule"]),
-            f"{step['lines']:,}",
-            f"{step['share']:.1%}",
-            _shown(step["amount"], ",.2f"),
-            _shown(step["amount_share"], ".1%"),
-            f"{step['lines_without_amount']:,}" if step["lines_without_amount"] else "",
+    rows = [
+        (
+            step["rule"],
+            format_number(step["lines"], currency),
+            format_share(step["share"], currency),
+            _known(step["amount"], lambda amount: format_money(amount, currency, decimals=2)),
+            _known(step["amount_share"], lambda share: format_share(share, currency)),
+            format_number(step["lines_without_amount"], currency) if step["lines_without_amount"] else "",
         )
-    console.print(table)
+        for step in rejected
+    ]
+    print_table(console, _RULES, rows)
     if losses.unparsed:
-        table = _table("unreadable column", "pattern (a: letter, 9: digit)", "lines", "share")
-        table.columns[1].justify, table.columns[1].overflow = "left", "fold"
-        for row in losses.unparsed:
-            pattern = Text(repr(row["pattern"]) if row["pattern"] else "(empty)")
-            table.add_row(row["column_name"], pattern, f"{row['lines']:,}", f"{row['share']:.1%}")
-        console.print(table)
+        shown = [
+            (
+                row["column_name"],
+                repr(row["pattern"]) if row["pattern"] else "(empty)",
+                format_number(row["lines"], currency),
+                format_share(row["share"], currency),
+            )
+            for row in losses.unparsed
+        ]
+        print_table(console, _PATTERNS, shown)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left")
-    return table
-
-
-def _shown(value: str | float | Decimal | None, form: str) -> str:
-    return UNKNOWN if value is None else value if isinstance(value, str) else f"{value:{form}}"
+def _known(value: Any, form: Callable[[Any], str]) -> str:
+    """Return a value as text; metadata has a text where it is unknown, tables have null."""
+    return UNKNOWN if value is None or value == UNKNOWN else form(value)
 
 
 def _records(metadata: Mapping[str, Mapping[str, Any]], asset: str, name: str) -> list[dict[str, Any]]:

@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings
+from segmentation_pipeline.cli.console import (
+    Column,
+    err,
+    exit_on_user_error,
+    out,
+    print_table,
+    print_text,
+    retailer_settings,
+)
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.segments.registry import ModelRecord, Registry
@@ -19,27 +25,28 @@ from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline.warehouse.database import Warehouse
 
 _LOCK_TIMEOUT = 30.0
+_COLUMNS = (
+    Column("model", is_text=True),
+    Column("status", is_text=True),
+    Column("k"),
+    Column("kept", rank=1),
+    Column("from", is_text=True, rank=2),
+    Column("to", is_text=True, rank=3),
+)
 
 
 def list_models(retailer: str, traceback: bool) -> None:
     """Print the models with their status, oldest first, and why a model is pending approval."""
     with exit_on_user_error(traceback), _open_registry(retailer) as (_, registry):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("model", "status", "k", "kept", "from", "to"):
-            table.add_column(name, no_wrap=True, justify="right" if name in ("k", "kept") else "left")
+        rows = []
         for model in registry.models:
             kept = "" if model.kept_share is None else f"{model.kept_share:.1%}"
             dates = (f"{day:%Y-%m-%d}" if day else "" for day in (model.active_from, model.active_to))
-            table.add_row(model.model_id, model.status, str(model.n_clusters), kept, *dates)
-        out.print(table)
+            rows.append((model.model_id, model.status, str(model.n_clusters), kept, *dates))
+        print_table(out, _COLUMNS, rows)
         for model in registry.models:
             if model.status == "pending":
-                out.print(
-                    f"{model.model_id} is pending approval: {model.reasons}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                print_text(out, f"{model.model_id} is pending approval: {model.reasons}")
 
 
 def promote(model: str, retailer: str, traceback: bool) -> None:

@@ -6,13 +6,20 @@ Contains the commands and their output. The work is in the package `releases`.
 import os
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from segmentation_pipeline.cli.console import err, exit_on_user_error, out, retailer_settings, say
+from segmentation_pipeline.cli.console import (
+    Column,
+    err,
+    exit_on_user_error,
+    out,
+    print_table,
+    retailer_settings,
+    say,
+)
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import ReleaseError
@@ -21,8 +28,16 @@ from segmentation_pipeline.releases.export import check_table_exists, export
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.restore import restore
 from segmentation_pipeline.releases.store import CURRENT, Releases
+from segmentation_pipeline.reports.formatting import format_money, format_number
 from segmentation_pipeline.tables.catalog import withholdable_columns
 
+_COLUMNS = (
+    Column("", is_text=True),
+    Column("release", is_text=True),
+    Column("customers"),
+    Column("revenue", rank=1),
+    Column("published (UTC)", is_text=True, rank=2),
+)
 _NOT_CURRENT = "Consumers do not see it. Do not roll back to it. A later run prunes it, or delete its folder."
 _CURRENT = (
     "Consumers see it. Roll back to an intact release with `segments releases rollback NAME`, or publish a new one"
@@ -40,15 +55,15 @@ def list_releases(retailer: str, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         releases = releases_of(retailer_settings(retailer))
         current = releases.current
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("", "release", "customers", "revenue", "published (UTC)"):
-            table.add_column(name, no_wrap=True, justify="right" if name in ("customers", "revenue") else "left")
+        rows = []
         for release in releases.all():
             metrics, published = release.metrics, release.manifest["published_at"]
             mark = "*" if current and release.name == current.name else ""
-            revenue = f"{float(metrics['revenue']):,.0f}"
-            table.add_row(mark, release.name, f"{metrics['customers']:,}", revenue, published[:16].replace("T", " "))
-        out.print(table)
+            currency = release.manifest.get("currency")
+            customers = format_number(metrics["customers"], currency)
+            revenue = format_money(Decimal(metrics["revenue"]), currency)
+            rows.append((mark, release.name, customers, revenue, published[:16].replace("T", " ")))
+        print_table(out, _COLUMNS, rows)
         for name, error in releases.damaged.items():
             say(out, "red", f"{name} is damaged:", f"{error}. Run `segments releases verify` for the next step.")
         if current:

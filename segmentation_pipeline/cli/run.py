@@ -13,6 +13,7 @@ import dagster as dg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from segmentation_pipeline.cli.changes import before_the_run, print_changes
 from segmentation_pipeline.cli.console import (
     count_source_files,
     err,
@@ -23,7 +24,7 @@ from segmentation_pipeline.cli.console import (
 )
 from segmentation_pipeline.cli.explain import print_dearest
 from segmentation_pipeline.cli.losses import print_losses_of_run
-from segmentation_pipeline.cli.progress import Progress
+from segmentation_pipeline.cli.progress import Progress, stages_of_steps
 from segmentation_pipeline.cli.releases import releases_of, show_pause
 from segmentation_pipeline.cli.show import show_paths, show_segments
 from segmentation_pipeline.config.loading import absolute_arguments
@@ -52,6 +53,7 @@ class RunRequest:
         accept_change: Publish although the release checks report a change.
         reload: Read every file again, and delete the lines of missing ones.
         explain: Print the statements that took most of the time.
+        verbose: Print each step.
         reads_source: Read the source; otherwise derive everything from the lines that are loaded.
         traceback: Print tracebacks.
     """
@@ -64,6 +66,7 @@ class RunRequest:
     accept_change: bool = False
     reload: bool = False
     explain: bool = False
+    verbose: bool = False
     reads_source: bool = True
     traceback: bool = False
 
@@ -140,7 +143,8 @@ def run_config(request: RunRequest, *, fits: bool) -> dict[str, object]:
 
 def _execute(request: RunRequest, settings: Retailer) -> bool:
     with logged_statements() if request.explain else nullcontext() as statements:
-        progress, started = Progress(out, statements=statements), time.perf_counter()
+        progress = Progress(out, verbose=request.verbose or request.explain, statements=statements)
+        started = time.perf_counter()
         succeeded = _execute_job(request, settings, progress)
     if statements is not None:
         print_dearest(out, statements.statements, progress.step_seconds, time.perf_counter() - started)
@@ -157,11 +161,17 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
     loggers = {"console": progress.logger(), **({"errors": dg.colored_console_logger} if request.traceback else {})}
     definitions = dg.Definitions.merge(defs(), dg.Definitions(loggers=loggers))
     job = definitions.resolve_job_def(REFIT_JOB if fits else NIGHTLY_JOB)
+    progress.stages = stages_of_steps(definitions, [node.name for node in job.nodes])
+    releases = releases_of(settings)
     read = {dg.AssetKey(table) for table in TABLES}
     derived = sorted({*job.asset_layer.executable_asset_keys} - read)
     tags = alerts.command_tag(run_id) | ({REASON_TAG: due} if due else {})
-    with dg.DagsterInstance.get() as instance, run_liveness.heartbeat(run_liveness.folder(), run_id):
-        with keep_event_log_open(instance, run_id):
+    with (
+        before_the_run(releases) as before,
+        dg.DagsterInstance.get() as instance,
+        run_liveness.heartbeat(run_liveness.folder(), run_id),
+    ):
+        with keep_event_log_open(instance, run_id), progress.shown():
             result = job.execute_in_process(
                 asset_selection=None if request.reads_source else derived,
                 instance=instance,
@@ -171,6 +181,7 @@ def _execute_job(request: RunRequest, settings: Retailer, progress: Progress) ->
                 raise_on_error=False,
             )
         progress.print_total()
+        print_changes(out, releases, before, settings)
         print_losses_of_run(out, progress.metadata, settings)
         for note in progress.messages.notes:
             say(err, "cyan", "note:", note)

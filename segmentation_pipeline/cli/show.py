@@ -4,14 +4,33 @@ import shlex
 
 import duckdb
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from segmentation_pipeline.cli.console import exit_on_user_error, out, retailer_settings
+from segmentation_pipeline.cli.console import (
+    Column,
+    exit_on_user_error,
+    out,
+    print_table,
+    print_text,
+    retailer_settings,
+)
 from segmentation_pipeline.cli.releases import current_of, releases_of
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.reports.formatting import format_money, format_number, format_share
+
+# On a narrow terminal the medians go first, the share of the customers last.
+_COLUMNS = (
+    Column("segment", is_text=True),
+    Column("customers"),
+    Column("share", rank=1),
+    Column("revenue"),
+    Column("share", rank=2),
+    Column("spend", rank=3),
+    Column("orders", rank=4),
+    Column("days", rank=5),
+)
+_MEDIANS = "spend, orders, days: medians of money, purchases, days since the last"
 
 
 def show(retailer: str, traceback: bool) -> None:
@@ -25,21 +44,29 @@ def show(retailer: str, traceback: bool) -> None:
 
 def show_segments(release: Release, settings: Retailer) -> None:
     """Print a table of the segments, most revenue first."""
-    table = Table(title=f"{settings.title}, as of {release.as_of}, money in {settings.currency}", box=SIMPLE_HEAD)
-    table.title_justify, table.pad_edge = "left", False
-    for name in ("segment", "customers", "share", "revenue", "share", "spend", "orders", "days"):
-        table.add_column(name, justify="left" if name == "segment" else "right", no_wrap=True)
-    table.caption, table.caption_justify = "medians: spend, number of purchases, days since the last one", "left"
+    currency = settings.currency
     with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
-        rows = connection.execute(
+        found = connection.execute(
             "select segment, customers, customer_share, revenue, revenue_share, median_monetary, median_frequency,"
             " median_recency from segment_profiles order by revenue desc, segment_key"
         ).fetchall()
-    for segment, customers, share, revenue, revenue_share, *medians in rows:
-        of_revenue = "" if revenue_share is None else f"{revenue_share:.1%}"
-        spend, purchases, days = (f"{median:,.0f}" for median in medians)
-        table.add_row(segment, f"{customers:,}", f"{share:.1%}", f"{revenue:,.0f}", of_revenue, spend, purchases, days)
-    out.print(table)
+    rows = [
+        (
+            segment,
+            format_number(customers, currency),
+            format_share(share, currency),
+            format_money(revenue, currency),
+            "" if revenue_share is None else format_share(revenue_share, currency),
+            format_money(spend, currency),
+            format_number(purchases, currency),
+            format_number(days, currency),
+        )
+        for segment, customers, share, revenue, revenue_share, spend, purchases, days in found
+    ]
+    out.print()
+    print_text(out, f"{settings.title}, as of {release.as_of}")
+    print_table(out, _COLUMNS, rows)
+    print_text(out, _MEDIANS, "dim")
 
 
 def show_paths(release: Release, releases: Releases) -> None:

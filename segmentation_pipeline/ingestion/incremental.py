@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from segmentation_pipeline import progress
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
 from segmentation_pipeline.ingestion.decompression import content_hash
@@ -154,7 +155,10 @@ def load_source(
     stored = warehouse.rows("select * from ingested_files order by source_file") if has_lines else []
     previous = {row["source_file"]: _without_superseding(IngestedFile(**row)) for row in stored}
     names = {_printable(name): path for name, path in files.items()}
-    found = [_inspect(name, path, previous.get(name), retailer, request) for name, path in names.items()]
+    found = []
+    for number, (name, path) in enumerate(names.items(), start=1):
+        progress.report(f"comparing file {number:,} of {len(names):,}")
+        found.append(_inspect(name, path, previous.get(name), retailer, request))
     pending = {file.record.source_file: file.path for file in found if file.is_pending}
     if request.reload:
         warehouse.forget_versions()

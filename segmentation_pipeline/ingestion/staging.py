@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from segmentation_pipeline import progress
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.config.validation import MAX_COLUMNS
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
@@ -125,6 +126,7 @@ def read_lines(
             loads = {name: FileLoad(name, path) for name, path in files.items()}
             staging = _Staging(reading, retailer, folder, loads, max_lines or {})
             relation = staging.load()
+        progress.report("writing the lines")
         connection.execute(f"attach {literal(str(database))} as staging (read_only)")
         try:
             yield StagedLines({"staged_lines": relation}, files=staging.files)
@@ -170,7 +172,10 @@ class _Staging:
 
     def load(self) -> str:
         """Load every file, note what was read of each, and return the SELECT of all their records."""
-        parts = [part for file in self.files.values() for part in self._parts(file)]
+        parts: list[Part] = []
+        for number, file in enumerate(self.files.values(), start=1):
+            progress.report(f"opening file {number:,} of {len(self.files):,}")
+            parts += self._parts(file)
         relation = " union all ".join(self._stage(parts)) or _no_lines(self.retailer)
         counts = "source_file, count(*), count(*) filter (where starts_with(unparsed, '{\"line\":'))"
         select = f"select {counts} from ({relation}) group by source_file"  # noqa: S608 - own SQL
@@ -234,6 +239,7 @@ class _Staging:
         for batch in waiting:
             table = f"lines_{self.tables}"
             self.tables += 1
+            self._report(batch)
             try:
                 short = self._load_batch(table, batch)
             except duckdb.Error as error:
@@ -255,6 +261,18 @@ class _Staging:
         if reparsed := list(self._reparsed(incomplete)):
             selects += self._stage(reparsed)
         return selects
+
+    def _report(self, batch: Sequence[Part]) -> None:
+        """Report how many files are read in one statement, and how many lines were read before."""
+        [(before,)] = self.connection.execute(
+            "select coalesce(sum(estimated_size), 0) from duckdb_tables() where starts_with(table_name, 'lines_')"
+        ).fetchall()
+        files = len({part.source_file for part in batch})
+        of_all = f"{files:,} of " if files < len(self.files) else ""
+        lines = f", {before:,} lines so far" if before else ""
+        progress.report(
+            f"reading {of_all}{len(self.files):,} files{lines}", lambda: self.connection.query_progress() / 100
+        )
 
     def _reparsed(self, parts: Sequence[Part]) -> Iterator[Part]:
         for part in parts:

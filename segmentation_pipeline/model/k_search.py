@@ -4,6 +4,7 @@ Contains the rule and the verdict on each candidate. The fit of one number of cl
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ import numpy as np
 from segmentation_pipeline.model.arrays import Array, round_significant
 from segmentation_pipeline.model.kmeans import KMeansFit, Transform, count_distinct, fit, nearest, sampled_rows
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class KSearchResult:
 
 
 def search_k(
-    features: Array, *, transform: Transform, rules: SearchRules | None = None, method: FitRules | None = None
+    features: Array,
+    *,
+    transform: Transform,
+    rules: SearchRules | None = None,
+    method: FitRules | None = None,
+    report: Report = lambda _: None,
 ) -> KSearchResult:
     """Fit each number of clusters of the range, and choose the most detailed that meets every condition.
 
@@ -79,6 +87,7 @@ def search_k(
         transform: The transform before the scaling.
         rules: The range and the conditions; default: `SearchRules()`.
         method: The fit's seed and starts; default: `FitRules()`.
+        report: Called with what the search is doing.
 
     Raises:
         ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
@@ -86,27 +95,20 @@ def search_k(
     rules, method = rules or SearchRules(), method or FitRules()
     sample = features[sampled_rows(features, rules.max_customers, method.random_state)]
     if len(sample) == len(features) or count_distinct(sample, rules.k_max) <= rules.k_max:
-        return _search(features, transform, rules, method)
-    found = _search(sample, transform, rules, method)
+        return _search(features, transform, rules, method, report)
+    found = _search(sample, transform, rules, method, report)
     start = found.fit.scaler.invert(found.fit.centroids_)
     chosen = fit(features, transform=transform, n_clusters=len(start), random_state=method.random_state, start=start)
     return replace(found, fit=chosen)
 
 
-def _search(features: Array, transform: Transform, rules: SearchRules, method: FitRules) -> KSearchResult:
+def _search(
+    features: Array, transform: Transform, rules: SearchRules, method: FitRules, report: Report
+) -> KSearchResult:
     """Search among all of these customers."""
-    seed, n_init = method.random_state, method.n_init
     numbers = range(rules.k_min, rules.k_max + 1)
     distinct = count_distinct(features, rules.k_max)
-    models = {
-        k: fit(features, transform=transform, n_clusters=k, random_state=seed, n_init=n_init)
-        for k in numbers
-        if k < distinct
-    }
-    if not models:
-        raise ValueError(
-            f"{distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
-        )
+    models = _fits(features, transform, rules, method, report, distinct=distinct)
     conditions = _Conditions(rules, best=max(models.values(), key=lambda model: model.silhouette_))
 
     aris: dict[int, Array] = {}
@@ -114,7 +116,7 @@ def _search(features: Array, transform: Transform, rules: SearchRules, method: F
     for k in sorted(models, reverse=True):
         if conditions.shortfalls(models[k], None):
             continue
-        aris[k] = conditions.stability(models[k], method)
+        aris[k] = conditions.stability(models[k], method, report)
         if not conditions.shortfalls(models[k], aris[k]):
             passing = k
             break
@@ -146,6 +148,23 @@ def _search(features: Array, transform: Transform, rules: SearchRules, method: F
         )
 
     return KSearchResult(models[chosen], [candidate(k) for k in numbers], passing is not None)
+
+
+def _fits(
+    features: Array, transform: Transform, rules: SearchRules, method: FitRules, report: Report, *, distinct: int
+) -> dict[int, KMeansFit]:
+    """Return the fit of each number of clusters for which there are enough distinct customers."""
+    fits = {}
+    for k in range(rules.k_min, min(rules.k_max, distinct - 1) + 1):
+        report(f"fitting {k} clusters, of {rules.k_min} to {rules.k_max}")
+        fits[k] = fit(
+            features, transform=transform, n_clusters=k, random_state=method.random_state, n_init=method.n_init
+        )
+    if not fits:
+        raise ValueError(
+            f"{distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
+        )
+    return fits
 
 
 @dataclass(frozen=True)
@@ -185,12 +204,13 @@ class _Conditions:
             tests.append((float(aris.min()), rules.min_stability, message))
         return {message: (bound - value) / (abs(bound) or 1) for value, bound, message in tests if value < bound}
 
-    def stability(self, model: KMeansFit, method: FitRules) -> Array:
+    def stability(self, model: KMeansFit, method: FitRules, report: Report) -> Array:
         """Return the agreement of the resamples, up to the block in which one fails."""
         rules, seed, n_init = self.rules, method.random_state, method.n_init
         aris = np.empty(0)
         for start in range(0, rules.resamples, rules.block):
             block = range(start, min(start + rules.block, rules.resamples))
+            report(f"testing {len(model.centroids_)} clusters, {start} of {rules.resamples} resamples done")
             aris = np.append(aris, bootstrap_ari(model.scaled_, model.centroids_, seed, n_init, block))
             if aris.min() < rules.min_stability:
                 break

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from segmentation_pipeline import progress
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
@@ -64,7 +65,9 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
     months = []
     compact_lines(database)
-    for month in _month_ends(database):
+    month_ends = _month_ends(database)
+    for number, month in enumerate(month_ends, start=1):
+        progress.report(f"testing month {number} of {len(month_ends)}")
         with suppress(FitError):
             for table, found in zip(TABLES, _rows_of_month(database, settings, month), strict=True):
                 rows[table].extend(found)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from segmentation_pipeline import progress
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
@@ -126,7 +127,9 @@ def fit_model(
             fences = {name: before[name].towards(fence, fence_step) for name, fence in fences.items()}
         normal, searched = features[is_normal(fences, features)], None
         if search or (active is None and settings.model.n_clusters == "auto"):
-            searched = search_k(normal, transform=settings.model.transform, rules=rules, method=method)
+            searched = search_k(
+                normal, transform=settings.model.transform, rules=rules, method=method, report=progress.report
+            )
         fitted = searched.fit if searched else _fit_clusters(normal, settings, active, method)
     except ValueError as error:
         raise FitError(

@@ -98,6 +98,8 @@ def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.
     """
     config = {"temp_directory": str(staging.parent)} | _NO_EXTENSIONS | memory_limit()
     with duckdb.connect(str(staging), config=config) as opened, closing(timed(opened)) as connection:
+        # Without the bar, which is not printed, `query_progress` says nothing.
+        connection.execute("set enable_progress_bar = true; set enable_progress_bar_print = false")
         _confine(connection, folders=[staging.parent], files=list(files))
         yield connection
 

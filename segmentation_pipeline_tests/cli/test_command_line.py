@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from shutil import copytree
@@ -32,6 +33,7 @@ from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.backtest import TABLES as BACKTEST_TABLES
 from segmentation_pipeline.segments.history import TABLES as HISTORY_TABLES
 from segmentation_pipeline.tables.catalog import contracts
+from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline_tests import commands
 from segmentation_pipeline_tests.commands import Ended
 from segmentation_pipeline_tests.scenarios import (
@@ -94,14 +96,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(scope="module")
 def first_run(shop: Shop) -> Ended:
     """Return the output of a first run, as of an earlier day than the last of the source."""
-    return segments(shop, "run", "--as-of", "2024-10-20")
+    return segments(shop, "run", "--verbose", "--as-of", "2024-10-20")
 
 
 @pytest.fixture(scope="module")
 def reloaded(shop: Shop, first_run: Ended) -> Ended:
     """Return the output of a run of all the data, from another source that lacks the last line."""
     other = write_csv(shop.folder / "other" / "b.csv", regular_customers()[:-1])
-    return segments(shop, "run", "--source", str(other.parent), "--reload")
+    return segments(shop, "run", "--source", str(other.parent), "--reload", "--verbose")
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +143,12 @@ def test_run_without_explain_prints_no_statement(first_run: Ended) -> None:
 
 
 def test_run_prints_each_segment_on_one_line(shop: Shop, first_run: Ended) -> None:
-    assert "Corner shop, as of 2024-10-21 00:00:00, money in GBP" in first_run.stdout, "the whole day counts"
+    assert "Corner shop, as of 2024-10-21 00:00:00\n" in first_run.stdout, "the whole day counts"
     with duckdb.connect(str(shop.releases.all()[0].database), read_only=True) as connection:
         profiles = connection.execute("select segment, customers, revenue from segment_profiles").fetchall()
     assert len(profiles) > 1
     for segment, customers, revenue in profiles:
-        assert re.search(rf"\b{segment}\b.* {customers}\b.* {revenue:,.0f}\b", first_run.stdout)
+        assert re.search(rf"\b{segment}\b.* {customers}\b.* £{revenue:,.0f}\b", first_run.stdout)
 
 
 def test_output_without_paths_fits_80_columns(shop: Shop, first_run: Ended, newest: str) -> None:
@@ -236,16 +238,21 @@ def test_first_run_without_a_third_of_the_dates_fails_and_prints_the_loss(tmp_pa
     ended = segments(shop, "run")
     assert (ended.code, Releases(shop.data / "twoformats" / "releases").current) == (1, None)
     printed = unwrap(ended.stdout)
-    assert "1,080 lines read, 720 kept (66.7%); money in EUR" in printed
-    assert re.search(r" unparseable_value +360 +33.3% +53,420.80 +35.5%", ended.stdout)
-    assert re.search(r" transaction_at +'9999-99-99 99:99:99' +360 +33.3%", ended.stdout)
+    assert "1.080 lines read, 720 kept (66,7%)" in printed
+    assert re.search(r" unparseable_value +360 +33,3% +€\s53\.420,80 +35,5%", ended.stdout)
+    assert re.search(r" transaction_at +'9999-99-99 99:99:99' +360 +33,3%", ended.stdout)
+    stages = re.findall(r"^([✓✗]) (\w+) +(?:[\d,]+ [a-z ]+?)? +\d+\.\d\d s$", ended.stdout, re.MULTILINE)
+    assert stages[0] == ("✓", "ingestion")
+    assert ("✗", "cleaning") in stages
+    assert "✗ clean_transactions_values_are_parsed\n" in ended.stdout
+    assert "clean_transactions " not in ended.stdout, "no line for each step"
     assert "failed: clean_transactions: check values_are_parsed failed. 360 of 1,080 lines (33.3%)" in ended.errors
     assert 'source.date_format = ["%d/%m/%Y %H:%M", "iso_8601"]' in ended.errors
 
 
 def test_first_run_prints_what_was_rejected(first_run: Ended) -> None:
     """The lines after the as-of date are listed, though they are no loss."""
-    assert re.search(r" after_as_of +[\d,]+ +\d+\.\d% +[\d,.]+ +\d+\.\d%", first_run.stdout)
+    assert re.search(r" after_as_of +[\d,]+ +\d+\.\d% +£[\d,.]+ +\d+\.\d%", first_run.stdout)
 
 
 def test_money_that_nobody_knows_is_printed_as_unknown() -> None:
@@ -263,7 +270,7 @@ def test_money_that_nobody_knows_is_printed_as_unknown() -> None:
     console = Console(width=COLUMNS, record=True, file=StringIO())
     print_losses_of_run(console, metadata, Retailer.model_validate(retailer_settings(Path("source"))))
     printed = console.export_text()
-    assert "4 lines read, 1 kept (25.0%); money in GBP" in printed
+    assert "4 lines read, 1 kept (25.0%)" in printed
     assert re.search(r"unparseable_value +3 +75.0% +unknown +unknown +3", printed)
 
 
@@ -279,7 +286,7 @@ def test_sample_reads_another_source_and_writes_nothing_to_it(tmp_path: Path, mo
     shop = shop_in(tmp_path, regular_customers(120))
     before = {path: path.read_bytes() for path in shop.source.iterdir()}
     source = str(shop.source / "a.csv")
-    ended = segments(shop, "run", SEGMENTATION_RETAILER="", SEGMENTATION_SOURCE=source)
+    ended = segments(shop, "run", "--verbose", SEGMENTATION_RETAILER="", SEGMENTATION_SOURCE=source)
     assert (ended.code, ended.errors) == (0, "")
     assert {path: path.read_bytes() for path in shop.source.iterdir()} == before
     assert re.search(r"^✓ customer_segments +120 rows", ended.stdout, re.MULTILINE)
@@ -287,6 +294,36 @@ def test_sample_reads_another_source_and_writes_nothing_to_it(tmp_path: Path, mo
     for path in (shop.source, shop.source / "a.csv"):
         checked = segments(shop, "retailer", "check", SEGMENTATION_RETAILER="sample", SEGMENTATION_SOURCE=str(path))
         assert (checked.code, "Source: 1 file." in checked.stdout) == (0, True), checked.errors
+
+
+def test_first_run_says_what_it_published(first_run: Ended) -> None:
+    after = first_run.stdout.split("The first release:\n")[1]
+    assert re.match(r"customers 59\nrevenue   £[\d,]+\nloss      \d+ of 234 lines rejected \(\d\.\d%\)\n", after)
+
+
+def test_next_run_says_first_what_changed(shop: Shop, reloaded: Ended) -> None:
+    first, second = shop.releases.all()[:2]
+    [customers, revenue, moved, loss] = reloaded.stdout.split(f"Since {first.name}, as of 2024-10-21 00:00:00:\n")[
+        1
+    ].splitlines()[:4]
+    assert customers == "customers 60: 1 new"
+    now, before = (Decimal(release.metrics["revenue"]) for release in (second, first))
+    share = 100 * (now / before - 1)
+    assert revenue == f"revenue   £{now:,.0f}: +£{now - before:,.0f} (+{share:.1f}%)"
+    with duckdb.connect(str(second.database), read_only=True) as connection:
+        connection.execute(f"attach {literal(str(first.database))} as before (read_only)")
+        moves = connection.execute(
+            "select b.segment, n.segment, count(*) from before.customer_segments b join customer_segments n"
+            " using (customer_id) where b.segment <> n.segment group by all order by 3 desc, 1, 2"
+        ).fetchall()
+    assert moved.startswith(f"moved     {sum(number for *_, number in moves)} customers (")
+    assert [move for move in moves[:3] if f"{move[0]} → {move[1]} {move[2]}" not in moved] == []
+    assert re.fullmatch(r"loss      \d+ of 23\d lines rejected \(\d\.\d%, before \d\.\d%\)", loss)
+    assert (
+        reloaded.stdout.index("Since ")
+        < reloaded.stdout.index("lines read,")
+        < reloaded.stdout.index("Corner shop, as of")
+    )
 
 
 def test_reload_replaces_the_lines_of_the_previous_source(reloaded: Ended) -> None:
@@ -303,7 +340,7 @@ def test_installed_command_generates_and_publishes_the_sample(tmp_path: Path) ->
     (tmp_path / "small.toml").write_text(shipped.replace("customers = 5000", "customers = 300") + fast, "utf-8")
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environment |= {"SEGMENTATION_DATA": str(tmp_path / "data"), "HOME": str(tmp_path / "home")}
-    command = [str(SEGMENTS), "run", "--retailer", "small.toml"]
+    command = [str(SEGMENTS), "run", "--verbose", "--retailer", "small.toml"]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     # The sample's customers spend by a rule that the rule-based segments find better than the clusters do.
     assert ran.returncode == 0, ran.stderr

@@ -29,14 +29,14 @@ def test_a_complete_sample_exits_with_0_and_names_what_it_read(tmp_path: Path) -
     assert "the first lines of each file, about 10,000 in all; read: orders.csv (1,080). Nothing is stored." in (
         " ".join(ended.stdout.split())
     )
-    assert "1,080 lines read, 1,080 kept (100.0%); money in EUR" in ended.stdout
+    assert "1.080 lines read, 1.080 kept (100,0%)" in ended.stdout
 
 
 def test_a_sample_on_which_a_run_fails_exits_with_1_and_the_setting(tmp_path: Path) -> None:
     """A third of the lines has the second format of dates."""
     ended = check(tmp_path, "twoformats", (', "iso_8601"', ""))
     assert ended.code == 1
-    assert re.search(r" unparseable_value +360 +33.3% +53,420.80 +35.5%", ended.stdout)
+    assert re.search(r" unparseable_value +360 +33,3% +€\s53\.420,80 +35,5%", ended.stdout)
     assert re.search(r" transaction_at +'9999-99-99 99:99:99' +360 +33.3%", ended.stdout)
     assert ended.errors.startswith("failed: 360 of 1,080 lines (33.3%) could not be read")
     assert 'source.date_format = ["%d/%m/%Y %H:%M", "iso_8601"]' in ended.errors

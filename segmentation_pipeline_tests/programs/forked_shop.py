@@ -87,7 +87,7 @@ class ForkedShop:
         first()
         from segmentation_pipeline.cli.app import app
 
-        app(["run", *(["--refit"] if refit else [])])
+        app(["run", "--verbose", *(["--refit"] if refit else [])])
 
     def state(self) -> State:
         """Return the current tables and release; raise an error if a file differs from its manifest."""
