@@ -33,7 +33,7 @@ app = typer.Typer(
 releases_app = typer.Typer(
     invoke_without_command=True, help="List, verify and roll back the published releases, and resume publishing."
 )
-retailer_app = typer.Typer(no_args_is_help=True, help="Check retailer files.")
+retailer_app = typer.Typer(no_args_is_help=True, help="Write and check retailer files.")
 model_app = typer.Typer(no_args_is_help=True, help="List, promote and roll back the models, and search for segments.")
 app.add_typer(releases_app, name="releases")
 app.add_typer(retailer_app, name="retailer")
@@ -242,6 +242,26 @@ def resume(retailer: RetailerOption = "sample", traceback: TracebackOption = Fal
     from segmentation_pipeline.cli.releases import resume
 
     resume(retailer, traceback)
+
+
+@retailer_app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file or folder with the transactions.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The retailer file to write; by default NAME.toml here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Look at a source, and write a retailer file with what was found, each guess with its evidence.
+
+    What the source does not say is left open, with the values to choose from.
+
+    Example: segments retailer init orders.csv
+    """
+    from segmentation_pipeline.cli.init import init
+
+    init(path, output, force, traceback)
 
 
 @retailer_app.command()

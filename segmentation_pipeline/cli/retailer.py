@@ -13,6 +13,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.losses import too_little_data
 from segmentation_pipeline.ingestion.sampling import SAMPLED_LINES, Sample, sampled
+from segmentation_pipeline.inspection.money import NO_CURRENCY
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds, similar_ids_select
 from segmentation_pipeline.tables.catalog import withholdable_columns
 
@@ -31,6 +32,8 @@ def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
         if ids.merged:
             typer.echo(f"Merged customers: {len(ids.merged):,} ids.")
         typer.echo(f"Source: {counted}." if files else "Source: sample files, written by the first run.")
+        if settings.currency == NO_CURRENCY:
+            typer.echo(f"Currency: {NO_CURRENCY}, which stands for none. Set the ISO code of the money.")
         fails = sample and bool(files) and _check_sample(name, settings)
     if fails:
         raise typer.Exit(1)

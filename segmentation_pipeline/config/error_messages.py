@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,16 +24,29 @@ _REPLACEMENTS = {
 }
 
 
-def error_lines(file: str, text: str, error: ValidationError, overrides: Container[str]) -> list[str]:
+def error_lines(
+    file: str,
+    text: str,
+    error: ValidationError | None,
+    overrides: Container[str],
+    left_open: Mapping[tuple[str | int, ...], str],
+) -> list[str]:
     """Return one message per error, in the order of the file's lines.
 
     Args:
         file: The file's name, which begins each message.
         text: The file's text, in which the line numbers are found.
-        error: The errors.
+        error: The errors, if there are any.
         overrides: The dotted keys whose values do not come from the file.
+        left_open: The keys of the settings that are left open, with what to do; their other errors do not matter.
     """
-    messages = sorted((_line_number(text, details, overrides), _message(details)) for details in error.errors())
+    found = [
+        (details["loc"], _message(details))
+        for details in (error.errors() if error else ())
+        if not any(details["loc"][: len(key)] == key for key in left_open)
+    ]
+    found += [(key, f"{'.'.join(map(str, key))}: {message}") for key, message in left_open.items()]
+    messages = sorted((_line_number(text, location, overrides), message) for location, message in found)
     return [f"{file}{f':{number}' if number else ''}: {message}" for number, message in messages]
 
 
@@ -90,9 +103,9 @@ def _section_at(location: list[str]) -> type[BaseModel]:
     return section
 
 
-def _line_number(text: str, error: ErrorDetails, overrides: Container[str]) -> int:
+def _line_number(text: str, key: tuple[str | int, ...], overrides: Container[str]) -> int:
     """Return the line of an error's key, or else of the nearest table around it; 0 if the file has neither."""
-    location = [str(part) for part in error["loc"]]
+    location = [str(part) for part in key]
     if ".".join(location) in overrides:
         return 0
     line, depth = 0, 0

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.config.error_messages import error_lines
+from segmentation_pipeline.config.open_choices import open_settings
 from segmentation_pipeline.config.paths import data_folder, expanded
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PathError, RetailerError
@@ -81,10 +82,14 @@ def load(
         # Validation reports a section that is not a table.
         if isinstance(table, dict):
             table[name] = value
+    left_open = dict(open_settings(settings))
     try:
-        return Retailer.model_validate(settings, context={"withholdable": withholdable})
+        retailer = Retailer.model_validate(settings, context={"withholdable": withholdable})
     except ValidationError as error:
-        raise RetailerError("\n".join(error_lines(path.name, text, error, overrides))) from None
+        raise RetailerError("\n".join(error_lines(path.name, text, error, overrides, left_open))) from None
+    if left_open:
+        raise RetailerError("\n".join(error_lines(path.name, text, None, overrides, left_open)))
+    return retailer
 
 
 def load_settings(

@@ -12,7 +12,7 @@ import duckdb
 
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.ingestion.number_formats import number_values
+from segmentation_pipeline.ingestion.number_formats import number_sql, number_values
 from segmentation_pipeline.tables.catalog import line_columns
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.queries import QueryInputs
@@ -174,12 +174,9 @@ def _compared(retailer: Retailer, rule: Rule, bound: str) -> tuple[str, dict[str
     if rule.column in _DECIMAL_TYPES:
         return f"{column} {sign} cast({bound} as {_DECIMAL_TYPES[rule.column]})", {}
     # The notations of the source, as in the SELECT of raw_transactions.
-    plain = f"replace(replace(regexp_extract({column}, $number), $thousands, ''), $decimal, '.')"
-    written = f"written_number({column}, $written_money, $currency_mark, $thousands, $decimal)"
-    number = f"coalesce(try_cast({plain} as double), try_cast({written} as double))"
     values = number_values(retailer)
     names = ("number", "written_money", "currency_mark", "thousands", "decimal")
-    return f"{number} {sign} cast({bound} as double)", {name: values[name] for name in names}
+    return f"{number_sql(column)} {sign} cast({bound} as double)", {name: values[name] for name in names}
 
 
 def _label(text: str) -> str:

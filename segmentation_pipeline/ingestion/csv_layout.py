@@ -52,11 +52,17 @@ def layout_of(source: Source, lines: Iterator[str]) -> tuple[Layout, Iterator[st
     A line such as `sep=;` is the first line, or the first that is not skipped.
     """
     head = list(islice(lines, source.skip_lines + 1))
-    matches = [_SEP_LINE.fullmatch(line.rstrip("\r\n")) for line in (head[:1] + head[source.skip_lines :])]
-    sep_line = next(filter(None, matches), None)
-    delimiter = source.delimiter or (sep_line and sep_line[1]) or ","
-    skipped = source.skip_lines + bool(matches and matches[-1] and len(head) > source.skip_lines)
+    separators = [separator_of(line) for line in (head[:1] + head[source.skip_lines :])]
+    delimiter = source.delimiter or next(filter(None, separators), ",")
+    has_sep_line = len(head) > source.skip_lines and separators[-1] is not None
+    skipped = source.skip_lines + has_sep_line
     return Layout(delimiter, skipped, source.header), chain(head[skipped:], lines)
+
+
+def separator_of(line: str) -> str | None:
+    """Return the delimiter that a line such as `sep=;` names, which may be empty; None if it is no such line."""
+    found = _SEP_LINE.fullmatch(line.rstrip("\r\n"))
+    return found[1] if found else None
 
 
 def csv_reader(lines: Iterable[str], delimiter: str) -> "_csv.Reader":

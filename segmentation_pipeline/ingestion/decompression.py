@@ -64,7 +64,7 @@ def utf8_copy(path: Path, source: Source, folder: Path, max_lines: int | None = 
     start = b""
     while len(start) < len(codecs.BOM_UTF32) and (chunk := next(content, b"")):
         start += chunk
-    encoding = _encoding_of(start) or codecs.lookup(source.encoding).name
+    encoding = byte_order_encoding(start) or codecs.lookup(source.encoding).name
     if encoding == "utf-8" and path.suffix.lower() not in COMPRESSED and max_lines is None:
         return path
     content, copy = chain([start], content), folder / f"{uuid4()}.txt"
@@ -92,7 +92,7 @@ def _beginning(content: Iterator[bytes], max_lines: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _encoding_of(start: bytes) -> str | None:
+def byte_order_encoding(start: bytes) -> str | None:
     """Return the encoding that a byte order mark at the start of a file proves."""
     return next((encoding for mark, encoding in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
 

@@ -107,6 +107,27 @@ def sheets_of(source: Source, source_file: str, path: Path, max_lines: int | Non
         raise SourceError(f"{source_file}: cannot be read as a workbook: {error}{_hint(path)}") from None
 
 
+def first_rows(source: Source, path: Path, count: int) -> dict[str, list[list[str]]]:
+    """Return the first rows of each sheet, empty ones too, from the first column on that is used.
+
+    Raises:
+        SourceError: The file is not a workbook.
+        OSError: It does not fit into memory.
+    """
+    from python_calamine import CalamineError
+
+    try:
+        _check_size(path, source.max_unpacked_gb)
+        workbook = _opened(path)
+        sheets = {name: workbook.get_sheet_by_name(name) for name in workbook.sheet_names}
+        return {
+            name: [[_cell_text(cell, source) for cell in row] for row in islice(sheet.iter_rows(), count)]
+            for name, sheet in sheets.items()
+        }
+    except (CalamineError, BadZipFile) as error:
+        raise SourceError(f"{path.name}: cannot be read as a workbook: {error}{_hint(path)}") from None
+
+
 def _opened(path: Path) -> "CalamineWorkbook":
     """Return a workbook of any of the formats; many programs write one of them with the ending of another."""
     from python_calamine import CalamineError, CalamineWorkbook

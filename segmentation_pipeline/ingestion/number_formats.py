@@ -64,6 +64,21 @@ def number_values(retailer: Retailer) -> dict[str, object]:
     }
 
 
+def number_sql(text: str) -> str:
+    """Return the SQL of the number that a text of money is, as a double; null if it is none.
+
+    It binds `number`, `written_money`, `currency_mark`, `thousands` and `decimal` of `number_values`.
+    """
+    plain = f"replace(replace(regexp_extract({text}, $number), $thousands, ''), $decimal, '.')"
+    written = f"written_number({text}, $written_money, $currency_mark, $thousands, $decimal)"
+    return f"coalesce(try_cast({plain} as double), try_cast({written} as double))"
+
+
+def currency_signs() -> dict[str, tuple[str, ...]]:
+    """Return the signs of each currency, by its ISO code."""
+    return _SIGNS
+
+
 def _written(decimal: str, thousands: str, mark: str) -> str:
     """Return the pattern of a number with at most one sign: before it, after it, or as parentheses."""
     grouped = "|".join(rf"[0-9]{{1,3}}([{separator}][0-9]{{3}})+" for separator in (thousands, "'", " "))

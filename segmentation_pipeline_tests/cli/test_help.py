@@ -20,7 +20,7 @@ COMMANDS = [
     ["restore"],
     ["erase"],
     *(["releases", name] for name in ("verify", "rollback", "resume")),
-    ["retailer", "check"],
+    *(["retailer", name] for name in ("init", "check")),
     *(["model", name] for name in ("list", "promote", "rollback", "search")),
 ]
 
