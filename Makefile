@@ -7,12 +7,13 @@ INSTALLED := .venv/.installed
 DEVELOPMENT := .venv/.installed-dev
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 # The clients with which the tests read releases: the oldest DuckDB that a release supports, one in between, the oldest
-# that the package itself runs on (as in pyproject.toml), and the one of Node.
+# that the package itself runs on (as in pyproject.toml), and the one of Node. axe-core checks the report.
 OLDEST_CLIENT := 1.1.3
 CLIENT_1_4 := 1.4.5
 OLDEST_DUCKDB := 1.5.5
 NODE_CLIENT := 1.5.5-r.5
-CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client
+AXE_CORE := 4.14.1
+CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core
 # The tests of a file run in one process, because they share fixtures that are slow to build. Files start in the order
 # of conftest.py, slow ones first.
 ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -92,6 +93,10 @@ clients: $(CLIENTS)
 
 .venv/node-client: $(INSTALLED)
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ @duckdb/node-api@$(NODE_CLIENT)
+	touch $@
+
+.venv/axe-core: $(INSTALLED)
+	npm install --silent --no-save --no-audit --no-fund --prefix $@ axe-core@$(AXE_CORE)
 	touch $@
 
 $(CHROMIUM):

@@ -136,6 +136,8 @@ def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
         },
         # A search for the number of clusters takes seconds; tests of it set auto.
         "model": {"n_clusters": 4},
+        # Drawing the charts takes a second; tests of them set true.
+        "release": {"report": False},
         "checks": {"min_customers": 2, "min_days": 0, "min_silhouette": -1.0},
     }
     for name, section in sections.items():

@@ -171,6 +171,23 @@ def export_dbt(
 
 
 @app.command()
+def report(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="By default the current release.")] = "",
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write it again, even where there is one.")] = False,
+    retailer: RetailerOption = "sample",
+    traceback: TracebackOption = False,
+) -> None:
+    """Print where the report of a release is: one page for people, which names no customer.
+
+    Example: segments report --open
+    """
+    from segmentation_pipeline.cli.report import report
+
+    report(release, retailer, open_=open_, write=write, traceback=traceback)
+
+
+@app.command()
 def restore(
     release: Annotated[str, typer.Argument(help="The release's name; `segments releases` lists them.")],
     retailer: RetailerOption = "sample",

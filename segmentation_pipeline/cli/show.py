@@ -76,6 +76,7 @@ def show_paths(release: Release, releases: Releases) -> None:
         ("release", release.name),
         ("SQL", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
         ("files", f"{current}/*.parquet, {current}/manifest.json"),
+        *([("report", str(current / release.report.name))] if release.report.exists() else []),
         ("browser", "make dev, then http://127.0.0.1:3000"),
     ):
         typer.echo(f"{label:8} {text}")

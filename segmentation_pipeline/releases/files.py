@@ -26,6 +26,8 @@ from segmentation_pipeline.warehouse.statements import statements_for
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"
+# Written after the release is published, and from it alone: it is no part of what is verified.
+REPORT = "report.html"
 # Two years older than the newest DuckDB that the package supports; it reads what this storage version writes.
 OLDEST_CLIENT = "1.1.3"
 STORAGE_VERSION = "v1.0.0"
@@ -64,6 +66,11 @@ class Release:
     def state(self) -> Path:
         """The DuckDB file of what cannot be derived from the source again; only its owner can read it."""
         return self.folder / STATE_DATABASE
+
+    @property
+    def report(self) -> Path:
+        """The page for people, which may be missing."""
+        return self.folder / REPORT
 
     def verify(self) -> list[str]:
         """Return the errors of its files; none if they are as they were published."""
@@ -170,8 +177,11 @@ def _new_database(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator
 
 
 def verify_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Read every file of a release and count every table; return what does not match the manifest."""
-    present = {file.name for file in folder.iterdir()} - {MANIFEST}
+    """Read every file of a release and count every table; return what does not match the manifest.
+
+    The report does not count: the manifest was written before it.
+    """
+    present = {file.name for file in folder.iterdir()} - {MANIFEST, REPORT, f"{REPORT}.new"}
     with duckdb.connect() as connection:
         names = sorted(present | manifest["files"].keys())
         return [error for name in names for error in _file_errors(connection, folder, manifest, name)]
@@ -249,6 +259,24 @@ def set_permissions(folder: Path, group: str | None) -> None:
         sync(file)
     _set_group(folder, group, 0o750)
     sync(folder)
+
+
+def add_report(release: Release, html: str, group: str | None) -> None:
+    """Write the report of a published release beside its files; a reader sees the whole page or the earlier one.
+
+    Args:
+        release: The release.
+        html: The page.
+        group: The group that may read it; None keeps the group of the file.
+    """
+    written = release.folder / f"{REPORT}.new"
+    # One that a killed run left is read-only.
+    written.unlink(missing_ok=True)
+    written.write_text(html, "utf-8")
+    _set_group(written, group, 0o440)
+    sync(written)
+    written.replace(release.report)
+    sync(release.folder)
 
 
 def grant_access(folder: Path, group: str | None) -> None:

@@ -51,6 +51,7 @@ PYTHON: dict[str, set[str]] = {
     },
     "model_drift": {"customer_segments", "normal_customers", "previous_segments", "model_features"},
     "release": {contract.table for contract in published()},
+    "segment_report": {"release"},
 }
 DERIVED = sorted({*TABLES} - {*PYTHON})
 # Tables read as the previous run left them; as dependencies they would be a cycle.
@@ -78,6 +79,7 @@ WARNINGS = {
     "model_is_up_to_date",
     "no_drift_since_fit",
     "segments_predict_no_worse_than_rules",
+    "report_is_complete",
 }
 
 LOADED = defs()
@@ -137,8 +139,8 @@ def test_every_table_shows_its_contract_in_dagster() -> None:
         assert nullable == [column.name for column in contract.columns if column.nullable]
 
 
-def test_the_assets_are_the_tables_and_the_release() -> None:
-    assert set(ASSETS) == {*TABLES, "release"}
+def test_the_assets_are_the_tables_the_release_and_its_report() -> None:
+    assert set(ASSETS) == {*TABLES, "release", "segment_report"}
 
 
 def test_a_derived_asset_is_named_like_its_table_and_file() -> None:

@@ -1,5 +1,6 @@
 """The asset `release`, which SQL consumers open. It is published after every blocking check has passed."""
 
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -46,7 +47,7 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerConfig, warehou
             withheld=settings.privacy.withhold,
         )
         _log_warnings(context, releases, current_error)
-        yield dg.MaterializeResult(metadata=_metadata(published_release, releases.current))
+        yield dg.MaterializeResult(metadata=_metadata(context, published_release, releases.current))
 
 
 def _fail_on_change(retailer: RetailerConfig, releases: Releases, metrics: ReleaseMetrics) -> None:
@@ -84,7 +85,7 @@ def _log_warnings(context: dg.AssetExecutionContext, releases: Releases, current
         )
 
 
-def _metadata(published_release: Release, current: Release | None) -> dict[str, Any]:
+def _metadata(context: dg.AssetExecutionContext, published_release: Release, current: Release | None) -> dict[str, Any]:
     manifest = published_release.manifest
     return {
         "release": published_release.name,
@@ -93,4 +94,12 @@ def _metadata(published_release: Release, current: Release | None) -> dict[str, 
         "current": current is not None and current.name == published_release.name,
         "customers": published_release.metrics["customers"],
         "revenue": float(published_release.metrics["revenue"]),
+        "bytes": sum(file["bytes"] for file in manifest["files"].values()),
+        "seconds": _seconds_since_start(context),
     }
+
+
+def _seconds_since_start(context: dg.AssetExecutionContext) -> float:
+    """Return how long the run has taken to publish, which Dagster plots."""
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    return time.time() - record.start_time if record is not None and record.start_time is not None else 0.0

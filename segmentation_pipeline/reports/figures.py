@@ -1,0 +1,126 @@
+"""Which charts there are: the title of each, the asset that it explains, and what it says where it has nothing to show.
+
+Draws them from the frames of a release, once for the interface and the report. The charts are in `charts`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from segmentation_pipeline.reports import charts
+from segmentation_pipeline.reports.charts import AnyChart
+from segmentation_pipeline.reports.frames import Frames
+from segmentation_pipeline.reports.rendering import svg_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart of the report.
+
+    Attributes:
+        name: Its name, which is that of its function in `charts`.
+        title: The heading above it.
+        asset: The asset that it explains, on whose page the interface shows it.
+        needs: The frames that its function takes, in order. Where the first one is empty, there is nothing to draw.
+        empty: Why the first one can be empty.
+    """
+
+    name: str
+    title: str
+    asset: str
+    needs: tuple[str, ...]
+    empty: str = ""
+
+    @property
+    def function(self) -> Callable[..., AnyChart]:
+        """The function that makes the chart."""
+        function: Callable[..., AnyChart] = getattr(charts, self.name)
+        return function
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of one release.
+
+    Attributes:
+        figure: Which one.
+        svg: The chart; empty where there is none.
+        text: What it shows, in words; or why there is none.
+        error: The error that prevented it; empty without one.
+    """
+
+    figure: Figure
+    svg: str
+    text: str
+    error: str = ""
+
+
+FIGURES = (
+    Figure("segment_sizes", "Customers and revenue by segment", "segment_profiles", ("segments",)),
+    Figure(
+        "segment_map", "The customers in their segments", "customer_segments", ("customers", "centroids", "segments")
+    ),
+    Figure("rfm_grid", "Customers by recency and frequency", "rfm_scores", ("scores",)),
+    Figure("flows", "Moves since the last release", "segment_changes", ("moved",), "No customer changed segment."),
+    Figure(
+        "monthly_flows",
+        "Moves month by month",
+        "segment_migrations",
+        ("migrations",),
+        "Month ends can be compared only when a year of data, or the look-back window, is before each; there are not"
+        " yet two such months.",
+    ),
+    Figure("customer_base", "Customers by month", "segment_history", ("months",), "The data cover no month end yet."),
+    Figure("concentration", "How concentrated the money is", "outlier_profiles", ("concentration",), "Nobody spent."),
+    Figure(
+        "outlier_products",
+        "What outliers buy",
+        "outlier_products",
+        ("products",),
+        "The source has no column of products, or no outlier segment has five customers.",
+    ),
+    Figure(
+        "outlier_months",
+        "When outliers buy",
+        "outlier_months",
+        ("seasons",),
+        "No outlier segment has five customers.",
+    ),
+    Figure("loss_funnel", "Lines that count", "cleaning_report", ("losses",)),
+    Figure("features", "Recency, frequency and money, with the fences", "rfm_features", ("features", "fences")),
+    Figure(
+        "choice_of_k",
+        "The number of clusters",
+        "kmeans_candidates",
+        ("candidates",),
+        "The settings fix the number of clusters, so none was searched.",
+    ),
+    Figure(
+        "lift",
+        "How well the segments predict later spend",
+        "backtest_metrics",
+        ("backtest",),
+        "The data do not cover a month end with enough of the past before it and 90 days after it.",
+    ),
+)
+
+
+def draw(frames: Frames, currency: str | None) -> Iterator[Drawing]:
+    """Draw every figure. An error in one leaves out that one."""
+    for figure in FIGURES:
+        reasons = [frames.missing[name] for name in figure.needs if name in frames.missing]
+        if reasons:
+            yield Drawing(figure, "", reasons[0])
+        elif frames[figure.needs[0]].empty:
+            yield Drawing(figure, "", figure.empty)
+        else:
+            yield _drawn(figure, frames, currency)
+
+
+def _drawn(figure: Figure, frames: Frames, currency: str | None) -> Drawing:
+    try:
+        chart = figure.function(*(frames[name] for name in figure.needs), currency)
+        return Drawing(figure, svg_of(chart), str(chart.description))
+    except Exception as error:
+        # A chart that cannot be drawn must not cost the others.
+        message = f"{type(error).__name__}: {error}"
+        return Drawing(figure, "", "This chart could not be drawn; the log of the run says why.", message)

@@ -1,0 +1,53 @@
+"""Draw charts as SVG and PNG.
+
+Contains what the report and the interface do with a chart. The charts themselves are in `charts`.
+"""
+
+import re
+from io import BytesIO
+from typing import Any
+
+from segmentation_pipeline.reports.theme import GRID, INK, MUTED, PAPER
+
+# Colours of the page, which its style sheet sets for light, dark and print.
+_OF_THE_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+_NEEDLESS = re.compile(
+    r' (?:class|role|aria-[a-z]+|pointer-events|xmlns(?::xlink)?|version)="[^"]*"|<path d=""[^>]*/>'
+    r'|<path d="M0,0h0v0h0Z"[^>]*/>'
+)
+_LONG_NUMBER = re.compile(r"(\d+\.\d)\d+")
+
+
+def svg_of(chart: Any) -> str:
+    """Return a chart as an SVG element, without script and address."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
+
+
+def png_of(svg: str, scale: float = 1.25) -> bytes:
+    """Return a drawn chart as PNG with 256 colours, which is a tenth as large as one with all."""
+    import vl_convert
+    from PIL import Image
+
+    with Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=scale))) as image, BytesIO() as written:
+        image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(written, "png", optimize=True)
+        return written.getvalue()
+
+
+def inlined(svg: str, label: str) -> str:
+    """Return a drawn chart as an element of a page: in the colours of the page, with a label, and a third as large.
+
+    Args:
+        svg: The SVG that `svg_of` returned.
+        label: The id of the element that names the chart.
+    """
+    plain = _LONG_NUMBER.sub(r"\1", _NEEDLESS.sub("", svg))
+    plain = re.sub(r'<rect width="[\d.]+" height="[\d.]+" fill="#ffffff"/>', "", plain, count=1)
+    for colour, of_page in _OF_THE_PAGE.items():
+        plain = plain.replace(f'"{colour}"', f'"{of_page}"')
+    size = re.search(r'viewBox="0 0 ([\d.]+) ', plain)
+    width = size[1] if size else "460"
+    return plain.replace(
+        "<svg", f'<svg role="img" aria-labelledby="{label}" style="max-width:{float(width) * 1.25:.0f}px"', 1
+    )
