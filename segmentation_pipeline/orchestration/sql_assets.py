@@ -18,6 +18,7 @@ import duckdb
 from segmentation_pipeline.config.paths import data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, first_line
+from segmentation_pipeline.orchestration.previews import preview_of
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
 from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import Contract
@@ -185,7 +186,8 @@ def write_tables(
         raise dg.Failure(description=" ".join(filter(None, messages)), allow_retries=False)
     extra = metadata(database) if metadata else {}
     for write, result in zip(writes, results, strict=True):
-        counted = {"dagster/row_count": result.rows, **_lineage_metadata(result.table), **extra}
+        preview = preview_of(database, write.contract, retailer.settings.privacy)
+        counted = {"dagster/row_count": result.rows, **_lineage_metadata(result.table), **extra, **preview}
         if write.extra_columns:
             counted["dagster/column_schema"] = column_schema(write.contract)
         yield dg.MaterializeResult(asset_key=result.table, metadata=counted)

@@ -16,7 +16,7 @@ _EXTRA_TYPE = "VARCHAR"
 
 
 class Column(BaseModel):
-    """A column: its DuckDB type, description and unit, and the rules for its values."""
+    """A column: its DuckDB type, description and unit, the rules for its values, and whether they name a person."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,6 +28,7 @@ class Column(BaseModel):
     allowed: tuple[str | int, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    personal: bool = False
 
     @property
     def rules(self) -> str:
@@ -109,6 +110,7 @@ class Contract(BaseModel):
                 type=_EXTRA_TYPE,
                 description=f"The column {theirs!r} of the source, for cleaning rules",
                 nullable=True,
+                personal=True,
             )
             for name, theirs in names.items()
         )

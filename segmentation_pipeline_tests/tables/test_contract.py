@@ -10,6 +10,7 @@ import dagster as dg
 import duckdb
 import pytest
 
+from segmentation_pipeline.config.sections import Privacy
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.orchestration.sql_assets import write_tables
 from segmentation_pipeline.tables.catalog import contracts, has_select
@@ -437,7 +438,7 @@ def materialised(warehouse: Warehouse, contract: Contract, rows: Sequence[Row]) 
         write = TableWrite(contract.table, " union all ".join(selects))
     else:
         write = TableWrite(contract.table, rows=rows)
-    retailer: Any = SimpleNamespace(settings=SimpleNamespace(sql_values=values))
+    retailer: Any = SimpleNamespace(settings=SimpleNamespace(sql_values=values, privacy=Privacy()))
     yielded: list[Any] = []
     try:
         for result in write_tables(retailer, cast(Any, OpenDatabase(warehouse)), [write]):

@@ -1,0 +1,48 @@
+"""The first rows of a table as metadata of its asset, without anything that names a customer.
+
+Dagster keeps metadata for years, longer than a customer whom `segments erase` removes.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from segmentation_pipeline.config.sections import Privacy
+from segmentation_pipeline.errors import mask
+from segmentation_pipeline.tables.contract import Column, Contract, quoted
+from segmentation_pipeline.warehouse.database import Warehouse
+
+_ROWS = 3
+
+
+def preview_of(warehouse: Warehouse, contract: Contract, privacy: Privacy) -> dict[str, Any]:
+    """Return the first rows of a table, in which what names a person is a masked pattern.
+
+    Where the retailer hashes, drops or withholds columns, all text of tables about persons is masked.
+
+    Args:
+        warehouse: The working database.
+        contract: The contract of the table.
+        privacy: What the retailer stores and publishes.
+    """
+    select = f"select {contract.names} from {quoted(contract.table)} limit {_ROWS}"  # noqa: S608 - quoted names
+    rows = warehouse.rows(select)
+    if not rows:
+        return {}
+    is_private = privacy.pseudonymise or bool(privacy.drop) or bool(privacy.withhold)
+    masks_text = is_private and any(column.personal for column in contract.columns)
+    masked = {column.name for column in contract.columns if _is_masked(column, privacy, masks_text=masks_text)}
+    records = [
+        dg.TableRecord({name: _shown(value, masks=name in masked) for name, value in row.items()}) for row in rows
+    ]
+    return {"first_rows": dg.MetadataValue.table(records)}
+
+
+def _is_masked(column: Column, privacy: Privacy, *, masks_text: bool) -> bool:
+    return column.personal or column.name in privacy.withhold or (masks_text and column.type == "VARCHAR")
+
+
+def _shown(value: Any, *, masks: bool) -> str | int | float | bool | None:
+    if masks and value is not None:
+        return mask(str(value))
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
