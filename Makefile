@@ -1,5 +1,5 @@
-# Everything is installed into .venv, created on first use. Only `make test` installs something outside of it: Chromium,
-# where it is missing.
+# Everything is installed into .venv, created on first use. Only `make test` installs something outside of it: Chromium
+# and PostgreSQL, where they are missing.
 PYTHON ?= python3
 BIN := .venv/bin
 # What running needs, and what development needs in addition.
@@ -19,6 +19,8 @@ CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-c
 ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The browser of the tests of the web interface.
 CHROMIUM := /usr/bin/chromium
+# The server of the tests of queries.
+POSTGRESQL := /usr/lib/postgresql
 # No version of DuckDB changes these, and they take minutes.
 SLOW_TESTS := test_real_data test_automation test_web_interface
 # The tests of properties, which `make fuzz` tries with twenty times as many examples.
@@ -33,7 +35,7 @@ run: $(INSTALLED)  ## run the pipeline and show the segments
 dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
-test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM)  ## run all tests
+test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)  ## run all tests
 	$(BIN)/pytest $(ON_ALL_CORES)
 
 soak: $(DEVELOPMENT) $(CLIENTS)  ## run the long tests, and write their numbers into docs/reliability.md
@@ -105,6 +107,16 @@ $(CHROMIUM):
 	else \
 		echo "The tests of the web interface need Chromium at $@. Ask an administrator to install it" \
 			"(Debian: apt-get install chromium)." >&2; exit 1; \
+	fi
+
+# Debian would start a server; the tests start their own.
+$(POSTGRESQL):
+	@if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes postgresql-common && \
+		sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes postgresql; \
+	else \
+		echo "PostgreSQL is not at $@, so its tests are skipped (Debian: apt-get install postgresql)." >&2; \
 	fi
 
 test-oldest-duckdb: $(DEVELOPMENT) $(CLIENTS)  ## run the tests with the oldest DuckDB

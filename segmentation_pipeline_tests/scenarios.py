@@ -108,7 +108,10 @@ def regular_customers(number: int = 60) -> list[Line]:
 
 
 def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
-    """Return the settings of a retailer with the columns of Online Retail; sections are merged into them."""
+    """Return the settings of a retailer with the columns of Online Retail; sections are merged into them.
+
+    A value of None in a section removes the setting.
+    """
     settings: dict[str, Any] = {
         "name": "corner_shop",
         "title": "Corner shop",
@@ -142,6 +145,8 @@ def retailer_settings(source: Path, /, **sections: Any) -> dict[str, Any]:
     }
     for name, section in sections.items():
         settings[name] = {**settings.get(name, {}), **section} if isinstance(section, dict) else section
+        if isinstance(section, dict):
+            settings[name] = {key: value for key, value in settings[name].items() if value is not None}
     return settings
 
 

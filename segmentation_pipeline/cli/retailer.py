@@ -10,9 +10,10 @@ from segmentation_pipeline.cli.losses import print_losses
 from segmentation_pipeline.config.loading import absolute_arguments, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.losses import too_little_data
+from segmentation_pipeline.ingestion.query_load import check_query
 from segmentation_pipeline.ingestion.sampling import SAMPLED_LINES, Sample, sampled
+from segmentation_pipeline.ingestion.sources import found_files
 from segmentation_pipeline.inspection.money import NO_CURRENCY
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds, similar_ids_select
 from segmentation_pipeline.tables.catalog import withholdable_columns
@@ -20,6 +21,8 @@ from segmentation_pipeline.tables.catalog import withholdable_columns
 
 def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
     """Print that a retailer file is valid, and how many source files and merged customers it names.
+
+    Of a query, the database is asked for the columns.
 
     With `sample`, print also what a run would reject of the first lines; exit with 1 if a run would fail on them.
     """
@@ -31,10 +34,15 @@ def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         if ids.merged:
             typer.echo(f"Merged customers: {len(ids.merged):,} ids.")
-        typer.echo(f"Source: {counted}." if files else "Source: sample files, written by the first run.")
+        if settings.source.query is not None:
+            columns = check_query(settings, RetailerFolders(data_folder(), settings.name))
+            typer.echo(f"Source: a query in {settings.source.connection}, with {columns} columns.")
+        else:
+            typer.echo(f"Source: {counted}." if files else "Source: sample files, written by the first run.")
         if settings.currency == NO_CURRENCY:
             typer.echo(f"Currency: {NO_CURRENCY}, which stands for none. Set the ISO code of the money.")
-        fails = sample and bool(files) and _check_sample(name, settings)
+        has_source = bool(files) or settings.source.query is not None
+        fails = sample and has_source and _check_sample(name, settings)
     if fails:
         raise typer.Exit(1)
 
@@ -43,10 +51,12 @@ def _check_sample(name: str, settings: Retailer) -> bool:
     """Print what a run would reject of the first lines of the source, and return whether a run would fail on them."""
     settings = settings.for_run(datetime.now(settings.zone).replace(tzinfo=None))
     own, base = RetailerFolders(data_folder(), settings.name).pipeline_paths, source_base(name)
-    files = source_files(settings.source, base, own)
-    with sampled(settings, base, files) as sample:
+    files = found_files(settings.source, base, own)
+    with sampled(settings, base, files, own) as sample:
         read = ", ".join(f"{file.source_file} ({file.lines:,})" for file in sample.files)
         of_all = f"{len(sample.files):,} of {len(files):,} files" if len(sample.files) < len(files) else "each file"
+        if settings.source.query is not None:
+            of_all = "the query"
         text = f"Sample: the first lines of {of_all}, about {SAMPLED_LINES:,} in all; read: {read}. Nothing is stored."
         out.print(text, highlight=False, markup=False, soft_wrap=True)
         print_losses(out, sample.losses, settings)

@@ -89,7 +89,8 @@ def _first_sentence(location: list[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    # A mistyped key may have the address of a database as its value.
+    text = re.sub(r"(\w+://)[^/@\s\"]*@", r"\1***@", json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
 
 

@@ -99,8 +99,8 @@ def load_settings(
 
     Args:
         file: A shipped retailer's name or a file's path; empty: the environment's.
-        source: Replaces `source.path`, and disables `source.sample`: generated files are never written into a path
-            that a run sets. Empty: the environment's.
+        source: Replaces `source.path` or `source.query`, and disables `source.sample`: generated files are never
+            written into a path that a run sets. Empty: the environment's.
         as_of: Replaces `rfm.as_of`, unless empty.
         withholdable: The columns that `privacy.withhold` may name; by default any.
 
@@ -109,7 +109,9 @@ def load_settings(
     """
     overrides: dict[str, Any] = {"rfm.as_of": as_of} if as_of else {}
     if path := source or Environment.read().source:
-        overrides |= {"source.path": _without_parent_steps(path, source_base(file)), "source.sample": None}
+        replaced = dict.fromkeys(("sample", "query", "connection", "key", "cursor"))
+        overrides |= {f"source.{name}": value for name, value in replaced.items()}
+        overrides["source.path"] = _without_parent_steps(path, source_base(file))
     return load(resolve_retailer(file), overrides, withholdable=withholdable)
 
 

@@ -79,6 +79,8 @@ class Retailer(Section):
                 yield from _names_without_header(columns)
             if isinstance(cleaning, dict):
                 yield from _unmapped_columns(cleaning, names)
+            if isinstance(source, dict) and source.get("query") is not None:
+                yield from _query_errors(source, columns, cleaning, privacy)
         if isinstance(cleaning, dict):
             yield from _columns_hidden_from_rules(cleaning, privacy)
 
@@ -140,6 +142,7 @@ class Retailer(Section):
     def reading_digest(self) -> str:
         """Changes when the same files would give other lines. Their path does not matter."""
         irrelevant = {"path": "", "sample": None, "max_quarantined": 0, "max_unpacked_gb": 1, "supersedes": None}
+        irrelevant |= {"connection": None, "look_back": ""}
         source, privacy = self.source.model_copy(update=irrelevant), self.privacy.model_copy(update={"withhold": []})
         # What the mapping of merged customers says is not in the settings: see `CustomerIds.merged_digest`.
         customers = self.customers.model_copy(update={"merged": None})
@@ -188,6 +191,22 @@ def _sample_errors(source: dict[str, Any]) -> Iterator[SettingError]:
     if source.get("sample") is not None and (isinstance(path, list) or set(str(path)) & set("*?[")):
         message = "allowed: if source.path is one folder, into which the generated files are written"
         yield SettingError(("source", "sample"), message, path)
+
+
+def _query_errors(
+    source: dict[str, Any], columns: dict[str, Any], cleaning: Any, privacy: Any
+) -> Iterator[SettingError]:
+    """Yield an error for each setting that contradicts the keys of the rows of a query."""
+    if isinstance(cleaning, dict) and cleaning.get("sources_overlap") is True:
+        message = "each row of source.query has its own key, so none counts twice; allowed: false"
+        yield SettingError(("cleaning", "sources_overlap"), message, True)
+    if not isinstance(privacy, dict) or privacy.get("pseudonymise") is not True:
+        return
+    key = source.get("key")
+    customer = normalised(str(columns.get("customer_id")))
+    if customer in [normalised(str(name)) for name in (key if isinstance(key, list) else [key])]:
+        message = "privacy.pseudonymise hashes the customers, and the key is stored as it is; allowed: another column"
+        yield SettingError(("source", "key"), message, key)
 
 
 def _mapped_columns(columns: dict[str, Any]) -> dict[str, Any]:

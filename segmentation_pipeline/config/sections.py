@@ -5,7 +5,7 @@ The cleaning rules are in `cleaning_rules`, the model in `model_settings`, error
 
 import re
 from collections.abc import Collection, Iterator
-from datetime import MAXYEAR, date, datetime
+from datetime import MAXYEAR, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,12 @@ WHITESPACE = "whitespace"
 EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
 # The group of `source.supersedes` that says how new a file is.
 VERSION_GROUP = "version"
+# A number and a unit, as in `source.look_back`; ten years of weeks at most.
+_LOOK_BACK = re.compile(r"([0-9]{1,6}) (minute|hour|day|week)s?")
+_MAX_LOOK_BACK = 100_000
+# The settings of `[source]` that only a query has, and those that a query has too. All others belong to files.
+_OF_QUERIES = ("connection", "key", "cursor")
+_OF_BOTH = ("look_back", "decimal", "currency_marks", "minor_unit_digits", "date_format", "date_language")
 Normalisation = Literal["trim", "strip_decimal", "strip_leading_zeros", "lower"]
 
 
@@ -41,13 +47,30 @@ class Sample(Section):
 
 
 class Source(Section):
-    """Where the transactions are and how their files are written."""
+    """Where the transactions are: in files, with how they are written, or in a database, with a query."""
 
-    path: str | list[str]
-    """File, folder (with its subfolders), pattern, or a list of these. Relative paths start from the folder of this
-    file; those of shipped files from the data folder. `..` is not allowed, and a link inside the source that leads out
-    of it is quarantined, so that a person who may write this file or the source cannot make the pipeline read other
-    files. The path itself may be a link."""
+    path: str | list[str] | None = None
+    """Required without `query`: file, folder (with its subfolders), pattern, or a list of these. Relative paths start
+    from the folder of this file; those of shipped files from the data folder. `..` is not allowed, and a link inside
+    the source that leads out of it is quarantined, so that a person who may write this file or the source cannot make
+    the pipeline read other files. The path itself may be a link."""
+    query: Text | None = None
+    """SELECT of the lines in a database, instead of files, in the SQL of that database. [columns] maps its columns. It
+    can only read: see [operations](operations.md#databases)."""
+    connection: Text | None = None
+    """Where the query runs: env: and the name of an environment variable, such as env:SHOP_DATABASE. Its value is
+    postgresql://USER:PASSWORD@HOST/DATABASE, duckdb:///PATH of a DuckDB database, or parquet:///PATH of a folder of
+    Parquet files, each subfolder or file a table. The value is never stored or shown."""
+    key: Text | list[Text] | None = None
+    """Column or columns of the query that identify a row. They are stored in source_sheet, and a changed row replaces
+    the one of the same key."""
+    cursor: Text | None = None
+    """Column of the query with the time when a row was last written, such as updated_at. A run then fetches only the
+    rows since the newest time that it has seen, less `look_back`, and those without a time. Rows that were deleted in
+    the database stay until `segments run --reload`. Unset: each run fetches all rows."""
+    look_back: str = "3 days"
+    """How far before the newest time of `cursor` rows are fetched again, for rows that are written late: a number of
+    minutes, hours, days or weeks. Three days are a long weekend."""
     format: Literal["csv", "parquet", "xlsx", "xls", "xlsb", "ods", "jsonl"] | None = None
     """Format of all files. Unset: each file has the format of its extension, because a folder may hold several."""
     sheets: list[str] = Field([])
@@ -108,6 +131,8 @@ class Source(Section):
     @field_validator("path", mode="before")
     @classmethod
     def _check_path(cls, value: object) -> object:
+        if value is None:
+            return value
         paths = value if isinstance(value, list) else [value]
         if not paths or not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             raise ValueError("allowed: a file, a folder, a pattern, or a list of these, as text")
@@ -115,13 +140,41 @@ class Source(Section):
             raise ValueError("allowed: a path without `..`; write an absolute path instead")
         return value
 
+    @field_validator("look_back")
+    @classmethod
+    def _check_look_back(cls, value: str) -> str:
+        if not (found := _LOOK_BACK.fullmatch(value)) or int(found[1]) > _MAX_LOOK_BACK:
+            raise ValueError("allowed: a number of minutes, hours, days or weeks, such as 3 days")
+        return value
+
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
-        """Yield an error if a language is set for names that no format of dates has."""
+        """Yield an error for each setting that does not belong to the others, and for each that is missing.
+
+        An error of `connection` does not have its value, which may be a password.
+        """
         language, formats = settings.get("date_language"), settings.get("date_format")
         if language is not None and not any(code in str(formats) for code in NAME_CODES):
             message = f"names in dates; allowed: if source.date_format has one of {', '.join(NAME_CODES)}"
             yield SettingError(("date_language",), message, language)
+        yield from _errors_of_query(cls, settings) if settings.get("query") is not None else _errors_of_path(settings)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the files; none with a query."""
+        return [self.path] if isinstance(self.path, str) else self.path or []
+
+    @property
+    def key_columns(self) -> list[str]:
+        """The columns of the query that identify a row."""
+        return [self.key] if isinstance(self.key, str) else self.key or []
+
+    @property
+    def look_back_time(self) -> timedelta:
+        """How far before the newest time of the cursor rows are fetched again."""
+        found = _LOOK_BACK.fullmatch(self.look_back)
+        assert found is not None
+        return timedelta(**{f"{found[2]}s": int(found[1])})
 
     @property
     def date_formats(self) -> tuple[str, ...]:
@@ -165,6 +218,32 @@ class Source(Section):
         except LookupError:
             raise ValueError("allowed: an encoding that Python knows, such as utf-8, cp1252, latin-1") from None
         return value
+
+
+def _errors_of_path(settings: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield the errors of a source of files: no path, or settings of a query."""
+    if settings.get("path") is None:
+        yield SettingError(("path",), "required, but missing: a file, a folder, a pattern, or a list; or query", {})
+    for name in (*_OF_QUERIES, "look_back"):
+        if settings.get(name) is not None:
+            yield SettingError((name,), "belongs to source.query, which is not set; remove it", {})
+
+
+def _errors_of_query(section: type[Source], settings: dict[str, Any]) -> Iterator[SettingError]:
+    """Yield the errors of a source with a query: settings of files, and missing ones."""
+    for name, field in section.model_fields.items():
+        is_set = name in settings and settings[name] != field.get_default()
+        if name not in ("query", *_OF_QUERIES, *_OF_BOTH) and is_set:
+            yield SettingError((name,), "belongs to files, and source.query is set; remove one of the two", {})
+    if settings.get("cursor") is None and "look_back" in settings:
+        yield SettingError(("look_back",), "belongs to source.cursor, which is not set; remove it", {})
+    for name in ("connection", "key"):
+        if settings.get(name) is None:
+            yield SettingError((name,), "required with source.query, but missing", {})
+    connection = settings.get("connection")
+    if connection is not None and not re.fullmatch("env:[A-Za-z_][A-Za-z0-9_]*", str(connection).strip()):
+        message = "allowed: env: and the name of an environment variable, such as env:SHOP_DATABASE"
+        yield SettingError(("connection",), message, {})
 
 
 def _is_date_format(text: str) -> bool:

@@ -162,7 +162,7 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     except (RetailerError, PathError, SourceError, OSError) as error:
         return _skip(cursor, str(error))
     if files is None:
-        return _skip(cursor, "the source is sample data")
+        return _skip(cursor, "the source is sample data or a query, and has no files to wait for")
     if not cursor.has_new(files):
         return _skip(cursor.after_seeing(files), "no file is new")
     if not cursor.is_unchanged(files):

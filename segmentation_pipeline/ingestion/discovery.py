@@ -43,7 +43,7 @@ def source_files(source: Source, base: Path, pipeline_paths: Sequence[Path] = ()
         SourceError: A path has no readable file, or one that the pipeline wrote.
     """
     roots, found = [], []
-    for path in map(expanded, _paths(source)):
+    for path in map(expanded, source.paths):
         root, files = _files_at(base.absolute(), path, source)
         if not files:
             raise SourceError(
@@ -70,7 +70,7 @@ def source_files(source: Source, base: Path, pipeline_paths: Sequence[Path] = ()
 
 def source_roots(source: Source, base: Path) -> tuple[Path, ...]:
     """Return the folders of the source, or files that it names directly, with links followed."""
-    named = [(base / path, base / _without_pattern(path)) for path in map(expanded, _paths(source))]
+    named = [(base / path, base / _without_pattern(path)) for path in map(expanded, source.paths)]
     return tuple(Path(os.path.realpath(path if path.exists() else fixed)) for path, fixed in named)
 
 
@@ -92,10 +92,6 @@ def format_of(path: Path, source: Source) -> str | None:
     endings = path.suffixes[:-1] if path.suffix.lower() in COMPRESSED else path.suffixes
     by_ending = FORMAT_BY_ENDING.get(endings[-1].lower()) if endings else None
     return source.format or by_ending
-
-
-def _paths(source: Source) -> list[str]:
-    return [source.path] if isinstance(source.path, str) else source.path
 
 
 def _files_at(base: Path, named: Path, source: Source) -> tuple[Path, list[Path]]:

@@ -13,6 +13,8 @@ from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 
 LOADED, MISSING, QUARANTINED, SUPERSEDED = "loaded", "missing", "quarantined", "superseded"
+# The rows of a query are stored by month, under names that begin with this.
+QUERY_FOLDER = "query/"
 # In UTC, as every timestamp of a file.
 EPOCH = datetime.fromisoformat("1970-01-01")
 

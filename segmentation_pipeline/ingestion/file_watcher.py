@@ -63,14 +63,14 @@ class FileCursor:
 
 
 def current_files() -> tuple[str, ...] | None:
-    """Return the digests of the source's files; None where the files are sample data.
+    """Return the digests of the source's files; None where they are sample data, or the source is a query.
 
     Raises:
         RetailerError: The retailer file is not valid.
         SourceError: There is nothing to read.
     """
     settings = load_settings()
-    if settings.source.sample is not None:
+    if settings.source.sample is not None or settings.source.query is not None:
         return None
     own = RetailerFolders(data_folder(), settings.name).pipeline_paths
     files = source_files(settings.source, source_base(), own)

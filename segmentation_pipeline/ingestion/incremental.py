@@ -80,6 +80,8 @@ class SourceLoad:
         superseded: The files that a newer one supersedes since this run.
         counted_again: The files that none supersedes any more.
         similar_ids: How many ids of these files differ in form only; None where later tables show the ids themselves.
+        rows_fetched: How many rows were fetched from a database; None where the source is files.
+        fetched_since: The time of the cursor from which rows were fetched; None: all rows.
     """
 
     writes: list[TableWrite]
@@ -91,6 +93,8 @@ class SourceLoad:
     superseded: list[IngestedFile]
     counted_again: list[IngestedFile]
     similar_ids: SimilarIds | None = None
+    rows_fetched: int | None = None
+    fetched_since: datetime | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -109,6 +113,8 @@ class SourceLoad:
             "bytes_read": sum(file.size for file in read),
             "values_filled": sum(sum(counts.values()) for counts in self.filled.values()),
             "read_again": first_names([name for name in self.read if name in loaded_before]),
+            **({} if self.rows_fetched is None else {"rows_fetched": self.rows_fetched}),
+            **({} if self.fetched_since is None else {"fetched_since": self.fetched_since.isoformat(" ")}),
         }
 
 
@@ -149,11 +155,11 @@ def load_source(
     Raises:
         SourceError: More files cannot be read than the settings allow, the source has no lines, or it is another one.
     """
-    ids, has_lines = CustomerIds.of(retailer, request.base), warehouse.has("raw_transactions")
+    ids = CustomerIds.of(retailer, request.base)
     request = replace(request, settings_digest=request.settings_digest + ids.merged_digest)
     privacy = LinePrivacy.of(warehouse, retailer, ids)
-    stored = warehouse.rows("select * from ingested_files order by source_file") if has_lines else []
-    previous = {row["source_file"]: _without_superseding(IngestedFile(**row)) for row in stored}
+    stored = stored_records(warehouse)
+    previous = {name: _without_superseding(record) for name, record in stored.items()}
     names = {_printable(name): path for name, path in files.items()}
     found = []
     for number, (name, path) in enumerate(names.items(), start=1):
@@ -168,7 +174,7 @@ def load_source(
         erased = privacy.count_erased(warehouse, lines)
         records = [_record(file, lines.files, erased) for file in found]
         if not request.reload:
-            records += _missing_records(previous, records, request)
+            records += missing_records(previous, records, request)
         if pattern := retailer.source.supersedes:
             records = resolve_versions(records, pattern)
         records.sort(key=lambda record: record.source_file)
@@ -176,19 +182,35 @@ def load_source(
             raise SourceError(_no_lines_message(len(found), any(record.columns for record in records)))
         read = [file.record.source_file for file in found if file.is_pending]
         ledger_select, ledger_values = ingested_files_select(records)
+        lines_select = privacy.stored("select * from staged_lines")
         writes = [
-            _raw_write(warehouse, privacy, records, read, request, retailer.columns.extra),
-            TableWrite("ingested_files", ledger_select),
-            TableWrite("erased_customers", "select * from erased_customers"),
+            raw_write(warehouse, lines_select, records, read, request, retailer.columns.extra),
+            *ledger_writes(ledger_select),
         ]
         values = privacy.values | ledger_values | {"read": read}
-        before = {row["source_file"] for row in stored if row["status"] == SUPERSEDED}
+        before = {name for name, record in stored.items() if record.status == SUPERSEDED}
         superseded = [record for record in records if record.status == SUPERSEDED and record.source_file not in before]
         again = [record for record in records if record.status != SUPERSEDED and record.source_file in before]
         filled = {name: lines.files[name].filled for name in read if lines.files[name].filled}
         inputs = QueryInputs(lines.relations, values)
         similar_ids = privacy.similar_ids(warehouse, inputs) if retailer.privacy.pseudonymise and read else None
         yield SourceLoad(writes, inputs, list(previous.values()), records, read, filled, superseded, again, similar_ids)
+
+
+def stored_records(warehouse: Warehouse) -> dict[str, IngestedFile]:
+    """Return the record of each file of the previous run, by its name; none without their lines."""
+    if not warehouse.has("raw_transactions"):
+        return {}
+    rows = warehouse.rows("select * from ingested_files order by source_file")
+    return {row["source_file"]: IngestedFile(**row) for row in rows}
+
+
+def ledger_writes(ledger_select: str) -> list[TableWrite]:
+    """Return the writes of the files, and of the erased customers, who do not change."""
+    return [
+        TableWrite("ingested_files", ledger_select),
+        TableWrite("erased_customers", "select * from erased_customers"),
+    ]
 
 
 def _without_superseding(record: IngestedFile) -> IngestedFile:
@@ -300,7 +322,7 @@ def _record(file: _SourceFile, loads: Mapping[str, FileLoad], erased: Mapping[st
     )
 
 
-def _missing_records(
+def missing_records(
     previous: Mapping[str, IngestedFile], present: Sequence[IngestedFile], request: LoadRequest
 ) -> list[IngestedFile]:
     """Return the records of missing files, except those whose content is there under another name.
@@ -336,15 +358,24 @@ def _no_lines_message(files: int, with_header: bool) -> str:
     return f"source.path: no lines to read ({count}, all empty). Check the export."
 
 
-def _raw_write(
+def raw_write(
     warehouse: Warehouse,
-    privacy: LinePrivacy,
+    lines: str,
     records: Sequence[IngestedFile],
     read: Sequence[str],
     request: LoadRequest,
     extra_columns: Mapping[str, str | int],
 ) -> TableWrite:
-    """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone."""
+    """Return the write of `raw_transactions`: only the lines of files that were read, have changed or are gone.
+
+    Args:
+        warehouse: The working database.
+        lines: The SELECT of the lines to store, of the files that were read among others.
+        records: All files.
+        read: The names of the files whose lines are replaced.
+        request: How the run loads the source.
+        extra_columns: The source's name of each column beyond the contract, by our name.
+    """
     with_lines = [record for record in records if record.lines]
     kept = {record.source_file for record in with_lines} - {*read}
     files = None
@@ -354,7 +385,6 @@ def _raw_write(
         stored = warehouse.rows("select distinct source_file from raw_transactions" if request.reload else listed)
         files = frozenset({*read} | {row["source_file"] for row in stored} - kept)
     versions = {record.source_file: _version(record) for record in with_lines}
-    lines = privacy.stored("select * from staged_lines")
     select = f"select * from ({lines}) where source_file in (select unnest(cast($read as varchar[])))"  # noqa: S608 - own SQL
     return TableWrite("raw_transactions", select, files=files, versions=versions, extra_columns=extra_columns)
 

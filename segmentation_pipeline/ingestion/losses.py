@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.cleaning import query_inputs
+from segmentation_pipeline.ingestion.file_ledger import QUERY_FOLDER
 from segmentation_pipeline.ingestion.reading_advice import reading_advice
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
@@ -255,12 +256,12 @@ def _written(rows: Sequence[dict[str, Any]]) -> str:
     """Return how the unreadable values of a column are written, and where the first one is."""
     first = rows[0]
     sheet = f" [{first['source_sheet']}]" if first["source_sheet"] else ""
+    place = f"{first['source_file']}{sheet}, line {first['source_line']}"
+    if first["source_file"].startswith(QUERY_FOLDER):
+        place = f"{first['source_file']}, key {first['source_sheet']}"
     lines = "line" if first["lines_of_column"] == 1 else "lines"
     patterns = ", ".join(f"{row['pattern']!r} in {row['lines']:,}" for row in rows)
-    return (
-        f"{first['column_name']} in {first['lines_of_column']:,} {lines}: {patterns}, first in"
-        f" {first['source_file']}{sheet}, line {first['source_line']}"
-    )
+    return f"{first['column_name']} in {first['lines_of_column']:,} {lines}: {patterns}, first in {place}"
 
 
 def _lines_to_fill(rule: str, warehouse: Warehouse, settings: Retailer) -> int:

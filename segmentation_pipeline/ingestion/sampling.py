@@ -4,9 +4,9 @@ Contains which files and how many of their lines. They are read, cleaned and jud
 the working database.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,8 @@ from segmentation_pipeline.ingestion.discovery import source_roots
 from segmentation_pipeline.ingestion.file_ledger import QUARANTINED, IngestedFile
 from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
 from segmentation_pipeline.ingestion.losses import Losses, explain_loss
+from segmentation_pipeline.ingestion.query_fetch import QUERY
+from segmentation_pipeline.ingestion.query_load import load_query
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.connection import temporary_database
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -53,24 +55,34 @@ class Sample:
 
 @contextmanager
 def sampled(
-    retailer: Retailer, base: Path, files: Mapping[str, Path], max_lines: int = SAMPLED_LINES
+    retailer: Retailer,
+    base: Path,
+    files: Mapping[str, Path],
+    own_paths: Sequence[Path] = (),
+    max_lines: int = SAMPLED_LINES,
 ) -> Iterator[Sample]:
     """Read the first lines of some files, and yield what a run would make of them.
 
     Args:
         retailer: The settings of a run (see `Retailer.for_run`).
         base: The folder that relative paths of the retailer file start from.
-        files: The path of each file of the source by its name.
+        files: The path of each file of the source by its name; none where it is a query.
+        own_paths: Paths that the pipeline itself writes; the source must not read them.
         max_lines: About how many lines to read in all.
 
     Raises:
         SourceError: A run would not read the source: too many files cannot be read, or there are no lines.
     """
-    limits = lines_of_each({name: _size(path) for name, path in files.items()}, max_lines)
+    limits = lines_of_each({name: _size(path) for name, path in files.items()}, max_lines) if files else {}
     request = LoadRequest("sample", "", "", base=base, roots=source_roots(retailer.source, base), max_lines=limits)
     chosen = {name: files[name] for name in limits}
     with temporary_database() as warehouse, TemporaryDirectory() as spill:
-        with load_source(warehouse, retailer, chosen, Path(spill), request) as load:
+        if retailer.source.query is not None:
+            request = replace(request, max_lines={QUERY: max_lines})
+            loading = load_query(warehouse, retailer, Path(spill), request, own_paths)
+        else:
+            loading = load_source(warehouse, retailer, chosen, Path(spill), request)
+        with loading as load:
             results = warehouse.write(load.writes, retailer.sql_values, load.inputs)
         inputs = query_inputs(retailer)
         if not any(result.violations for result in results):

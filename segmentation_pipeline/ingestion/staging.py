@@ -118,7 +118,7 @@ def read_lines(
     if not files:
         yield StagedLines({"staged_lines": _no_lines(retailer)})
         return
-    with _temporary_folder(spill) as folder:
+    with temporary_folder(spill, "read-") as folder:
         # A database of its own, because DuckDB keeps temporary tables in memory without compression.
         database = folder / "staging.duckdb"
         with statements_for("read"), reading_connection(database, files.values()) as reading:
@@ -135,12 +135,13 @@ def read_lines(
 
 
 @contextmanager
-def _temporary_folder(spill: Path) -> Iterator[Path]:
+def temporary_folder(spill: Path, prefix: str) -> Iterator[Path]:
+    """Create a folder for a run's files, which is deleted at the end."""
     spill.mkdir(parents=True, exist_ok=True)
-    for abandoned in spill.glob("read-*"):
+    for abandoned in spill.glob(f"{prefix}*"):
         # A killed run left it: the writer's lock allows one run at a time.
         shutil.rmtree(abandoned, ignore_errors=True)
-    folder = Path(mkdtemp(prefix="read-", dir=spill))
+    folder = Path(mkdtemp(prefix=prefix, dir=spill))
     try:
         yield folder
     finally:

@@ -6,7 +6,8 @@ create or replace temp macro iso_time(text, time_zone) as
     case
         when regexp_matches(text, ':[0-9]{2}([.][0-9]+)?(Z| ?UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')
             then try_cast(text as timestamptz) at time zone time_zone
-        else try_cast(text as timestamp)
+        -- Words such as infinity and epoch are no time of a sale.
+        when left(text, 1) between '0' and '9' then try_cast(text as timestamp)
     end;
 
 -- A number that is written with its sign behind it, in parentheses, with a currency or with blanks or apostrophes

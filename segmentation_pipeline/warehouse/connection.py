@@ -1,11 +1,11 @@
-"""Open DuckDB databases: the working database, and the staging database that files are read into.
+"""Open DuckDB databases: the working database, the staging database, and those that the query of a source reads.
 
 Contains configuration and access control of connections. What connections do is in `database` and `ingestion`.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from glob import escape
@@ -16,6 +16,7 @@ import duckdb
 
 from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
+from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.statements import timed
 
@@ -101,6 +102,28 @@ def reading_connection(staging: Path, files: Iterable[Path]) -> Iterator[duckdb.
         # Without the bar, which is not printed, `query_progress` says nothing.
         connection.execute("set enable_progress_bar = true; set enable_progress_bar_print = false")
         _confine(connection, folders=[staging.parent], files=list(files))
+        yield connection
+
+
+@contextmanager
+def query_connection(
+    folder: Path, database: Path | None = None, tables: Mapping[str, str] | None = None, *, root: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection for the query of a source, which can access the source and a folder of the run, nothing else.
+
+    Args:
+        folder: Where rows may be written, and what does not fit into memory.
+        database: A database of another program, opened read-only; by default one in memory.
+        tables: Views to create, by name, with the pattern of their Parquet files below `root`.
+        root: A folder that the query may read.
+    """
+    config = {"temp_directory": str(folder)} | _NO_EXTENSIONS | memory_limit()
+    with duckdb.connect(str(database or ":memory:"), read_only=bool(database), config=config) as connection:
+        connection.execute("set timezone = 'UTC'")
+        for name, pattern in (tables or {}).items():
+            relation = f"read_parquet({literal(pattern)}, union_by_name = true, hive_partitioning = true)"
+            connection.execute(f"create view {quoted(name)} as select * from {relation}")  # noqa: S608 - quoted
+        _confine(connection, folders=[folder, *([root] if root else [])])
         yield connection
 
 

@@ -178,6 +178,7 @@ TIMESTAMPS = {
     "2024-12-31T23:59:59": True,
     "2024-03-01T10:00:00Z": True,
     "2024-02-30": False,
+    "infinity": False,
     "": False,
     "yesterday": False,
     "01/03/2024 10:00": False,

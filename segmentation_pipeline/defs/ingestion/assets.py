@@ -1,5 +1,6 @@
 """Assets of the source: every line that was read in `raw_transactions`, and its files in `ingested_files`."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dagster as dg
@@ -7,6 +8,7 @@ import dagster as dg
 from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.ingestion import incremental, schema_drift
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
+from segmentation_pipeline.ingestion.query_load import load_query
 from segmentation_pipeline.ingestion.staging import READER_VERSIONS
 from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
@@ -50,13 +52,12 @@ READ_IDS_ARE_DISTINCT = dg.AssetCheckSpec(
 def raw_transactions(
     context: dg.AssetExecutionContext, retailer: RetailerConfig, warehouse: WarehouseResource
 ) -> Results:
-    """Read the files that are new or have changed; write the sample retailer's files first, where they are absent."""
+    """Read the files, or the rows of a query, that are new or have changed; write sample files first, if absent."""
     with report_user_errors():
         settings, base = retailer.settings, retailer.source_base
         if sample := settings.source.sample:
             write_once(base / expanded(str(settings.source.path)), customers=sample.customers, seed=sample.seed)
-        files, spill = source_files(settings.source, base, retailer.folders.pipeline_paths), retailer.folders.spill
-        with incremental.load_source(warehouse.open(), settings, files, spill, _request(retailer)) as load:
+        with _load(retailer, warehouse) as load:
             context.log.info(f"read again, because they changed: {load.metrics['read_again']}")
             _report_superseded(context, load)
             yield (drift := _columns_unchanged(retailer, load))
@@ -67,13 +68,23 @@ def raw_transactions(
             yield from write_tables(retailer, warehouse, load.writes, inputs=load.inputs, metadata=lambda _: metadata)
 
 
+def _load(retailer: RetailerConfig, warehouse: WarehouseResource) -> AbstractContextManager[incremental.SourceLoad]:
+    """Return the load of the files, or of the rows of the query."""
+    settings, base, request = retailer.settings, retailer.source_base, _request(retailer)
+    own, spill = retailer.folders.pipeline_paths, retailer.folders.spill
+    if settings.source.query is not None:
+        return load_query(warehouse.open(), settings, spill, request, own)
+    files = source_files(settings.source, base, own)
+    return incremental.load_source(warehouse.open(), settings, files, spill, request)
+
+
 def _request(retailer: RetailerConfig) -> incremental.LoadRequest:
     settings, base = retailer.settings, retailer.source_base.absolute()
-    paths = [settings.source.path] if isinstance(settings.source.path, str) else settings.source.path
+    paths = ", ".join(str(base / expanded(path)) for path in settings.source.paths)
     return incremental.LoadRequest(
         retailer.run_id,
         settings.reading_digest,
-        ", ".join(str(base / expanded(path)) for path in paths),
+        paths or f"source.query in {settings.source.connection}",
         reload=retailer.reload,
         accept_change=retailer.accept_change,
         base=base,

@@ -1,11 +1,20 @@
-with parts as (
+-- Of a month of a query, which is no file with sheets, source_sheet is the key of each row.
+with lines_of_parts as (
+    select
+        source_file,
+        case when source_file like 'query/%' then '' else source_sheet end as source_sheet,
+        invoice, customer_id, transaction_at, stock_code, quantity, amount
+    from clean_transactions
+    where not $sources_overlap
+),
+
+parts as (
     select
         source_file, source_sheet,
         count(*) as lines,
         min(transaction_at) as first_at,
         max(transaction_at) as last_at
-    from clean_transactions
-    where not $sources_overlap
+    from lines_of_parts
     group by source_file, source_sheet
 ),
 
@@ -28,7 +37,7 @@ invoices as (
         count(*) as lines,
         sum(line.amount) as amount,
         sum(hash(line.customer_id, line.transaction_at, line.stock_code, line.quantity, line.amount)) as digest
-    from clean_transactions as line
+    from lines_of_parts as line
     inner join shared_periods as period
         on line.source_file = period.source_file and line.source_sheet = period.source_sheet
     where line.transaction_at between period.first_at and period.last_at
