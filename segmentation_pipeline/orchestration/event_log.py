@@ -1,15 +1,17 @@
 """Dagster's event log in SQLite, kept open during a run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
+from typing import Any
 
 import dagster as dg
-from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listen
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+# How long a connection waits for another process that writes, as Dagster's own does.
+_TIMEOUT_SECONDS = 30
 
 
 @contextmanager
@@ -26,33 +28,40 @@ def keep_event_log_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[N
         instance: The instance of the run.
         run_id: The run, whose events have a file of their own.
     """
-    storage = instance.event_log_storage
-    if not isinstance(storage, SqliteEventLogStorage) or "run_connection" in vars(storage):
+    # The two methods that a storage of Dagster implements to connect to its database.
+    storage: Any = instance.event_log_storage
+    is_replaced = "run_connection" in vars(storage)
+    if is_replaced or not (hasattr(storage, "run_connection") and hasattr(storage, "index_connection")):
         yield
         return
     connect_to_run, connect_to_index = storage.run_connection, storage.index_connection
 
+    with ExitStack() as stack:
+        to_run = _pooled(lambda: connect_to_run(run_id), stack)
+        storage.run_connection = lambda run_id_=None: to_run() if run_id_ == run_id else connect_to_run(run_id_)
+        stack.callback(delattr, storage, "run_connection")
+        storage.index_connection = _pooled(connect_to_index, stack)
+        stack.callback(delattr, storage, "index_connection")
+        yield
+
+
+def _pooled(connect: Connect, stack: ExitStack) -> Connect:
+    """Return a function that connects to the same file of SQLite with one engine; other databases as before."""
+
     @cache
-    def engine(shard: str) -> Engine:
-        # Creates the tables.
-        with connect_to_index() if shard == INDEX_SHARD_NAME else connect_to_run(shard):
-            timeout = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
-            created = create_engine(storage.conn_string_for_shard(shard), connect_args=timeout)
+    def engine() -> Engine | None:
+        # Creates the tables, too.
+        with connect() as connection:
+            url = connection.engine.url
+        if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+            return None
+        created = create_engine(url, connect_args={"timeout": _TIMEOUT_SECONDS})
         listen(created, "connect", lambda connection, _: connection.execute("pragma synchronous = normal"))
         stack.callback(created.dispose)
         return created
 
-    def run_connection(shard: str | None = None) -> AbstractContextManager[Connection]:
-        opened: AbstractContextManager[Connection] = (
-            engine(run_id).begin() if shard == run_id else connect_to_run(shard)
-        )
-        return opened
+    def pooled() -> AbstractContextManager[Connection]:
+        found = engine()
+        return connect() if found is None else found.begin()
 
-    def index_connection() -> AbstractContextManager[Connection]:
-        return engine(INDEX_SHARD_NAME).begin()
-
-    with ExitStack() as stack:
-        for replacement in (run_connection, index_connection):
-            setattr(storage, replacement.__name__, replacement)
-            stack.callback(delattr, storage, replacement.__name__)
-        yield
+    return pooled
