@@ -65,6 +65,7 @@ class SqlAssetOptions:
         freshness: How old the last materialization may be.
         previous: Tables that the SELECT reads as the previous run left them. As dependencies they would be a cycle.
         by_file: Whether the rows of a source file depend on the lines of that file alone.
+        by_customer: Whether the row of a customer depends on the customer's lines alone, and not on the as-of date.
     """
 
     inputs: Callable[[Retailer], QueryInputs] | None = None
@@ -73,6 +74,7 @@ class SqlAssetOptions:
     freshness: dg.FreshnessPolicy | None = None
     previous: Sequence[str] = ()
     by_file: Callable[[Retailer], bool] = lambda _: False
+    by_customer: Callable[[Retailer], bool] = lambda _: False
 
 
 def sql_assets(
@@ -103,7 +105,13 @@ def _sql_asset(table: str, options: SqlAssetOptions) -> dg.AssetsDefinition:
             settings, database = retailer.settings, warehouse.open()
             inputs = options.inputs(settings) if options.inputs else QueryInputs()
             derivation = derivation_of(
-                database, table, select, settings.sql_values, inputs, by_file=options.by_file(settings)
+                database,
+                table,
+                select,
+                settings.sql_values,
+                inputs,
+                by_file=options.by_file(settings),
+                by_customer=options.by_customer(settings),
             )
             yield from write_tables(
                 retailer,

@@ -57,6 +57,14 @@ create or replace temp macro exact_decimal(text, rounded) as
 create or replace temp macro masked_pattern(text) as
     regexp_replace(regexp_replace(text, '\p{N}', '9', 'g'), '\p{L}', 'a', 'g');
 
+-- The time up to which transactions count: that of the settings, or the end of the last day, or the last transaction.
+create or replace temp macro as_of_time(last_transaction_at, fixed, to_end_of_day) as
+    case
+        when fixed is not null then cast(fixed as timestamp)
+        when to_end_of_day then cast(cast(last_transaction_at as date) as timestamp) + interval '1' day
+        else last_transaction_at
+    end;
+
 -- The macros below are rules of the segmentation. A release holds the body of each with the constants of its model
 -- inlined (see segments/score_macro.py).
 

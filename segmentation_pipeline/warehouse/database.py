@@ -37,7 +37,7 @@ class TableWrite:
         select: The SELECT of the rows.
         rows: Rows made in Python.
         files: The source files whose rows are replaced; an empty set leaves the table as it is. None: the whole table
-            is replaced. The key of the table must begin with the file.
+            is replaced. In a table whose key does not begin with the file, the new rows replace those of the same key.
         versions: What the rows are derived from, by source file, or under WHOLE_TABLE; see `derivation`. Without it,
             the table has no version, and what reads it is derived anew.
         extra_columns: The source's name of each column of text beyond the contract, by our name.
@@ -144,7 +144,6 @@ class Warehouse:
         return results
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
-        assert write.files is None or write.contract.key[0] == "source_file" or not write.files
         if write.files is not None and write.contract.has_extra_columns:
             self._adapt_extra_columns(write)
         if write.files is not None and not write.files:
@@ -155,10 +154,10 @@ class Warehouse:
         if write.files is None:
             rows, violations = self._check(target)
         else:
-            # The rows of some files are checked as a table of their own: their keys begin with the file.
+            # The new rows are checked as a table of their own: no other row has one of their keys.
             rows, violations = self._check(target.model_copy(update={"may_be_empty": True}))
             if not violations:
-                self._replace_files(write, target)
+                self._replace_rows(write, target)
                 rows = self.count(write.table)
                 violations = [] if rows else self._check(write.contract)[1]
         if not violations:
@@ -207,11 +206,13 @@ class Warehouse:
         ctes = [f"{quoted(name)} as ({text})" for name, text in inputs.relations.items() if name in reads]
         return f"with {', '.join(ctes)} " if ctes else ""
 
-    def _replace_files(self, write: TableWrite, new: Contract) -> None:
-        table, rows = quoted(write.table), quoted(new.table)
-        files = {"files": sorted(write.files or ())}
-        delete = f"delete from {table} where source_file in (select unnest($files))"  # noqa: S608 - quoted names
-        self.connection.execute(delete, files)
+    def _replace_rows(self, write: TableWrite, new: Contract) -> None:
+        table, rows, key = quoted(write.table), quoted(new.table), ", ".join(map(quoted, write.contract.key))
+        if write.contract.key[0] == "source_file":
+            delete = f"delete from {table} where source_file in (select unnest($files))"  # noqa: S608 - quoted names
+            self.connection.execute(delete, {"files": sorted(write.files or ())})
+        else:
+            self.connection.execute(f"delete from {table} where ({key}) in (select ({key}) from {rows})")  # noqa: S608 - quoted names
         self.connection.execute(f"insert into {table} by name select * from {rows}")  # noqa: S608 - quoted names
         self.connection.execute(f"drop table {rows}")
 

@@ -1,11 +1,11 @@
-"""Decide what of a table a run derives: nothing, the rows of some source files, or all.
+"""Decide what of a table a run derives: nothing, the rows of some source files or customers, or all.
 
 Contains the versions of tables: where the version of what a table reads is the same, the run does not derive the table
 again. The SELECTs are those of `tables`; `database` writes the rows and their versions in one transaction.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segmentation_pipeline.tables.catalog import contracts, macros_called_by
@@ -13,7 +13,14 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, dependencies, tables_read_by
 
-_SOURCE = "raw_transactions"
+_RAW, _CLEAN = "raw_transactions", "clean_transactions"
+# Values that the rows of a table by customer do not depend on.
+_AS_OF = frozenset({"as_of", "to_end_of_day"})
+_OF_FILES = f"select * from main.{_RAW} where source_file in (select unnest($derived_files))"  # noqa: S608 - own SQL
+_OF_CUSTOMERS = (
+    f"select * from main.{_CLEAN} where customer_id in"  # noqa: S608 - own SQL
+    f" (select customer_id from main.{_CLEAN} where source_file in (select unnest($derived_files)))"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,14 @@ class Derivation:
 
 
 def derivation_of(
-    database: Warehouse, table: str, select: str, values: Mapping[str, object], inputs: QueryInputs, *, by_file: bool
+    database: Warehouse,
+    table: str,
+    select: str,
+    values: Mapping[str, object],
+    inputs: QueryInputs,
+    *,
+    by_file: bool = False,
+    by_customer: bool = False,
 ) -> Derivation:
     """Return what a run derives of a table whose rows a SELECT gives.
 
@@ -45,21 +59,27 @@ def derivation_of(
         select: Its SELECT.
         values: The values that the SELECT may bind, beside those of the inputs.
         inputs: Relations that the SELECT reads beside the tables.
-        by_file: Whether the rows of a source file depend on the lines of that file alone.
+        by_file: Whether the rows of a source file depend on its lines in `raw_transactions` alone.
+        by_customer: Whether the row of a customer depends on its lines in `clean_transactions` alone, and not on the
+            as-of date.
     """
     stored = dependencies(select)
-    texts = [select, *(text for name, text in inputs.relations.items() if name in tables_read_by(select))]
-    by_file = by_file and stored == [_SOURCE]
-    bound, thresholds = {**values, **inputs.values}, inputs.thresholds if by_file else {}
-    code = _code_digest([contracts()[table].model_dump_json(), *texts], bound, except_for=thresholds)
     versions = {name: database.versions(name) for name in stored}
     if not all(versions.values()):
         return Derivation(TableWrite(table, select), inputs, "all rows, as in every run")
-    if by_file:
-        reached = _reached_thresholds(database, inputs)
-        wanted = {
-            file: f"{code}-{_digest(version, reached.get(file, ''))}" for file, version in versions[_SOURCE].items()
-        }
+    by_file = by_file and stored == [_RAW]
+    by_customer = by_customer and stored == [_CLEAN] and WHOLE_TABLE not in versions[_CLEAN]
+    thresholds = inputs.thresholds if by_file else {}
+    texts = [select, *(text for name, text in inputs.relations.items() if name in tables_read_by(select))]
+    code = _code_digest(
+        [contracts()[table].model_dump_json(), *texts],
+        {**values, **inputs.values},
+        except_for=_AS_OF if by_customer else thresholds.keys(),
+    )
+    if by_file or by_customer:
+        reached = _reached_thresholds(database, inputs) if by_file else {}
+        parts = versions[_RAW if by_file else _CLEAN]
+        wanted = {file: f"{code}-{_digest(version, reached.get(file, ''))}" for file, version in parts.items()}
     else:
         wanted = {WHOLE_TABLE: f"{code}-{_digest(*(repr(sorted(version.items())) for version in versions.values()))}"}
     current = database.versions(table) if database.has(table) else {}
@@ -68,20 +88,25 @@ def derivation_of(
     if not files:
         write = TableWrite(table, select, files=files, versions=wanted)
         return Derivation(write, inputs, f"no rows, because {_listed([*stored, 'the settings'])} are as before")
-    if WHOLE_TABLE in files or not current.keys() & wanted.keys() - changed:
-        return Derivation(
-            TableWrite(table, select, versions=wanted), inputs, _why_all(current, code, [*stored, *thresholds])
-        )
-    lines = f"select * from main.{_SOURCE} where source_file in (select unnest($derived_files))"  # noqa: S608 - own SQL
+    is_whole = WHOLE_TABLE in files or not current.keys() & wanted.keys() - changed
+    # Nothing tells which customers had lines in a file that has changed or is gone.
+    if is_whole or (by_customer and files & current.keys()):
+        reason = _why_all(current, code, [*stored, *thresholds])
+        return Derivation(TableWrite(table, select, versions=wanted), inputs, reason)
+    lines = {_RAW: _OF_FILES} if by_file else {_CLEAN: _OF_CUSTOMERS}
     restricted = QueryInputs(
-        {_SOURCE: lines, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
+        {**lines, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
     )
-    number = f"{len(files):,} of {len(current.keys() | wanted.keys()):,} files"
-    reason = f"the rows of {number}, because {_listed(['their lines', *thresholds], 'or')} changed"
+    of_all = f"of {len(current.keys() | wanted.keys()):,} files"
+    reason = (
+        f"the rows of {len(files):,} {of_all}, because {_listed(['their lines', *thresholds], 'or')} changed"
+        if by_file
+        else f"the rows of the customers in {len(files):,} {of_all}, because they are new"
+    )
     return Derivation(TableWrite(table, select, files=files, versions=wanted), restricted, reason)
 
 
-def _code_digest(texts: Iterable[str], values: Mapping[str, object], except_for: Mapping[str, str]) -> str:
+def _code_digest(texts: Iterable[str], values: Mapping[str, object], except_for: Collection[str]) -> str:
     text = "\n".join(texts)
     bound = {name: value for name, value in sorted(bound_values(text, dict(values)).items()) if name not in except_for}
     return _digest(text, macros_called_by(text), repr(bound))
@@ -95,7 +120,7 @@ def _reached_thresholds(database: Warehouse, inputs: QueryInputs) -> dict[str, s
     reached: dict[str, str] = {}
     for name, column in inputs.thresholds.items():
         select = (
-            f"select source_file from {_SOURCE} group by source_file"  # noqa: S608 - own SQL
+            f"select source_file from {_RAW} group by source_file"  # noqa: S608 - own SQL
             f" having max({quoted(column)}) >= $threshold"
         )
         for row in database.rows(select, threshold=inputs.values[name]):

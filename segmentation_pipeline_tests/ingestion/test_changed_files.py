@@ -22,13 +22,14 @@ ASSETS = (
     "clean_transactions",
     "rejected_transactions",
     "cleaning_report",
+    "customer_totals",
     "inter_purchase_times",
     "rfm_features",
 )
 CUSTOMERS = File("csv", [Row(sold, None, None, True) for sold in regular_customers(12)], "\n")
 TIMES = ("2024-03-01 10:00:00", "2024-05-31 10:00:00", "2024-12-31 10:00:00", "2025-06-01 10:00:00", "never")
 AS_OF = ("last_transaction", *map(datetime.fromisoformat, ("2024-03-02", "2024-06-01", "2025-01-01")))
-KINDS = (*["write"] * 8, "remove", "overlap", "refunds", "as_of", *["version"] * 6)
+KINDS = (*["write"] * 8, "remove", "overlap", "refunds", "as_of", "look_back", *["version"] * 6)
 VERSIONS = ("c_v1", "c_v2", "c_v10")
 
 
@@ -98,7 +99,7 @@ class Versions:
 
 def change(shop: Shop, versions: Versions, random: Random) -> None:
     """Change a file of the source or a setting."""
-    kind, name = random.choice(KINDS), random.choice("ab")
+    kind, name = random.choice(KINDS), random.choice("abcd")
     if kind == "version":
         versions.change(random)
     elif kind == "write":
@@ -107,6 +108,8 @@ def change(shop: Shop, versions: Versions, random: Random) -> None:
         (shop.folder / "in" / f"{name}.csv").unlink(missing_ok=True)
     elif kind == "as_of":
         shop.set("rfm", as_of=random.choice(AS_OF))
+    elif kind == "look_back":
+        shop.set("rfm", look_back_days=random.choice([None, 30]))
     elif kind == "overlap":
         shop.set("cleaning", sources_overlap=random.random() < 0.5)
     else:
@@ -169,7 +172,7 @@ def test_a_night_writes_the_lines_of_new_files_alone(shop: Shop) -> None:
     found = reasons(shop)
     assert {text.split(",")[0] for text in found.values()} == {"no rows"}
     assert found["rfm_features"] == (
-        "no rows, because clean_transactions, inter_purchase_times and the settings are as before"
+        "no rows, because clean_transactions, customer_totals, inter_purchase_times and the settings are as before"
     )
     kept = rowids(shop, "a.csv")
     shop.add_files({"c": File("csv", [Row(line(invoice="700002"), None, None, True)], "\n")})
@@ -178,6 +181,43 @@ def test_a_night_writes_the_lines_of_new_files_alone(shop: Shop) -> None:
     assert found["rfm_features"].startswith("all rows, because clean_transactions")
     assert rowids(shop, "a.csv") == kept
     assert len(rowids(shop, "c.csv")) == 1
+
+
+def totals(shop: Shop) -> dict[str, Any]:
+    """Return where the totals of each customer are stored."""
+    return dict(shop.rows("select customer_id, rowid from customer_totals"))
+
+
+def test_a_new_file_derives_the_totals_of_its_customers_alone(shop: Shop) -> None:
+    before = totals(shop)
+    sold = [line(invoice="700002", customer=who, at="2025-01-01 10:00:00", price="2.50") for who in ("10001", "99999")]
+    shop.add_files({"c": File("csv", [Row(one, None, None, True) for one in sold], "\n")})
+    assert reasons(shop)["customer_totals"] == "the rows of the customers in 1 of 3 files, because they are new"
+    after = totals(shop)
+    assert after.keys() - before.keys() == {"99999"}
+    assert {who for who in before if after[who] != before[who]} == {"10001"}
+
+
+def test_a_changed_or_missing_file_derives_the_totals_of_all(shop: Shop) -> None:
+    changed = File("csv", [Row(line(invoice="700001", customer="10002"), None, None, True)], "\n")
+    shop.add_files({"b": changed})
+    assert reasons(shop)["customer_totals"].startswith("all rows, because clean_transactions")
+
+
+def test_a_look_back_window_derives_the_totals_of_all(shop: Shop) -> None:
+    shop.set("rfm", look_back_days=3_000)
+    assert reasons(shop)["customer_totals"].startswith("all rows")
+    shop.add_files({"c": File("csv", [Row(line(invoice="700002"), None, None, True)], "\n")})
+    assert reasons(shop)["customer_totals"].startswith("all rows")
+
+
+def test_a_later_as_of_alone_derives_no_totals(shop: Shop) -> None:
+    shop.set("rfm", as_of=datetime.fromisoformat("2029-01-01"))
+    shop.execute(ASSETS)
+    shop.set("rfm", as_of=datetime.fromisoformat("2030-06-01"))
+    found = reasons(shop)
+    assert found["customer_totals"].startswith("no rows")
+    assert found["rfm_features"].startswith("all rows")
 
 
 def test_a_later_as_of_derives_the_files_that_it_reaches(shop: Shop) -> None:

@@ -36,7 +36,48 @@ def derive_features(
 ) -> list[Row]:
     store(warehouse, "clean_transactions", *lines)
     derive(warehouse, "inter_purchase_times")
-    return derive(warehouse, "rfm_features", as_of=as_of, look_back_days=days, to_end_of_day=to_end_of_day)
+    derive(warehouse, "customer_totals", as_of=as_of, look_back_days=days, to_end_of_day=to_end_of_day)
+    return derive(warehouse, "rfm_features", as_of=as_of, to_end_of_day=to_end_of_day)
+
+
+def test_customer_totals_fills_every_column(warehouse: Warehouse) -> None:
+    bought = sales(
+        ("a", "C0", "P9", "2024-01-02 08:00:00", "-1.00"),
+        ("a", "1", "P1", "2024-01-10 09:00:00", "10.00"),
+        ("a", "2", "P1", "2024-02-01 12:00:01", "5.25"),
+        ("a", "2", "P2", "2024-02-01 12:00:01", "0.00"),
+    )
+    store(warehouse, "clean_transactions", *bought)
+    assert derive(warehouse, "customer_totals", as_of=None, look_back_days=None, to_end_of_day=False) == [
+        {
+            "customer_id": "a",
+            "frequency": 2,
+            "monetary": Decimal("14.2500"),
+            "gross": Decimal("15.2500"),
+            "refunds": Decimal("1.0000"),
+            "products": 2,
+            "first_purchase_at": timestamp("2024-01-10 09:00:00"),
+            "last_purchase_at": timestamp("2024-02-01 12:00:01"),
+            "first_line_at": timestamp("2024-01-02 08:00:00"),
+            "country": "Spain",
+        }
+    ]
+
+
+def test_customer_totals_counts_within_the_look_back_window(warehouse: Warehouse) -> None:
+    """Of four lines two are within 30 days before the last one, which is the as_of; dates are of all."""
+    bought = sales(
+        ("a", "1", "P1", "2024-01-10 09:00:00", "10.00"),
+        ("a", "2", "P2", "2024-03-02 09:00:00", "5.00"),
+        ("a", "3", "P3", "2024-03-31 09:00:00", "7.00"),
+        ("b", "4", "P4", "2024-01-05 09:00:00", "9.00"),
+    )
+    store(warehouse, "clean_transactions", *bought)
+    rows = derive(warehouse, "customer_totals", as_of=None, look_back_days=30, to_end_of_day=False)
+    assert columns_of(rows, "customer_id", "frequency", "monetary", "products", "first_purchase_at") == [
+        ("a", 2, Decimal("12.0000"), 2, timestamp("2024-01-10 09:00:00")),
+        ("b", 0, Decimal("0.0000"), 0, timestamp("2024-01-05 09:00:00")),
+    ]
 
 
 def test_rfm_features_fills_every_column(warehouse: Warehouse) -> None:

@@ -110,8 +110,10 @@ OTHER_FUNCTIONS = {
         "REPLACE",
         "WRITTEN_NUMBER",
     },
-    # A macro of this package; Spark has what it calls.
+    # Macros of this package; Spark has what they call.
     "cleaning/unparsed_values": {"MASKED_PATTERN"},
+    "features/customer_totals": {"AS_OF_TIME"},
+    "features/rfm_features": {"AS_OF_TIME"},
 }
 KEYWORDS = {"AS", "IN", "OVER", "AND", "OR", "NOT", "VALUES", "WHEN", "THEN", "SELECT", "FROM", "BY", "WHERE", "ON"}
 
@@ -162,6 +164,7 @@ def test_no_value_of_settings_or_files_is_in_sql_text(warehouse: Warehouse, tmp_
         "clean_transactions",
         "rejected_transactions",
         "cleaning_report",
+        "customer_totals",
         "inter_purchase_times",
         "rfm_features",
     ):

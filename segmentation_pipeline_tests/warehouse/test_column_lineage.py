@@ -10,6 +10,7 @@ import dagster as dg
 import duckdb
 import pytest
 
+from segmentation_pipeline.config.sections import Privacy
 from segmentation_pipeline.orchestration.sql_assets import write_tables
 from segmentation_pipeline.tables.catalog import contracts, has_select
 from segmentation_pipeline.warehouse import column_lineage as lineage
@@ -102,7 +103,7 @@ def test_a_column_is_derived_from_what_its_expression_names(select: str, sources
         ("clean_transactions", "is_cancellation", "raw_transactions: invoice, amount"),
         ("rejected_transactions", "rule", ""),
         ("raw_transactions", "amount", ""),
-        ("rfm_features", "country", "clean_transactions: country"),
+        ("customer_totals", "country", "clean_transactions: country"),
         ("rfm_thresholds", "threshold", "rfm_features: monetary, frequency, recency"),
         ("kmeans_segments", "cluster", "nearest_centroids: cluster"),
         ("segment_profiles", "median_monetary", "customer_segments: monetary"),
@@ -137,7 +138,9 @@ def materialised_lineage(table: str) -> dg.TableColumnLineage:
     database = Warehouse(duckdb.connect())
     columns = ", ".join(f"cast(null as {column.type}) as {column.name}" for column in contracts()[table].columns)
     writes = [TableWrite(table, f"select {columns} where false")]
-    retailer: Any = type("AnyRetailer", (), {"settings": type("AnySettings", (), {"sql_values": {}})})
+    retailer: Any = type(
+        "AnyRetailer", (), {"settings": type("AnySettings", (), {"sql_values": {}, "privacy": Privacy()})}
+    )
     contract = contracts()[table].model_copy(update={"may_be_empty": True})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TableWrite, "contract", contract)
@@ -158,7 +161,12 @@ def test_monetary_of_customer_segments_leads_to_amount_of_raw_transactions(
         [dep] = [dep for dep in deps if dep.column_name in ("monetary", "amount")]
         path = (dep.asset_key.to_user_string(), dep.column_name)
         steps.append(path)
-    assert steps == [("rfm_features", "monetary"), ("clean_transactions", "amount"), ("raw_transactions", "amount")]
+    assert steps == [
+        ("rfm_features", "monetary"),
+        ("customer_totals", "monetary"),
+        ("clean_transactions", "amount"),
+        ("raw_transactions", "amount"),
+    ]
 
 
 def test_a_table_is_no_source_of_itself_in_the_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,5 +47,5 @@ def test_inlining_needs_an_argument_for_each_parameter() -> None:
 def test_code_versions_include_the_macros_that_a_select_calls() -> None:
     calling = {table for table in contracts() if has_select(table) and macros_called_by(select_of(table))}
     assert {"outlier_flags", "scaled_customers", "nearest_centroids", "inactive_customers"} < calling
-    assert "rfm_features" not in calling
+    assert "inter_purchase_times" not in calling
     assert macros_called_by("select scaled_monetary from scaled_customers") == ""

@@ -20,4 +20,11 @@ def _money(database: Warehouse) -> dict[str, Any]:
     return {name: str(value) if name == "as_of" else float(value) for name, value in row.items()}
 
 
-feature_assets = sql_assets("features", options={"rfm_features": SqlAssetOptions(metadata=_money)})
+feature_assets = sql_assets(
+    "features",
+    options={
+        # A look-back window moves with the as-of date.
+        "customer_totals": SqlAssetOptions(by_customer=lambda settings: settings.rfm.look_back_days is None),
+        "rfm_features": SqlAssetOptions(metadata=_money),
+    },
+)

@@ -1,71 +1,24 @@
 with run as (
-    select
-        case
-            when $as_of is not null then cast($as_of as timestamp)
-            when $to_end_of_day then cast(cast(max(transaction_at) as date) as timestamp) + interval '1' day
-            else max(transaction_at)
-        end as as_of
-    from clean_transactions
-),
-
-lines as (
-    select
-        clean.*,
-        -- Negative money on an ordinary invoice is a refund, as on a cancellation; a free line is part of a purchase.
-        not clean.is_cancellation and clean.amount >= 0 as is_purchase,
-        coalesce(clean.transaction_at >= run.as_of - $look_back_days * interval '1' day, true) as is_within
-    from clean_transactions as clean
-    cross join run
-),
-
-customers as (
-    select
-        customer_id,
-        count(distinct case when is_purchase and is_within then invoice end) as frequency,
-        coalesce(sum(case when is_within then amount end), 0) as monetary,
-        coalesce(sum(case when is_purchase and is_within then amount end), 0) as gross,
-        coalesce(-sum(case when not is_purchase and is_within then amount end), 0) as refunds,
-        count(distinct case when is_purchase and is_within then stock_code end) as products,
-        min(case when is_purchase then transaction_at end) as first_purchase_at,
-        max(case when is_purchase then transaction_at end) as last_purchase_at,
-        min(transaction_at) as first_line_at
-    from lines
-    group by customer_id
-),
-
-countries as (
-    select
-        customer_id,
-        country,
-        row_number() over (
-            partition by customer_id order by sum(case when is_purchase then amount else 0 end) desc, country
-        ) as place
-    from lines
-    where country is not null
-    group by customer_id, country
+    select as_of_time(max(transaction_at), $as_of, $to_end_of_day) as as_of from clean_transactions
 )
 
 select
-    customers.customer_id,
+    totals.customer_id,
     cast(floor(
-        (epoch(run.as_of) - epoch(coalesce(customers.last_purchase_at, customers.first_line_at))) / 86400
+        (epoch(run.as_of) - epoch(coalesce(totals.last_purchase_at, totals.first_line_at))) / 86400
     ) as integer) as recency,
-    cast(customers.frequency as integer) as frequency,
-    cast(customers.monetary as decimal(18, 4)) as monetary,
-    cast(customers.gross as decimal(18, 4)) as gross,
-    cast(customers.refunds as decimal(18, 4)) as refunds,
+    totals.frequency, totals.monetary, totals.gross, totals.refunds,
     -- Rounded half up in whole ten-thousandths: the nearest double of 327.62375 is below it.
     case
-        when customers.frequency > 0
-        then cast(floor(cast(customers.gross * 10000 as double) / customers.frequency + 0.5) / 10000 as decimal(18, 4))
+        when totals.frequency > 0
+        then cast(floor(cast(totals.gross * 10000 as double) / totals.frequency + 0.5) / 10000 as decimal(18, 4))
     end as average_order_value,
-    cast(customers.products as integer) as products,
-    customers.first_purchase_at, customers.last_purchase_at,
-    cast(floor((epoch(run.as_of) - epoch(customers.first_purchase_at)) / 86400) as integer) as tenure,
+    totals.products,
+    totals.first_purchase_at, totals.last_purchase_at,
+    cast(floor((epoch(run.as_of) - epoch(totals.first_purchase_at)) / 86400) as integer) as tenure,
     coalesce(times.purchase_days, 0) as purchase_days, times.inter_purchase_time,
-    countries.country,
+    totals.country,
     run.as_of
-from customers
+from customer_totals as totals
 cross join run
-left join inter_purchase_times as times on customers.customer_id = times.customer_id
-left join countries on customers.customer_id = countries.customer_id and countries.place = 1
+left join inter_purchase_times as times on totals.customer_id = times.customer_id
