@@ -113,12 +113,13 @@ def _is_time(column: Column, lines: int) -> bool:
 
 def _is_id(column: Column, lines: int) -> bool:
     has_decimals = column.is_number and not column.is_integer and column.letters == 0 and column.distinct > 1
-    return column.filled >= _MIN_FILLED * lines and not column.is_date and not (has_decimals and not _zeros(column))
+    # Ids can have a decimal zero, which a spreadsheet wrote, or the form of a date, such as INV-2024-01-0003.
+    is_other = (has_decimals or column.is_date) and not _is_named_id(column)
+    return column.filled >= _MIN_FILLED * lines and not is_other
 
 
-def _zeros(column: Column) -> bool:
-    """Return whether a column of numbers can be ids that a spreadsheet wrote with a decimal zero."""
-    return rank("customer_id", column.name) is not None or rank("invoice", column.name) is not None
+def _is_named_id(column: Column) -> bool:
+    return any(rank(role, column.name) is not None for role in ("customer_id", "invoice", "stock_code"))
 
 
 def _is_number(column: Column, lines: int) -> bool:

@@ -23,8 +23,11 @@ from segmentation_pipeline.warehouse.connection import reading_connection, tempo
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import bound_values
 
-_DATE = r"^\D{0,12}[0-9]{1,4}\D{1,12}([0-9]{1,2}|\p{L}{3,10}[.]?)\D{1,6}[0-9]{2,4}(\D.*)?$"
-_NAMED_DATE = r"^\D{0,12}\p{L}{3,10}[.]? [0-9]{1,2},? [0-9]{4}(\D.*)?$"
+# Three parts, of which the second can be a word, or a word before two numbers; and perhaps a time. Counted repetitions
+# of letters would make these patterns slow.
+_DATE = r"^\D*[0-9]{1,4}(\D+[0-9]{1,2}|\D+)\D+[0-9]{2,4}(\D.*)?$"
+_NAMED_DATE = r"^\D+ [0-9]{1,2},? [0-9]{4}(\D.*)?$"
+_LONGEST_DATE = 45
 # Any of these can stand beside money; which one is the retailer's own is found later.
 _MARKS = sorted({mark for marks in currency_signs().values() for mark in marks} | {*currency_signs()})
 
@@ -104,18 +107,26 @@ class Contents:
 
 
 @contextmanager
-def contents_of(source: dict[str, Any], files: Mapping[str, Path], base: Path) -> Iterator[Contents]:
+def contents_of(
+    source: dict[str, Any],
+    files: Mapping[str, Path],
+    base: Path,
+    max_lines: int = SAMPLED_LINES,
+    only: Sequence[str | int] | None = None,
+) -> Iterator[Contents]:
     """Read the first lines of some files, and count what their columns contain.
 
     Args:
         source: What was found of the settings in `[source]`.
         files: The path of each file by its name.
         base: The folder that relative paths start from.
+        max_lines: About how many lines to read in all.
+        only: The columns to read, as the retailer file names them; None: all.
 
     Raises:
         SourceError: No file can be read.
     """
-    limits = lines_of_each({name: path.stat().st_size for name, path in files.items()}, SAMPLED_LINES)
+    limits = lines_of_each({name: path.stat().st_size for name, path in files.items()}, max_lines)
     chosen = {name: files[name] for name in limits}
     with temporary_database() as warehouse, TemporaryDirectory() as folder:
         parts, errors = _parts(Source.model_validate(source), chosen, limits, Path(folder))
@@ -128,7 +139,10 @@ def contents_of(source: dict[str, Any], files: Mapping[str, Path], base: Path) -
         sheets = list(dict.fromkeys(part.source_sheet for part in same if part.source_sheet))
         if not any(part.source_sheet for part in parts if part.columns != names):
             sheets = []
-        retailer = _reading_all(source | ({"sheets": sheets} if sheets else {}), same[0])
+        keys = [_key(same[0], position) for position in range(len(names))]
+        positions = [position for position, key in enumerate(keys) if only is None or key in only]
+        extra = {f"c{position}": keys[position] for position in positions}
+        retailer = _reading(source | ({"sheets": sheets} if sheets else {}), extra)
         same_files = {part.source_file: chosen[part.source_file] for part in same}
         spill = Path(folder) / "spill"
         with read_lines(warehouse.connection, retailer, same_files, spill, limits) as lines:
@@ -142,7 +156,7 @@ def contents_of(source: dict[str, Any], files: Mapping[str, Path], base: Path) -
             )
         if not warehouse.count("cells"):
             raise SourceError(_no_lines(base, source))
-        columns = [_counted(warehouse, same[0], position) for position in range(len(names))]
+        columns = [_counted(warehouse, same[0], position) for position in positions]
         counts = dict(
             warehouse.connection.execute("select source_file, count(*) from cells group by all order by 1").fetchall()
         )
@@ -166,11 +180,10 @@ def _parts(
     return parts, errors
 
 
-def _reading_all(source: dict[str, Any], part: Part) -> Retailer:
-    """Return settings that read every column as text; the columns that they require do not matter."""
-    keys = [_key(part, position) for position in range(len(part.columns))]
-    extra = {f"c{position}": key for position, key in enumerate(keys)}
-    columns = {"transaction_at": keys[0], "customer_id": keys[0], "amount": keys[0], "extra": extra}
+def _reading(source: dict[str, Any], extra: dict[str, str | int]) -> Retailer:
+    """Return settings that read some columns as text; the columns that settings require do not matter."""
+    first = next(iter(extra.values()))
+    columns = {"transaction_at": first, "customer_id": first, "amount": first, "extra": extra}
     settings = {"name": "draft", "title": "Draft", "time_zone": "UTC", "currency": "XXX"}
     return Retailer.model_validate(settings | {"source": source, "columns": columns})
 
@@ -184,26 +197,33 @@ def _key(part: Part, position: int) -> str | int:
 
 def _counted(warehouse: Warehouse, part: Part, position: int) -> Column:
     cell = f"c{position}"
-    counts: dict[str, int] = {}
-    for decimal in (".", ","):
-        settings = with_all_marks(decimal)
-        select = f"select count({number_sql(cell)}) from cells"  # noqa: S608 - own SQL
-        [(counts[decimal],)] = warehouse.connection.execute(select, bound_values(select, settings)).fetchall()
     select = (
         f"select count({cell}), count(distinct {cell}),"  # noqa: S608 - own SQL
         f" count(*) filter (regexp_full_match({cell}, '[0-9]+')),"
-        f" count(*) filter (regexp_matches({cell}, $date) or regexp_matches({cell}, $named)),"
+        f" count(*) filter (length({cell}) <= {_LONGEST_DATE}"
+        f" and (regexp_matches({cell}, $date) or regexp_matches({cell}, $named))),"
         f" count(*) filter (regexp_full_match({cell}, '[12][0-9]{{9}}([0-9]{{3}})?')),"
-        f" count(*) filter (regexp_matches({cell}, '\\p{{L}}')), count(*) filter (contains({cell}, '@')) from cells"
+        f" count(*) filter (regexp_matches({cell}, '\\p{{L}}')), count(*) filter (contains({cell}, '@')),"
+        f" count(*) filter (regexp_matches({cell}, '[0-9]')) from cells"
     )
     values = {"date": _DATE, "named": _NAMED_DATE}
-    [(filled, distinct, integers, dates, epochs, letters, addresses)] = warehouse.connection.execute(
+    [(filled, distinct, integers, dates, epochs, letters, addresses, digits)] = warehouse.connection.execute(
         select, values
     ).fetchall()
+    counts = {".": integers, ",": integers}
+    if integers < filled and digits > filled / 2 and dates < digits / 2:
+        counts = {mark: _numbers(warehouse, cell, mark) for mark in counts}
     name = part.columns[position] if part.layout.has_header else f"column {position + 1}"
     kind = part.types[position] if part.types else ""
     key = _key(part, position)
     return Column(name, key, cell, kind, filled, distinct, counts, integers, dates, epochs, letters, addresses)
+
+
+def _numbers(warehouse: Warehouse, cell: str, decimal: str) -> int:
+    """Return how many values of a column are numbers with a decimal mark."""
+    select = f"select count({number_sql(cell)}) from cells"  # noqa: S608 - own SQL
+    [(count,)] = warehouse.connection.execute(select, bound_values(select, with_all_marks(decimal))).fetchall()
+    return int(count)
 
 
 def with_all_marks(decimal: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Contains the comparison of quantity x price with an amount, and the signs, codes
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from segmentation_pipeline.ingestion.number_formats import currency_signs, number_sql
 from segmentation_pipeline.inspection.columns import Mapped
@@ -20,6 +19,8 @@ _EQUAL, _MAIN = 0.95, 0.95
 _ROLES = ("quantity", "price", "amount")
 _OF_PRODUCTS = ("quantity", "price", "stock_code")
 _MIN_CENTS = 100
+# Two lines of an order can have the same price by chance.
+_MIN_ORDERS = 3
 # Prices that have nothing to do with the quantity stay as many.
 _FEWER = 0.8
 _WHOLE = "[-+]? ?[0-9]+ ?[-+]?"
@@ -105,6 +106,14 @@ def add_money(draft: Draft, contents: Contents, mapped: Mapping[str, Mapped], de
             continue
         if not one.column:
             draft.add(f"columns.{role}", None, f"{one.evidence}.", choices=[column.key for column in one.choices])
+        elif role == "amount" and not has_both and _is_of_order(contents, mapped, decimal, one.column):
+            draft.add(
+                "columns.amount",
+                None,
+                f"Amount {one.column.name!r} is the same on all lines of an order. Set it if it is that of a line; that"
+                " of the order would count once for each line.",
+                choices=[one.column.key],
+            )
         elif role != "amount" or not has_both:
             draft.add(f"columns.{role}", one.column.key, f"{one.evidence[:1].upper()}{one.evidence[1:]}.")
     amount = mapped.get("amount")
@@ -155,7 +164,7 @@ def _add_amount(draft: Draft, contents: Contents, mapped: Mapping[str, Mapped], 
     name = f"Amount {amount.name!r}"
     if equal >= _EQUAL * known:
         draft.add("columns.amount", amount.key, f"{name} is quantity x price in {equal:,} of {known:,} lines.")
-    elif _is_of_order(contents, mapped, a, values):
+    elif _is_of_order(contents, mapped, decimal, amount):
         draft.add("columns.amount", None, f"{name} is the same on all lines of an order, so it is the order's.")
     else:
         draft.add(
@@ -167,18 +176,19 @@ def _add_amount(draft: Draft, contents: Contents, mapped: Mapping[str, Mapped], 
         )
 
 
-def _is_of_order(contents: Contents, mapped: Mapping[str, Mapped], amount: str, values: Mapping[str, Any]) -> bool:
+def _is_of_order(contents: Contents, mapped: Mapping[str, Mapped], decimal: str, column: Column) -> bool:
     """Return whether an amount is the same on all lines of an order, or stands on one of them only."""
     invoice = mapped.get("invoice")
     if not invoice or not invoice.column:
         return False
+    amount = number_sql(column.cell)
     orders = (
         f"select count(*) as lines, count(distinct {amount}) as amounts from cells"  # noqa: S608 - own SQL
         f" where {invoice.column.cell} <> '' group by source_file, {invoice.column.cell} having count(*) > 1"
     )
     select = f"select count(*), count(*) filter (amounts <= 1) from ({orders})"  # noqa: S608 - own SQL
-    [(number, same)] = contents.rows(select, **values)
-    return bool(number) and same >= _EQUAL * number
+    [(number, same)] = contents.rows(select, **with_all_marks(decimal))
+    return bool(number >= _MIN_ORDERS and same >= _EQUAL * number)
 
 
 def _add_any_amount(draft: Draft, contents: Contents, columns: Mapping[str, Column | None]) -> None:

@@ -120,15 +120,16 @@ class _Search:
         return suffixed(time_sql(self.text, [name], self.decimal, language), _DATE_VALUES, f"_of_{number}")
 
 
-def dates_of(contents: Contents, column: Column, time: Column | None, decimal: str) -> Dates:
-    """Return how the dates of a column are written, with the time of another column behind them if there is one.
+def dates_of(contents: Contents, columns: Sequence[Column], decimal: str) -> Dates:
+    """Return how the dates of a column are written, with the time of a second one behind them if there is one.
 
     Formats are tried that the forms of the values allow. The one that reads most is taken, then the one that reads most
     of the rest. Two that read the same values as different times are left to be chosen.
     """
-    if column.type.startswith(("DATE", "TIMESTAMP")):
-        return Dates((), None, (f"the column has times: {column.type}",))
-    search = _Search(contents, f"concat_ws(' ', {column.cell}, {time.cell})" if time else column.cell, decimal)
+    date, *time = columns
+    if date.type.startswith(("DATE", "TIMESTAMP")):
+        return Dates((), None, (f"The column has times: {date.type}.",))
+    search = _Search(contents, f"concat_ws(' ', {date.cell}, {time[0].cell})" if time else date.cell, decimal)
     candidates = list(dict.fromkeys(candidate for value in search.examples() for candidate in _candidates(value)))
     chosen: list[Reading] = []
     total, missing = search.missing(chosen)

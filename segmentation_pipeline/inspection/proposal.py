@@ -4,7 +4,9 @@ Contains the order of the steps, and what becomes a setting. The steps are in th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import format_of, source_files
 from segmentation_pipeline.ingestion.excel import WORKBOOKS, first_rows
+from segmentation_pipeline.ingestion.sampling import SAMPLED_LINES
 from segmentation_pipeline.inspection.columns import Mapped, mapped_columns
 from segmentation_pipeline.inspection.contents import Contents, contents_of
 from segmentation_pipeline.inspection.guesses import Draft
@@ -25,6 +28,9 @@ from segmentation_pipeline.inspection.orders import add_fill_down, add_status
 
 _SHOWN = 5
 _INSPECTED_ROWS = 200
+# As many are read where the usual number does not tell days from months.
+_MANY_LINES = 1_000_000
+More = Callable[..., AbstractContextManager[Contents]]
 _NUMBERS = ("quantity", "price", "amount")
 # The first bytes of files whose ending says nothing.
 _SIGNATURES = ((b"PAR1", "parquet"), (b"PK\x03\x04", "xlsx"), (b"\xd0\xcf\x11\xe0", "xls"), (b"{", "jsonl"))
@@ -63,7 +69,8 @@ def proposed_draft(path: Path, base: Path) -> Draft:
         add_currency(draft, contents, mapped)
         _add_source(draft, source, found, contents, files)
         decimal = _add_decimal(draft, contents, mapped)
-        _add_dates(draft, contents, mapped, decimal)
+        more = partial(contents_of, settings, files, base, _MANY_LINES)
+        _add_dates(draft, contents, mapped, decimal, more)
         add_fill_down(draft, contents, mapped)
         _add_columns(draft, contents, mapped)
         add_money(draft, contents, mapped, decimal)
@@ -155,14 +162,19 @@ def _add_decimal(draft: Draft, contents: Contents, mapped: Mapping[str, Mapped])
     return found.decimal or "."
 
 
-def _add_dates(draft: Draft, contents: Contents, mapped: dict[str, Mapped], decimal: str) -> None:
+def _add_dates(draft: Draft, contents: Contents, mapped: dict[str, Mapped], decimal: str, more: More) -> None:
     at, time = mapped.get("transaction_at"), mapped.pop("transaction_time", None)
     if not at or not at.column:
         return
     if time and time.column and not at.column.type.startswith("TIMESTAMP") and not _has_times(contents, at):
         mapped["transaction_time"] = time
     used = mapped.get("transaction_time")
-    dates = dates_of(contents, at.column, used.column if used else None, decimal)
+    columns = [at.column, *(used.columns if used else ())]
+    dates = dates_of(contents, columns, decimal)
+    if dates.choices and contents.lines > SAMPLED_LINES / 2:
+        # The first lines of a long file may be of a few days.
+        with more(only=[column.key for column in columns]) as longer:
+            dates = dates_of(longer, columns, decimal)
     single = list(dates.formats)
     if dates.choices:
         choices = [[*single, one.format] if single else one.format for one in dates.choices]
