@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmentation_pipeline.config.sections import ISO_FORMAT
+from segmentation_pipeline.errors import mask
 from segmentation_pipeline.ingestion.calendar_names import MONTHS, WEEKDAYS
 from segmentation_pipeline.ingestion.date_formats import date_format_values, time_sql
 from segmentation_pipeline.ingestion.number_formats import currency_signs, number_sql
@@ -69,12 +70,14 @@ class Dates:
         language: The language of names.
         evidence: How many values they read, from when to when.
         choices: The formats to choose from, each with what it reads, if they read all values differently.
+        is_unknown: Whether no format that was tried reads any value.
     """
 
     formats: Sequence[str]
     language: str | None
     evidence: Sequence[str]
     choices: Sequence[Reading] = ()
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def dates_of(contents: Contents, columns: Sequence[Column], decimal: str) -> Dat
     if date.type.startswith(("DATE", "TIMESTAMP")):
         return Dates((), None, (f"The column has times: {date.type}.",))
     search = _Search(contents, f"concat_ws(' ', {date.cell}, {time[0].cell})" if time else date.cell, decimal)
-    candidates = list(dict.fromkeys(candidate for value in search.examples() for candidate in _candidates(value)))
+    examples = search.examples()
+    candidates = list(dict.fromkeys(candidate for value in examples for candidate in _candidates(value)))
     chosen: list[Reading] = []
     total, missing = search.missing(chosen)
     while len(chosen) < _MAX_FORMATS and missing > (1 - _MIN_READ) * total:
@@ -145,6 +149,9 @@ def dates_of(contents: Contents, columns: Sequence[Column], decimal: str) -> Dat
             return _open(chosen, different, total)
         chosen.append(best[0])
         total, missing = search.missing(chosen)
+    if not chosen:
+        patterns = ", ".join(repr(mask(value)) for value in examples[:_MAX_FORMATS])
+        return Dates((), None, (f"No format that was tried reads these values: {patterns}.",), is_unknown=True)
     return _chosen(chosen, total, missing)
 
 

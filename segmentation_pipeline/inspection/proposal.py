@@ -176,7 +176,9 @@ def _add_dates(draft: Draft, contents: Contents, mapped: dict[str, Mapped], deci
         with more(only=[column.key for column in columns]) as longer:
             dates = dates_of(longer, columns, decimal)
     single = list(dates.formats)
-    if dates.choices:
+    if dates.is_unknown:
+        draft.add("source.date_format", None, *dates.evidence, choices=[])
+    elif dates.choices:
         choices = [[*single, one.format] if single else one.format for one in dates.choices]
         draft.add("source.date_format", None, *dates.evidence, choices=choices)
     else:

@@ -369,6 +369,7 @@ AMBIGUOUS = {
         "Invoice,Date,Customer,Total,Paid\nINV-2024-01-0003,05/01/2024,K1,2.5,05/01/2024\n",
         ["source.date_format"],
     ),
+    "unknown dates": ("Order,Date,Customer,Total\n1,2024-W05,K1,2.5\n2,2024-W06,K2,3.5\n", ["source.date_format"]),
     "no money": ("Order,Date,Customer,Net,Gross\n1,2024-01-05,K1,2.5,3\n", ["columns.amount"]),
     "cents": ("Order,Date,Customer,Total\n1,2024-01-05,K1,1999\n2,2024-01-05,K2,1250\n", ["source.minor_unit_digits"]),
 }
