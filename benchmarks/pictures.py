@@ -8,169 +8,60 @@ The pictures, small SVG files that are equal on each run, are written to `docs/p
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
+import altair as alt
 import duckdb
-import matplotlib as mpl
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+import pandas as pd
 from replay import ROOT, WINDOWS, prepared, window
 
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
-from segmentation_pipeline.model.k_search import bootstrap_ari
-from segmentation_pipeline.model.kmeans import fit
-from segmentation_pipeline.model.segment_catalog import SEGMENTS
+from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.reports import charts, theme
+from segmentation_pipeline.reports.frames import read_frames
+from segmentation_pipeline.reports.rendering import compact, svg_of
 
 FOLDER = ROOT / "docs" / "pictures"
-INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#999999", "#08519c", "#d94801", "#33a02c"
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "segmentation_pipeline",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": INK,
-    "legend.frameon": False,
+# Methods of `replay`, with the colour and the dashes of the line of each.
+METHODS = {
+    "raw": ("fit each night, not matched", theme.MUTED, [2, 2]),
+    "matched": ("fit each night, matched", theme.LOST, [6, 2]),
+    "stateless": ("nearest segment, same models", theme.THIRD, [8, 2, 2, 2]),
+    "ours": ("the pipeline", theme.KEPT, [1, 0]),
 }
 
 
-def save(figure: Figure, name: str) -> None:
-    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    print(FOLDER / f"{name}.svg")
+def save(chart: charts.AnyChart, name: str) -> None:
+    file = FOLDER / f"{name}.svg"
+    file.write_text(compact(svg_of(chart)) + "\n", "utf-8")
+    print(file)
 
 
-def choice_of_k(connection: duckdb.DuckDBPyConnection, settings: Retailer) -> Figure:
-    """Draw silhouette and worst resample of each number of clusters, including those the search did not need."""
-    rules = thresholds.SEARCH
-    method: dict[str, Any] = asdict(thresholds.FIT)
-    found = connection.execute(
-        "select monetary::double as m, frequency::double as f, recency::double as r"
-        " from normal_customers order by customer_id"
-    ).fetchnumpy()
-    features = np.column_stack([found["m"], found["f"], found["r"]])
-    numbers = range(rules.k_min, rules.k_max + 1)
-    models = [fit(features, transform=settings.model.transform, n_clusters=k, **method) for k in numbers]
-    silhouettes = [model.silhouette_ for model in models]
-    worst = [
-        bootstrap_ari(m.scaler.apply(features), m.centroids_, resamples=rules.resamples, **method).min() for m in models
-    ]
-    [(chosen,)] = connection.execute("select n_clusters from kmeans_candidates where is_chosen").fetchall()
-    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
-    for axes, title, values, floor in zip(
-        figure.subplots(1, 2),
-        ("Silhouette", f"Worst agreement of {rules.resamples} resamples (ARI)"),
-        (silhouettes, worst),
-        ((1 - rules.tolerance) * max(silhouettes), rules.min_stability),
-        strict=True,
-    ):
-        axes.plot(numbers, values, color=GREY, zorder=1)
-        colours = [
-            BLUE if k == chosen else INK if value >= floor else ORANGE for k, value in zip(numbers, values, strict=True)
-        ]
-        axes.scatter(numbers, values, c=colours, s=36, zorder=2)
-        axes.axhline(floor, color=ORANGE, linewidth=0.8, linestyle="--")
-        axes.text(numbers[0], floor - 0.01, f"at least {floor:.2f}", color=ORANGE, va="top")
-        axes.annotate("chosen", (chosen, values[chosen - numbers[0]]), (6, 5), textcoords="offset points", color=BLUE)
-        axes.set(title=title, xlabel="clusters", ylim=(0, 1.04 * max(*values, floor)))
-    return figure
-
-
-def segments(connection: duckdb.DuckDBPyConnection) -> Figure:
-    """Draw a third of the customers, selected by hash, in the plane of spend and recency."""
-    rows = connection.execute(
-        "select segment_key, monetary::double, recency from customer_segments"
-        " where monetary > 1 and substr(md5(customer_id), 9, 1) < '5' order by customer_id"
-    ).fetchall()
-    counts = dict(connection.execute("select segment_key, customers from segment_profiles").fetchall())
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for segment in SEGMENTS:
-        if mine := [(money, recency) for key, money, recency in rows if key == segment.key]:
-            label = f"{segment.name} ({counts[segment.key]:,})"
-            axes.scatter(*zip(*mine, strict=True), s=9, color=segment.colour, linewidths=0, label=label)
-    axes.set(xscale="log", xlabel="money spent, net of refunds (GBP)", ylabel="days since the last purchase")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.invert_yaxis()
-    figure.legend(loc="outside right center", markerscale=2)
-    return figure
-
-
-def stability(database: Path, settings: Retailer) -> Figure:
+def stability(database: Path, settings: Retailer) -> charts.AnyChart:
     """Draw the share of customers that keep their segment, night by night."""
     found = window(database, WINDOWS[0], 60, settings)
     nights = [found.last - timedelta(days=len(found.promoted) - 1 - night) for night in range(len(found.promoted))]
-    lines = (
-        ("raw", "fit each night, not matched", GREY, 0.8),
-        ("matched", "fit each night, matched", ORANGE, 1.0),
-        ("stateless", "nearest segment, same models", GREEN, 1.0),
-        ("ours", "the pipeline", BLUE, 1.8),
+    rows = pd.DataFrame(
+        [
+            {"night": night.isoformat(), "kept": kept, "method": label}
+            for name, (label, _, _) in METHODS.items()
+            for night, kept in zip(nights, found.strategies[name].kept, strict=True)
+        ]
     )
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    whole, close = figure.subplots(1, 2)
-    for axes, shown in ((whole, lines), (close, lines[1:])):
-        for name, label, colour, width in shown:
-            label = label if axes is whole else "_"
-            axes.plot(nights, found.strategies[name].kept, color=colour, linewidth=width, label=label)
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.xaxis.set_major_locator(mpl.dates.MonthLocator())
-        axes.xaxis.set_major_formatter(mpl.dates.DateFormatter("%d %b %Y"))
-    promotions = [
-        (night, share)
-        for night, share, promoted in zip(nights, found.strategies["ours"].kept, found.promoted, strict=True)
-        if promoted
-    ]
-    close.scatter(*zip(*promotions, strict=True), s=22, color=BLUE, zorder=3, label="refit promoted")
-    whole.set(title="Customers that keep their segment overnight", ylim=(0, 1.02))
-    close.set(title="The same, enlarged", ylim=(0.94, 1.002))
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-def worth(connection: duckdb.DuckDBPyConnection) -> Figure:
-    """Draw the Gini of later spend of three segmentations, with its intervals."""
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    for axes, (population, title) in zip(
-        figure.subplots(1, 2, sharey=True),
-        (("all", "All customers"), ("normal", "Normal customers only")),
-        strict=True,
-    ):
-        for place, (name, label, colour) in enumerate(
-            (
-                ("segments", "segments", BLUE),
-                ("spend", "spend alone, as many groups", ORANGE),
-                ("rfm_segments", "ten rule-based RFM segments", GREEN),
-            )
-        ):
-            rows = connection.execute(
-                "select month_end, value, low, high from backtest_metrics where metric = 'gini'"
-                " and population = $population and segmentation = $name order by month_end",
-                {"population": population, "name": name},
-            ).fetchall()
-            values, low, high = (np.array([row[at] for row in rows], float) for at in (1, 2, 3))
-            axes.errorbar(
-                np.arange(len(rows)) + 0.2 * (place - 1),
-                values,
-                [values - low, high - values],
-                fmt="o",
-                color=colour,
-                markersize=4,
-                linewidth=1.2,
-                label=label if population == "all" else "_",
-            )
-        axes.set(title=title, xticks=range(len(rows)), ylim=(0, 0.75))
-        axes.set_xticklabels([f"{row[0] - timedelta(days=1):%d %b %Y}" for row in rows])
-    figure.axes[0].set_ylabel("Gini of the next 90 days' spend")
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
+    labels, colours, dashes = zip(*METHODS.values(), strict=True)
+    legend = alt.Legend(columns=2, symbolSize=900)
+    colour = alt.Color("method:N", scale=alt.Scale(domain=labels, range=colours), legend=legend)
+    dash = alt.StrokeDash("method:N", scale=alt.Scale(domain=labels, range=dashes), legend=legend)
+    panels = []
+    for title, lowest in (("share that keeps the segment", 0.0), ("the same, enlarged", 0.94)):
+        y = alt.Y("kept:Q", title=title, scale=alt.Scale(domain=[lowest, 1]), axis=alt.Axis(format=".0%", tickCount=4))
+        x = alt.X("night:T", title=None, axis=alt.Axis(format="%d %b %Y", tickCount=4))
+        lines = alt.Chart(rows).mark_line(clip=True).encode(x=x, y=y, color=colour, strokeDash=dash)
+        panels.append(lines.properties(width=theme.WIDTH, height=150))
+    return alt.vconcat(*panels).configure(**theme.config(settings.currency))
 
 
 PAGE = """# Results on Online Retail
@@ -294,11 +185,15 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings("online_retail")
     FOLDER.mkdir(exist_ok=True)
-    with prepared(options.data) as database, mpl.rc_context(STYLE):
+    with prepared(options.data) as database:
+        release = Releases(database.parent / "releases").all()[-1]
+        frames, currency = read_frames(release), settings.currency
+        # A few hundred customers, because every reader of the page downloads them.
+        customers = frames["customers"].head(450)
+        save(charts.segment_map(customers, frames["centroids"], frames["segments"], currency), "segments")
+        save(charts.choice_of_k(frames["candidates"], currency), "choice_of_k")
+        save(charts.lift(frames["backtest"], currency), "backtest")
         with duckdb.connect(str(database), read_only=True) as connection:
-            save(choice_of_k(connection, settings), "choice_of_k")
-            save(segments(connection), "segments")
-            save(worth(connection), "backtest")
             text = "\n".join(page(connection, settings)) + "\n"
             (ROOT / "docs" / "online_retail.md").write_text(text, "utf-8")
         save(stability(database, settings), "stability")

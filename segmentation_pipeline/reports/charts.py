@@ -321,13 +321,17 @@ def customer_base(months: pd.DataFrame, currency: str | None) -> AnyChart:
         )
     )
     totals = months.groupby("month_end")["customers"].sum()
+    last = rows[rows["month_end"] == totals.index[-1]].sort_values("place")
+    last = last.assign(middle=last["customers"].cumsum() - last["customers"] / 2)
+    named = alt.Chart(last[last["customers"] > 0.04 * totals.iloc[-1]]).mark_text(align="left", dx=5, fontSize=11)
+    labels = named.encode(x=alt.value(WIDTH), y="middle:Q", text="segment:N")
     short = months.loc[~months["is_comparable"], "month_end"].nunique()
     text = (
         f"{_count(totals.iloc[0], currency)} customers at the end of {_month(totals.index[0])},"
         f" {_count(totals.iloc[-1], currency)} at the end of {_month(totals.index[-1])}."
     )
     note = f" The data before the first {short} month ends cover less than a year: these are pale." if short else ""
-    return _finished(areas, currency, text + note, height=260)
+    return _finished(areas + labels, currency, text + note, height=260)
 
 
 def lift(metrics: pd.DataFrame, currency: str | None) -> AnyChart:
@@ -369,7 +373,8 @@ def rfm_grid(scores: pd.DataFrame, currency: str | None) -> AnyChart:
     """Draw the customers by their scores of recency and frequency; the darker, the more money each has spent."""
     rows = scores.assign(
         label=[_count(n, currency) for n in scores["customers"]],
-        dark=scores["mean_monetary"] > scores["mean_monetary"].max() * 0.45,
+        # Below it black, above it white is readable on the colour.
+        dark=scores["mean_monetary"] > scores["mean_monetary"].max() * 0.62,
     )
     x = alt.X("recency_score:O", title="recency score (5: most recent)", axis=alt.Axis(labelAngle=0))
     y = alt.Y("frequency_score:O", sort="descending", title="frequency score (5: most often)")
@@ -377,7 +382,7 @@ def rfm_grid(scores: pd.DataFrame, currency: str | None) -> AnyChart:
     legend = alt.Legend(title="money per customer", format="$~s", type="symbol", symbolType="square")
     colour = alt.Color("mean_monetary:Q", scale=alt.Scale(range=["#eff3ff", "#08306b"], zero=True), legend=legend)
     cells = alt.Chart(rows).mark_rect(stroke=PAPER).encode(x=x, y=y, color=colour)
-    ink = alt.condition(alt.datum.dark, alt.value("#fefefe"), alt.value("#1b2734"))
+    ink = alt.condition(alt.datum.dark, alt.value("#fefefe"), alt.value("#000000"))
     chart = cells + alt.Chart(rows).mark_text().encode(x=x, y=y, text="label:N", color=ink)
     best = rows[(rows["recency_score"] == 5) & (rows["frequency_score"] == 5)]
     lost = rows[(rows["recency_score"] == 1) & (rows["frequency_score"] == 1)]

@@ -12,9 +12,9 @@ from segmentation_pipeline.reports.theme import GRID, INK, MUTED, PAPER
 # Colours of the page, which its style sheet sets for light, dark and print.
 _OF_THE_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
 _NEEDLESS = re.compile(
-    r' (?:class|role|aria-[a-z]+|pointer-events|xmlns(?::xlink)?|version)="[^"]*"|<path d=""[^>]*/>'
-    r'|<path d="M0,0h0v0h0Z"[^>]*/>'
+    r' (?:class|role|aria-[a-z]+|pointer-events|version)="[^"]*"|<path d=""[^>]*/>|<path d="M0,0h0v0h0Z"[^>]*/>'
 )
+_NAMESPACES = re.compile(r' xmlns(?::xlink)?="[^"]*"')
 _LONG_NUMBER = re.compile(r"(\d+\.\d)\d+")
 
 
@@ -25,7 +25,7 @@ def svg_of(chart: Any) -> str:
     return str(vl_convert.vegalite_to_svg(chart.to_dict()))
 
 
-def png_of(svg: str, scale: float = 1.25) -> bytes:
+def png_of(svg: str, scale: float = 1.0) -> bytes:
     """Return a drawn chart as PNG with 256 colours, which is a tenth as large as one with all."""
     import vl_convert
     from PIL import Image
@@ -35,14 +35,19 @@ def png_of(svg: str, scale: float = 1.25) -> bytes:
         return written.getvalue()
 
 
+def compact(svg: str) -> str:
+    """Return a drawn chart without what no reader sees, which makes it a third as large."""
+    return _LONG_NUMBER.sub(r"\1", _NEEDLESS.sub("", svg))
+
+
 def inlined(svg: str, label: str) -> str:
-    """Return a drawn chart as an element of a page: in the colours of the page, with a label, and a third as large.
+    """Return a drawn chart as an element of a page: compact, in the colours of the page, and with a label.
 
     Args:
         svg: The SVG that `svg_of` returned.
         label: The id of the element that names the chart.
     """
-    plain = _LONG_NUMBER.sub(r"\1", _NEEDLESS.sub("", svg))
+    plain = _NAMESPACES.sub("", compact(svg))
     plain = re.sub(r'<rect width="[\d.]+" height="[\d.]+" fill="#ffffff"/>', "", plain, count=1)
     for colour, of_page in _OF_THE_PAGE.items():
         plain = plain.replace(f'"{colour}"', f'"{of_page}"')

@@ -56,6 +56,8 @@ def config(currency: str | None) -> dict[str, Any]:
         "axis": {**text, "gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED, "labelLimit": 190},
         "header": text,
         "legend": {**text, "orient": "bottom", "title": None, "labelLimit": 220, "symbolStrokeColor": MUTED},
+        # In a notebook.
+        "mark": {"tooltip": {"content": "data"}},
         "text": {"color": INK, "fontSize": 12},
         "rule": {"color": INK},
         "locale": {

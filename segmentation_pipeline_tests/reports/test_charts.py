@@ -1,11 +1,13 @@
 """Tests of the charts: what each shows of rows that were written by hand."""
 
+import re
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
-from segmentation_pipeline.reports import charts
+from segmentation_pipeline.reports import charts, theme
 from segmentation_pipeline.reports.rendering import svg_of
 
 COLOURS = {segment.key: segment.colour for segment in SEGMENTS}
@@ -128,3 +130,46 @@ def test_a_sample_of_the_customers_is_called_one() -> None:
     for everybody, text in ((2, "2 customers."), (1_000_000, "A sample of 2 of 1,000,000 customers.")):
         chart = charts.segment_map(points.assign(all_customers=everybody), centroids, segments, "GBP")
         assert str(chart.description).startswith(text)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of WCAG 2.2 of rgb(r, g, b) or #rrggbb."""
+    parts = (
+        re.findall(r"\d+", colour) if colour.startswith("rgb") else [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    )
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(p) / 255 for p in parts)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_numbers_are_readable_on_every_colour_of_the_grid() -> None:
+    scores = [(recency, frequency) for frequency in range(5, 0, -1) for recency in range(1, 6)]
+    rows = pd.DataFrame(scores, columns=["recency_score", "frequency_score"]).assign(
+        customers=range(101, 126), mean_monetary=[float(number) for number in range(25)]
+    )
+    svg = svg_of(charts.rfm_grid(rows, "GBP"))
+    cells = re.findall(r'fill="(rgb\([^"]*\))" stroke="#ffffff"', svg)
+    inks = {int(number): ink for ink, number in re.findall(r'fill="(#[0-9a-f]{6})"[^>]*>(1\d\d)<', svg)}
+    assert len(cells) == len(inks) == 25
+    assert [n for n, cell in enumerate(cells) if contrast(cell, inks[101 + n]) < 4.5] == []
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper"),
+    [
+        (theme.INK, theme.PAPER),
+        (theme.MUTED, theme.PAPER),
+        ("#e8edf2", "#18222d"),
+        ("#aab6c2", "#18222d"),
+        ("#aab6c2", "#0f161e"),
+        (theme.MUTED, "#f3f5f8"),
+    ],
+)
+def test_text_of_charts_is_readable_in_light_and_dark(ink: str, paper: str) -> None:
+    assert contrast(ink, paper) >= 4.5
