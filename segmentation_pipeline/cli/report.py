@@ -6,6 +6,7 @@ import typer
 
 from segmentation_pipeline.cli.console import exit_on_user_error, retailer_settings
 from segmentation_pipeline.cli.releases import current_of, releases_of
+from segmentation_pipeline.reports.publishing import write_report
 
 
 def report(release: str, retailer: str, *, open_: bool, write: bool, traceback: bool) -> None:
@@ -15,10 +16,7 @@ def report(release: str, retailer: str, *, open_: bool, write: bool, traceback: 
         releases = releases_of(settings)
         found = releases.find(release) if release else current_of(settings)
         if write or not found.report.exists():
-            # Drawing takes half a second to import.
-            from segmentation_pipeline.reports.report import write_report
-
-            write_report(releases, found, settings.title, settings.release.group)
+            write_report(releases, found, settings.title, settings.release.group, redraw=write)
         typer.echo(found.report)
         if open_ and not webbrowser.open(found.report.resolve().as_uri()):
             typer.echo("No browser could be opened. Open the file yourself.", err=True)

@@ -410,7 +410,7 @@ class Release(Section):
     else may read them, because releases contain personal data."""
     report: bool = True
     """Whether each run writes `report.html` beside its release, and shows its charts in Dagster's interface. It takes
-    two seconds after the release is published, and an error in it is a warning."""
+    three seconds after the release is published, none in a night without news, and an error in it is a warning."""
     max_drop: float = Field(0.2, gt=0, le=1)
     """Maximum share of lines, customers or revenue that may be lost; beyond it, the release is not published. Except
     for corrections the data only grow, so a loss of a fifth is a truncated source."""

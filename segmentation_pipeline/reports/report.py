@@ -10,16 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from segmentation_pipeline.releases.files import Release, add_report
-from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.reports import theme
 from segmentation_pipeline.reports.figures import Drawing, draw
 from segmentation_pipeline.reports.formatting import format_money, format_number, format_share
-from segmentation_pipeline.reports.frames import Frames, read_frames
+from segmentation_pipeline.reports.frames import COMPARED, Frames, read_frames
 from segmentation_pipeline.reports.rendering import inlined
 
 _TEMPLATE = "report.html.jinja"
-_COMPARED = ("segments", "lapsing", "losses")
 # Kaufman & Rousseeuw (1990), "Finding Groups in Data".
 _SILHOUETTES = ((0.7, "a strong structure"), (0.5, "a reasonable structure"), (0.25, "a weak structure"))
 _DRIFT = {
@@ -44,45 +42,30 @@ class Report:
     drawings: Sequence[Drawing]
 
 
-def previous_of(release: Release, releases: Sequence[Release]) -> Release | None:
-    """Return the newest of the releases with an earlier as-of date; a repeated run of a day is no comparison."""
-    earlier = [other for other in releases if other.name < release.name and other.as_of < release.as_of]
-    return earlier[-1] if earlier else None
-
-
-def write_report(releases: Releases, release: Release, title: str, group: str | None) -> Report:
-    """Write the report of a release beside its files, and return it.
-
-    Args:
-        releases: All releases, of which an earlier one is compared.
-        release: The release.
-        title: The name of the retailer for readers.
-        group: The group that may read the release.
-    """
-    report = report_of(release, title, previous_of(release, releases.all()))
-    add_report(release, report.html, group)
-    return report
-
-
-def report_of(release: Release, title: str, previous: Release | None = None) -> Report:
-    """Write the report of a release.
+def report_of(release: Release, title: str, previous: Release | None = None, *, digest: str = "") -> Report:
+    """Return the report of a release.
 
     Args:
         release: The release, which says everything but the title: the same release gives the same page.
         title: The name of the retailer for readers.
         previous: The release that it is compared with.
+        digest: A digest of all that the page shows, which it contains.
     """
     from jinja2 import Environment, StrictUndefined
 
     frames = read_frames(release, previous)
-    before = read_frames(previous, names=_COMPARED) if previous is not None else None
+    before = read_frames(previous, names=COMPARED) if previous is not None else None
     currency = release.manifest.get("currency")
     drawings = list(draw(frames, currency))
     template = (Path(__file__).parent / _TEMPLATE).read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = _Page(release, previous, frames, before, currency)
     html = environment.from_string(template).render(
-        page.content(), title=title, figures={drawing.figure.name: _figure(drawing) for drawing in drawings}
+        page.content(),
+        title=title,
+        # A page that lacks a chart because of an error is drawn again in the next night.
+        digest="" if any(drawing.error for drawing in drawings) else digest,
+        figures={drawing.figure.name: _figure(drawing) for drawing in drawings},
     )
     return Report(html, drawings)
 

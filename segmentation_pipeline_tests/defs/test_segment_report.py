@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB
-from segmentation_pipeline.reports import report
+from segmentation_pipeline.reports import publishing
 from segmentation_pipeline.reports.figures import FIGURES
 from segmentation_pipeline_tests.commands import segments
 from segmentation_pipeline_tests.shops import SECOND_NIGHT, Shop
@@ -40,6 +40,7 @@ def test_a_run_writes_the_report_beside_its_release(reported: Reported) -> None:
     assert not any(shop.releases.verify().values())
     [materialization] = result.asset_materializations_for_node("segment_report")
     assert materialization.metadata["release"].value == second.name
+    assert re.fullmatch(r"\d+ charts", str(materialization.metadata["drawn"].value))
     assert materialization.metadata["bytes"].value == second.report.stat().st_size
     [evaluation] = [check for check in result.get_asset_check_evaluations() if check.check_name == "report_is_complete"]
     assert evaluation.passed
@@ -87,7 +88,7 @@ def test_a_failing_report_is_a_warning_and_the_run_succeeds(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report, "add_report", fail)
+    monkeypatch.setattr(publishing, "add_report", fail)
     before = shop.release.report.read_bytes()
     result = only_the_report(shop, instance)
     assert result.success

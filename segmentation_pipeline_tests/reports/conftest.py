@@ -3,7 +3,8 @@
 import pytest
 
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.reports.report import Report, previous_of, report_of
+from segmentation_pipeline.reports.publishing import previous_of
+from segmentation_pipeline.reports.report import Report, report_of
 from segmentation_pipeline_tests.shops import Shop
 
 TITLE = "Corner <shop>"

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from segmentation_pipeline.releases.files import DATABASE, Release
 from segmentation_pipeline.reports import charts, figures
 from segmentation_pipeline.reports.figures import FIGURES
 from segmentation_pipeline.reports.formatting import format_money
-from segmentation_pipeline.reports.report import Report, previous_of, report_of
+from segmentation_pipeline.reports.report import Report, report_of
 from segmentation_pipeline_tests.reports.conftest import TITLE, newest
 from segmentation_pipeline_tests.shops import Shop
 
@@ -103,13 +102,6 @@ def test_the_page_has_no_address_no_script_and_an_escaped_title(written: Report)
 def test_the_same_release_gives_the_same_page(written: Report, refitted_template: Shop) -> None:
     release, previous = newest(refitted_template)
     assert report_of(release, TITLE, previous).html == written.html
-
-
-def test_a_repeated_run_of_a_day_is_compared_with_the_day_before(refitted_template: Shop) -> None:
-    first, second, third = refitted_template.releases.all()
-    again = replace(third, folder=third.folder.with_name("000009-again"))
-    assert previous_of(again, [first, second, third, again]) == second
-    assert previous_of(first, [first, second]) is None
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -14,6 +14,7 @@ from segmentation_pipeline.orchestration.check_results import warning_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.orchestration.sql_assets import OWNERS, Results
 from segmentation_pipeline.releases.store import Releases
+from segmentation_pipeline.reports.publishing import write_report
 
 if TYPE_CHECKING:
     from segmentation_pipeline.reports.figures import Drawing
@@ -66,20 +67,17 @@ def _result(errors: Sequence[str]) -> dg.AssetCheckResult:
 
 def _write(context: dg.AssetExecutionContext, retailer: RetailerConfig, errors: list[str]) -> dict[str, Any]:
     """Write the report of the newest release, and log its charts; add the errors of charts that cannot be drawn."""
-    # Drawing takes half a second to import.
-    from segmentation_pipeline.reports.report import write_report
-
     started, settings, releases = time.perf_counter(), retailer.settings, Releases(retailer.folders.releases)
     release = releases.all()[-1]
-    report = write_report(releases, release, settings.title, settings.release.group)
-    drawn = [drawing for drawing in report.drawings if drawing.svg]
-    errors += [f"{drawing.figure.name}: {drawing.error}" for drawing in report.drawings if drawing.error]
+    written = write_report(releases, release, settings.title, settings.release.group)
+    drawn = [drawing for drawing in written.drawings if drawing.svg]
+    errors += [f"{drawing.figure.name}: {drawing.error}" for drawing in written.drawings if drawing.error]
     for drawing in drawn:
         context.log_event(_observation(drawing, release.name))
     return {
         "release": release.name,
         "path": dg.MetadataValue.path(str(release.report)),
-        "charts": len(drawn),
+        "drawn": f"no: {written.same_as} shows the same" if written.same_as else f"{len(drawn)} charts",
         "bytes": release.report.stat().st_size,
         "seconds": time.perf_counter() - started,
     }

@@ -1,9 +1,9 @@
 -- One row per point of a Lorenz curve: of all customers ('all'), and of each outlier segment.
 with customers as (
-    select 'all' as segment_key, greatest(cast(monetary as double), 0) as money
+    select 'all' as segment_key, greatest(monetary, 0) as money
     from customer_segments
     union all
-    select segment_key, greatest(cast(monetary as double), 0)
+    select segment_key, greatest(monetary, 0)
     from customer_segments
     where customer_group = 'outlier'
 ),
@@ -22,7 +22,7 @@ ranked as (
 select
     segment_key,
     place / customers as customer_share,
-    money / total as revenue_share,
+    cast(money as double) / cast(total as double) as revenue_share,
     customers
 from ranked
 where

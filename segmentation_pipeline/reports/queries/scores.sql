@@ -3,7 +3,7 @@ select
     recency_score,
     frequency_score,
     count(*) as customers,
-    avg(cast(monetary as double)) as mean_monetary
+    avg(monetary) as mean_monetary
 from customer_segments
 group by all
 order by recency_score, frequency_score
