@@ -21,6 +21,8 @@ from segmentation_pipeline.status.report import Status, status_of
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 _RULES = 3
+# Most evaluations find nothing to start, which is no fault.
+_RESULTS = {"skipped": "nothing to do", "success": "done", "failure": "failed", "started": "under way"}
 
 
 def status(retailer: str, *, as_json: bool, max_age_hours: float | None, traceback: bool) -> None:
@@ -112,7 +114,11 @@ def _dagster(dagster: DagsterStatus, now: datetime) -> Iterator[tuple[str, str]]
     else:
         yield "daemon", "has never run, so nothing starts by itself; docs/operations.md says how to run every night"
     for one in dagster.schedules:
-        last = f", last {_ago(one.last_evaluated_at, now)}: {one.last_result}" if one.last_evaluated_at else ""
+        last = (
+            f", last {_ago(one.last_evaluated_at, now)}: {_RESULTS.get(one.last_result or '')}"
+            if one.last_evaluated_at
+            else ""
+        )
         state = "on" if one.on else f"off (`{turn_on(one)}`)"
         yield one.kind, f"{one.name} {state}, {one.when}{last}"
     for run in dagster.runs:

@@ -159,7 +159,7 @@ def release_problems(
         yield error(
             "release",
             f"{status.name} is {status.age_hours:,.0f} hours old; it is stale from {max_age_hours:g} hours on.",
-            "See the last runs and the schedules below; `segments run` publishes a new one.",
+            "Look at the last runs and the schedules; `segments run` publishes a new release.",
         )
 
 
