@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -53,7 +54,7 @@ def _pooled(connect: Connect, stack: ExitStack) -> Connect:
         # Creates the tables, too.
         with connect() as connection:
             url = connection.engine.url
-        if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        if url.get_backend_name() != "sqlite" or not Path(url.database or "").is_file():
             return None
         created = create_engine(url, connect_args={"timeout": _TIMEOUT_SECONDS})
         listen(created, "connect", lambda connection, _: connection.execute("pragma synchronous = normal"))

@@ -9,16 +9,21 @@ import dagster as dg
 
 from segmentation_pipeline.config.sections import Privacy
 from segmentation_pipeline.errors import mask
-from segmentation_pipeline.tables.contract import Column, Contract, quoted
+from segmentation_pipeline.tables.catalog import contracts
+from segmentation_pipeline.tables.contract import Contract, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
 
 _ROWS = 3
+_LINES, _FILE = "raw_transactions", "source_file"
+_TEXT_OR_NUMBER = ("VARCHAR", "DECIMAL")
 
 
 def preview_of(warehouse: Warehouse, contract: Contract, privacy: Privacy) -> dict[str, Any]:
     """Return the first rows of a table, in which what names a person is a masked pattern.
 
-    Where the retailer hashes, drops or withholds columns, all text of tables about persons is masked.
+    In tables of lines, every text and number of the source is masked: where the columns of a line are shifted, a
+    customer is found in any of them. Where the retailer hashes, drops or withholds columns, all text of tables about
+    persons is masked.
 
     Args:
         warehouse: The working database.
@@ -29,17 +34,16 @@ def preview_of(warehouse: Warehouse, contract: Contract, privacy: Privacy) -> di
     rows = warehouse.rows(select)
     if not rows:
         return {}
-    is_private = privacy.pseudonymise or bool(privacy.drop) or bool(privacy.withhold)
-    masks_text = is_private and any(column.personal for column in contract.columns)
-    masked = {column.name for column in contract.columns if _is_masked(column, privacy, masks_text=masks_text)}
+    masked = {column.name for column in contract.columns if column.personal or column.name in privacy.withhold}
+    if contract.key[0] == _FILE:
+        masked |= {column.name for column in contracts()[_LINES].columns if column.type.startswith(_TEXT_OR_NUMBER)}
+        masked -= {*contract.key}
+    if masked and (privacy.pseudonymise or privacy.drop or privacy.withhold):
+        masked |= {column.name for column in contract.columns if column.type == "VARCHAR"}
     records = [
         dg.TableRecord({name: _shown(value, masks=name in masked) for name, value in row.items()}) for row in rows
     ]
     return {"first_rows": dg.MetadataValue.table(records)}
-
-
-def _is_masked(column: Column, privacy: Privacy, *, masks_text: bool) -> bool:
-    return column.personal or column.name in privacy.withhold or (masks_text and column.type == "VARCHAR")
 
 
 def _shown(value: Any, *, masks: bool) -> str | int | float | bool | None:

@@ -32,7 +32,7 @@ def shown(warehouse: Warehouse, table: str, **privacy: Any) -> list[dict[str, An
     return [dict(record.data) for value in preview.values() for record in value.records]
 
 
-def test_ids_are_masked_and_other_values_shown(warehouse: Warehouse) -> None:
+def test_every_text_and_number_of_a_line_is_masked(warehouse: Warehouse) -> None:
     store(warehouse, "raw_transactions", LINE)
     [row] = shown(warehouse, "raw_transactions")
     assert [row[name] for name in ("customer_id", "invoice", "unparsed")] == [
@@ -40,7 +40,14 @@ def test_ids_are_masked_and_other_values_shown(warehouse: Warehouse) -> None:
         "a999999",
         '{"aaaaa": "aaaa aaaaa"}',
     ]
-    assert (row["description"], row["quantity"], row["price"]) == ("LANTERN 2", "3.000", None)
+    assert (row["description"], row["quantity"], row["price"]) == ("aaaaaaa 9", "9.999", None)
+    assert row["source_line"] == 0
+
+
+def test_rules_and_places_of_rejected_lines_are_shown(warehouse: Warehouse) -> None:
+    store(warehouse, "rejected_transactions", {**LINE, "source_file": "a.csv", "rule": "unparsed"})
+    [row] = shown(warehouse, "rejected_transactions")
+    assert (row["source_file"], row["rule"], row["quantity"]) == ("a.csv", "unparsed", "9.999")
 
 
 @pytest.mark.parametrize("privacy", [{"pseudonymise": True}, {"drop": ["country"]}, {"withhold": ["country"]}])
