@@ -18,7 +18,7 @@ from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError
-from segmentation_pipeline.ingestion.sources import found_files
+from segmentation_pipeline.ingestion.sources import check_source
 
 _USER_ERRORS = (PipelineError, ValueError, OSError, duckdb.Error)
 out = Console()
@@ -146,13 +146,12 @@ def retailer_settings(
     return load_settings(retailer, source, as_of, withholdable=withholdable)
 
 
-def count_source_files(retailer: str, settings: Retailer) -> int:
-    """Return the number of source files; 0 where the run writes sample files, or fetches the rows of a query.
+def check_source_files(retailer: str, settings: Retailer) -> None:
+    """Check what a run reads, except for the network: the run itself finds out what a server has.
 
     Raises:
         SourceError: There is nothing to read, or no address of the database.
     """
-    if settings.source.sample:
-        return 0
-    own = RetailerFolders(data_folder(), settings.name).pipeline_paths
-    return len(found_files(settings.source, source_base(retailer), own))
+    if not settings.source.sample:
+        own = RetailerFolders(data_folder(), settings.name).pipeline_paths
+        check_source(settings.source, source_base(retailer), own)

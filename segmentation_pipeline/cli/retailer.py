@@ -1,11 +1,12 @@
 """`segments retailer`: check retailer files."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 
 import typer
 
-from segmentation_pipeline.cli.console import count_source_files, err, exit_on_user_error, out, retailer_settings, say
+from segmentation_pipeline.cli.console import check_source_files, err, exit_on_user_error, out, retailer_settings, say
 from segmentation_pipeline.cli.losses import print_losses
 from segmentation_pipeline.config.loading import absolute_arguments, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
@@ -29,7 +30,7 @@ def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         name, source = absolute_arguments(retailer, source)
         settings = retailer_settings(name, source, withholdable=withholdable_columns())
-        ids, files = CustomerIds.of(settings, source_base(name)), count_source_files(name, settings)
+        ids, files = CustomerIds.of(settings, source_base(name)), _count_files(name, settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"
         if ids.merged:
@@ -47,12 +48,24 @@ def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
         raise typer.Exit(1)
 
 
+def _count_files(name: str, settings: Retailer) -> int:
+    """Return the number of source files, also of those in object stores; 0 of sample files and of a query."""
+    check_source_files(name, settings)
+    if settings.source.sample:
+        return 0
+    own = RetailerFolders(data_folder(), settings.name).pipeline_paths
+    with found_files(settings.source, source_base(name), own) as found:
+        return len(found.files)
+
+
 def _check_sample(name: str, settings: Retailer) -> bool:
     """Print what a run would reject of the first lines of the source, and return whether a run would fail on them."""
     settings = settings.for_run(datetime.now(settings.zone).replace(tzinfo=None))
     own, base = RetailerFolders(data_folder(), settings.name).pipeline_paths, source_base(name)
-    files = found_files(settings.source, base, own)
-    with sampled(settings, base, files, own) as sample:
+    with ExitStack() as stack:
+        found = stack.enter_context(found_files(settings.source, base, own))
+        files = found.files
+        sample = stack.enter_context(sampled(settings, base, files, own, fetch=found.fetch))
         read = ", ".join(f"{file.source_file} ({file.lines:,})" for file in sample.files)
         of_all = f"{len(sample.files):,} of {len(files):,} files" if len(sample.files) < len(files) else "each file"
         if settings.source.query is not None:

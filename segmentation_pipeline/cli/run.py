@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_pipeline.cli.changes import before_the_run, print_changes
 from segmentation_pipeline.cli.console import (
-    count_source_files,
+    check_source_files,
     err,
     exit_on_user_error,
     out,
@@ -93,7 +93,7 @@ def run(request: RunRequest) -> None:
         settings = retailer_settings(
             request.retailer, request.source, request.as_of, withholdable=withholdable_columns()
         )
-        count_source_files(request.retailer, settings)
+        check_source_files(request.retailer, settings)
         home = prepare()
         run_liveness.folder().mkdir(parents=True, exist_ok=True)
     if not execute(request, settings):

@@ -16,6 +16,7 @@ from segmentation_pipeline.config.error_messages import error_lines
 from segmentation_pipeline.config.open_choices import open_settings
 from segmentation_pipeline.config.paths import data_folder, expanded
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.sections import is_url
 from segmentation_pipeline.errors import PathError, RetailerError
 
 SHIPPED = Path(__file__).parents[1] / "retailers"
@@ -131,7 +132,7 @@ def absolute_arguments(file: str, source: str) -> tuple[str, str]:
     """
     name = resolve_retailer(file)
     retailer = name if name in shipped_names() else str(find(name))
-    return retailer, str(expanded(source).absolute()) if source else ""
+    return retailer, source if not source or is_url(source) else str(expanded(source).absolute())
 
 
 def source_base(file: str = "") -> Path:
@@ -149,7 +150,7 @@ def _without_parent_steps(path: str, base: Path) -> str:
     The retailer file must not contain `..`, but the person who starts a run may: they have the same rights as the run.
     """
     parts = expanded(path).parts
-    if ".." not in parts:
+    if is_url(path) or ".." not in parts:
         return path
     after = len(parts) - parts[::-1].index("..")
     return str(Path(base, *parts[:after]).resolve().joinpath(*parts[after:]))

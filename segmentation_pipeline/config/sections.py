@@ -25,6 +25,9 @@ WHITESPACE = "whitespace"
 EPOCH_FORMATS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
 # The group of `source.supersedes` that says how new a file is.
 VERSION_GROUP = "version"
+# The schemes of URLs that `source.path` accepts, and those of web servers among them.
+OBJECT_STORES = ("s3", "gs", "az", "https", "http")
+WEB = ("https", "http")
 # A number and a unit, as in `source.look_back`; ten years of weeks at most.
 _LOOK_BACK = re.compile(r"([0-9]{1,6}) (minute|hour|day|week)s?")
 _MAX_LOOK_BACK = 100_000
@@ -53,7 +56,8 @@ class Source(Section):
     """Required without `query`: file, folder (with its subfolders), pattern, or a list of these. Relative paths start
     from the folder of this file; those of shipped files from the data folder. `..` is not allowed, and a link inside
     the source that leads out of it is quarantined, so that a person who may write this file or the source cannot make
-    the pipeline read other files. The path itself may be a link."""
+    the pipeline read other files. The path itself may be a link. Also s3://BUCKET/PREFIX/*.csv and
+    https://HOST/FILE.csv: see [operations](operations.md#object-stores)."""
     query: Text | None = None
     """SELECT of the lines in a database, instead of files, in the SQL of that database. [columns] maps its columns. It
     can only read: see [operations](operations.md#databases)."""
@@ -220,10 +224,37 @@ class Source(Section):
         return value
 
 
+def is_url(path: str) -> bool:
+    """Return whether a path of a source is the address of an object and not of a file."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path))
+
+
+def url_error(path: str) -> str:
+    """Return why a URL cannot be a path of a source; empty if it can, or is none."""
+    if not is_url(path):
+        return ""
+    kind, _, rest = path.partition("://")
+    host = rest.partition("/")[0]
+    if kind not in OBJECT_STORES:
+        return f"allowed: a URL that begins with {', '.join(f'{name}://' for name in OBJECT_STORES if name != 'http')}"
+    if "@" in host or "#" in rest or (kind in WEB and "?" in rest):
+        return "allowed: a URL without user, password and parameters; the environment has the credentials"
+    if kind in WEB and set("*[") & set(rest):
+        return "allowed: the URL of one file, because web servers list no files"
+    if kind == "http" and host.partition(":")[0] not in ("127.0.0.1", "localhost"):
+        return "allowed: https, because http can be read and changed on its way"
+    return ""
+
+
 def _errors_of_path(settings: dict[str, Any]) -> Iterator[SettingError]:
     """Yield the errors of a source of files: no path, or settings of a query."""
-    if settings.get("path") is None:
+    path = settings.get("path")
+    if path is None:
         yield SettingError(("path",), "required, but missing: a file, a folder, a pattern, or a list; or query", {})
+    for one in path if isinstance(path, list) else [path]:
+        # Without its value, which may hold a password or a signature.
+        if isinstance(one, str) and (message := url_error(one)):
+            yield SettingError(("path",), message, {})
     for name in (*_OF_QUERIES, "look_back"):
         if settings.get(name) is not None:
             yield SettingError((name,), "belongs to source.query, which is not set; remove it", {})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
-from segmentation_pipeline.ingestion.discovery import source_files
+from segmentation_pipeline.ingestion.sources import found_files
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def current_files() -> tuple[str, ...] | None:
     if settings.source.sample is not None or settings.source.query is not None:
         return None
     own = RetailerFolders(data_folder(), settings.name).pipeline_paths
-    files = source_files(settings.source, source_base(), own)
-    return tuple(_digest(name, *_size_and_time(path)) for name, path in files.items())
+    with found_files(settings.source, source_base(), own) as found:
+        return tuple(_digest(name, *_size_and_time(path)) for name, path in found.files.items())
 
 
 def _size_and_time(path: Path) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Contains which files a run reads, and what `ingested_files` records of each. Fin
 their lines in `staging`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -54,6 +54,7 @@ class LoadRequest:
         base: The folder that relative paths of the retailer file start from.
         roots: Folders that the files must be in after links are followed; empty: any.
         max_lines: About how many lines at the beginning of each file are read; None: all.
+        fetch: Brings the content of a file, which may still be in an object store.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class LoadRequest:
     base: Path = Path()
     roots: tuple[Path, ...] = ()
     max_lines: Mapping[str, int] | None = None
+    fetch: Callable[[Path], None] = lambda path: None
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,9 @@ def _inspect(
         record = replace(record, size=size, modified_at=modified_at)
         if current and (current.size, current.modified_at) == (size, modified_at):
             return _SourceFile(path, _present(current, request), previous)
+        request.fetch(path)
+        size, modified_at = _size_and_time(path)
+        record = replace(record, size=size, modified_at=modified_at)
         if request.max_lines is not None:
             # The hash would read all of a file of which only the beginning is wanted.
             return _SourceFile(path, record, previous)

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 import duckdb
 
 from segmentation_pipeline.config.environment import connection_string
-from segmentation_pipeline.errors import SourceError, first_line, is_system_error, mask
+from segmentation_pipeline.errors import SourceError, first_line, mask
+from segmentation_pipeline.ingestion.driver_errors import without_cause
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.connection import query_connection
 
@@ -160,21 +161,6 @@ def opened_source(address: Address, folder: Path, own_paths: Sequence[Path] = ()
         yield source
 
 
-def _without_cause(action: Callable[[], _Result], failed: Callable[[Exception], SourceError]) -> _Result:
-    """Return the result of an action, or raise what `failed` makes of its error.
-
-    Raised outside of the handler, so that no traceback shows the error of the driver, which quotes host and query.
-    """
-    try:
-        return action()
-    except Exception as error:
-        # Of this machine: the server's own disk can be full too.
-        if is_system_error(error) and "libpq" not in str(error):
-            raise
-        failure = failed(error)
-    raise failure
-
-
 def _when_free(action: Callable[[], _Result], passes: Callable[[str], bool]) -> _Result:
     """Return the result of an action, which is tried again while its error is one that passes."""
     deadline = time.monotonic() + WAIT_SECONDS
@@ -195,10 +181,10 @@ class _DuckDbSource:
     connection: duckdb.DuckDBPyConnection
 
     def rows(self, select: str) -> list[tuple[Any, ...]]:
-        return _without_cause(lambda: self.connection.execute(select).fetchall(), self._query_error)
+        return without_cause(lambda: self.connection.execute(select).fetchall(), self._query_error)
 
     def columns(self, query: str) -> dict[str, str]:
-        statements = _without_cause(lambda: duckdb.extract_statements(query), self._query_error)
+        statements = without_cause(lambda: duckdb.extract_statements(query), self._query_error)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise SourceError("source.query: allowed: one SELECT")
         rows = self.rows(f"describe select * from (\n{query}\n) as q")  # noqa: S608 - the user's own query
@@ -251,7 +237,7 @@ class _PostgresqlSource:
 
         with closing(adbc.AdbcStatement(self.session)) as prepared:
             prepared.set_sql_query(statement)
-            _without_cause(prepared.execute_update, self._query_error)
+            without_cause(prepared.execute_update, self._query_error)
 
     def _arrow(
         self, connection: duckdb.DuckDBPyConnection, select: str, read: Callable[[duckdb.DuckDBPyRelation], _Result]
@@ -264,7 +250,7 @@ class _PostgresqlSource:
                 stream, _ = statement.execute_query()
                 return read(connection.from_arrow(stream))
 
-        return _without_cause(run, self._query_error)
+        return without_cause(run, self._query_error)
 
     def _query_error(self, error: Exception) -> SourceError:
         found = re.search(r"(?:ERROR|FATAL):\s*(.*)", str(error))
@@ -305,7 +291,7 @@ def _postgresql(address: Address, folder: Path) -> Iterator[_PostgresqlSource]:
         def is_passing(text: str) -> bool:
             return any(words in text for words in _PASSING)
 
-        session = _without_cause(lambda: _when_free(connect, is_passing), lambda error: _not_connected(address, error))
+        session = without_cause(lambda: _when_free(connect, is_passing), lambda error: _not_connected(address, error))
         source = _PostgresqlSource(address, session, folder)
         for statement in (
             "set client_encoding = 'UTF8'",
@@ -359,7 +345,7 @@ def _duckdb(address: Address, folder: Path, own_paths: Sequence[Path]) -> Iterat
             message = address.without_secrets(first_line(error)).rstrip(".")
             return address.error(f"DuckDB {duckdb.__version__} cannot open it: {message}", "Correct the variable")
 
-        connection = _without_cause(lambda: _when_free(connect, lambda text: "Could not set lock" in text), failed)
+        connection = without_cause(lambda: _when_free(connect, lambda text: "Could not set lock" in text), failed)
         yield _DuckDbSource(address, connection)
 
 

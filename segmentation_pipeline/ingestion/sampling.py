@@ -4,13 +4,14 @@ Contains which files and how many of their lines. They are read, cleaned and jud
 the working database.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.config.sections import is_url
 from segmentation_pipeline.ingestion.cleaning import query_inputs
 from segmentation_pipeline.ingestion.discovery import source_roots
 from segmentation_pipeline.ingestion.file_ledger import QUARANTINED, IngestedFile
@@ -60,6 +61,7 @@ def sampled(
     files: Mapping[str, Path],
     own_paths: Sequence[Path] = (),
     max_lines: int = SAMPLED_LINES,
+    fetch: Callable[[Path], None] = lambda path: None,
 ) -> Iterator[Sample]:
     """Read the first lines of some files, and yield what a run would make of them.
 
@@ -69,12 +71,15 @@ def sampled(
         files: The path of each file of the source by its name; none where it is a query.
         own_paths: Paths that the pipeline itself writes; the source must not read them.
         max_lines: About how many lines to read in all.
+        fetch: Brings the content of a file, which may still be in an object store.
 
     Raises:
         SourceError: A run would not read the source: too many files cannot be read, or there are no lines.
     """
     limits = lines_of_each({name: _size(path) for name, path in files.items()}, max_lines) if files else {}
-    request = LoadRequest("sample", "", "", base=base, roots=source_roots(retailer.source, base), max_lines=limits)
+    # Objects of a store are not where the settings say.
+    roots = () if any(map(is_url, retailer.source.paths)) else source_roots(retailer.source, base)
+    request = LoadRequest("sample", "", "", base=base, roots=roots, max_lines=limits, fetch=fetch)
     chosen = {name: files[name] for name in limits}
     with temporary_database() as warehouse, TemporaryDirectory() as spill:
         if retailer.source.query is not None:

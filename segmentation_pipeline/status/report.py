@@ -17,7 +17,7 @@ from segmentation_pipeline.config.loading import absolute_arguments, find, load_
 from segmentation_pipeline.config.paths import RetailerFolders, dagster_home, data_folder
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, RetailerError
-from segmentation_pipeline.ingestion.sources import found_files
+from segmentation_pipeline.ingestion.sources import check_source
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.status import installation
@@ -141,7 +141,7 @@ def _settings(name_or_path: str, problems: list[Problem]) -> Retailer | None:
     folders = RetailerFolders(data_folder(), settings.name)
     if not settings.source.sample:
         _noted(
-            lambda: found_files(settings.source, source_base(name_or_path), folders.pipeline_paths),
+            lambda: check_source(settings.source, source_base(name_or_path), folders.pipeline_paths),
             problems,
             lambda found: error("source", str(found), "The next run fails. Mount or correct the source."),
         )

@@ -1,14 +1,16 @@
 """Assets of the source: every line that was read in `raw_transactions`, and its files in `ingested_files`."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
 from segmentation_pipeline.config.paths import expanded
 from segmentation_pipeline.ingestion import incremental, schema_drift
-from segmentation_pipeline.ingestion.discovery import source_files, source_roots
 from segmentation_pipeline.ingestion.query_load import load_query
+from segmentation_pipeline.ingestion.sources import found_files, source_place
 from segmentation_pipeline.ingestion.staging import READER_VERSIONS
 from segmentation_pipeline.orchestration.check_results import check_result, similar_ids_result
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
@@ -68,28 +70,27 @@ def raw_transactions(
             yield from write_tables(retailer, warehouse, load.writes, inputs=load.inputs, metadata=lambda _: metadata)
 
 
-def _load(retailer: RetailerConfig, warehouse: WarehouseResource) -> AbstractContextManager[incremental.SourceLoad]:
-    """Return the load of the files, or of the rows of the query."""
-    settings, base, request = retailer.settings, retailer.source_base, _request(retailer)
+@contextmanager
+def _load(retailer: RetailerConfig, warehouse: WarehouseResource) -> Iterator[incremental.SourceLoad]:
+    """Load the files, or the rows of the query."""
+    settings, base, database = retailer.settings, retailer.source_base.absolute(), warehouse.open()
     own, spill = retailer.folders.pipeline_paths, retailer.folders.spill
-    if settings.source.query is not None:
-        return load_query(warehouse.open(), settings, spill, request, own)
-    files = source_files(settings.source, base, own)
-    return incremental.load_source(warehouse.open(), settings, files, spill, request)
-
-
-def _request(retailer: RetailerConfig) -> incremental.LoadRequest:
-    settings, base = retailer.settings, retailer.source_base.absolute()
-    paths = ", ".join(str(base / expanded(path)) for path in settings.source.paths)
-    return incremental.LoadRequest(
+    request = incremental.LoadRequest(
         retailer.run_id,
         settings.reading_digest,
-        paths or f"source.query in {settings.source.connection}",
+        source_place(settings.source, base),
         reload=retailer.reload,
         accept_change=retailer.accept_change,
         base=base,
-        roots=source_roots(settings.source, base),
     )
+    if settings.source.query is not None:
+        with load_query(database, settings, spill, request, own) as load:
+            yield load
+        return
+    with found_files(settings.source, retailer.source_base, own, spill) as found:
+        request = replace(request, roots=found.roots, fetch=found.fetch)
+        with incremental.load_source(database, settings, found.files, spill, request) as load:
+            yield load
 
 
 def _filled(context: dg.AssetExecutionContext, load: incremental.SourceLoad) -> dict[str, Any]:
