@@ -269,10 +269,11 @@ class _Staging:
             "select coalesce(sum(estimated_size), 0) from duckdb_tables() where starts_with(table_name, 'lines_')"
         ).fetchall()
         files = len({part.source_file for part in batch})
+        noun = "file" if len(self.files) == 1 else "files"
         of_all = f"{files:,} of " if files < len(self.files) else ""
         lines = f", {before:,} lines so far" if before else ""
         progress.report(
-            f"reading {of_all}{len(self.files):,} files{lines}", lambda: self.connection.query_progress() / 100
+            f"reading {of_all}{len(self.files):,} {noun}{lines}", lambda: self.connection.query_progress() / 100
         )
 
     def _reparsed(self, parts: Sequence[Part]) -> Iterator[Part]:

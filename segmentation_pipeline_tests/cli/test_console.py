@@ -8,6 +8,7 @@ import select
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,8 @@ from segmentation_pipeline import progress
 from segmentation_pipeline.cli.console import Column, print_entry, print_table
 from segmentation_pipeline.cli.encoding import ERRORS, allow_any_text
 from segmentation_pipeline.cli.progress import Progress
+from segmentation_pipeline.model.k_search import search_k
+from segmentation_pipeline.model.thresholds import SearchRules
 from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -67,6 +70,20 @@ def test_the_moving_line_shortens_without_cutting_a_name() -> None:
     assert shown.line(60) == "a_long_step | reading 3 of 24 files, 50% | 0 s"
     assert shown.line(30) == "cleaning | 0 of 2 steps | 0 s"
     assert shown.line(4) == "0 s"
+
+
+def test_long_steps_report_how_far_they_are(finished_shop: Shop) -> None:
+    heard = list[str]()
+    with progress.heard(lambda doing, _: heard.append(doing)):
+        assert finished_shop.run(assets=["erased_customers", "raw_transactions", "ingested_files"], reload=True).success
+        features = np.random.default_rng(1).gamma(2, size=(60, 3)).round(3)
+        rules = SearchRules(k_min=2, k_max=3, resamples=2)
+        search_k(features, transform="standard", rules=rules, report=progress.report)
+    assert {"opening file 1 of 1", "reading 1 file", "writing the lines"} <= {*heard}
+    assert [doing for doing in heard if "clusters" in doing][:2] == [
+        "fitting 2 clusters, of 2 to 3",
+        "fitting 3 clusters, of 2 to 3",
+    ]
 
 
 def run_in_terminal(shop: Shop, width: int, **environment: str) -> str:
