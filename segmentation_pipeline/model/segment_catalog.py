@@ -35,8 +35,10 @@ class Segment:
     staleness: float = 0.0
 
 
-def _normal(name: str, value: float, staleness: float, colour: str, description: str, action: str) -> Segment:
-    return Segment(name.lower().replace("-", "_"), name, "normal", description, action, colour, value, staleness)
+def _normal(name: str, value: float, staleness: float, colour: str, typical: str, action: str) -> Segment:
+    """Return a segment of a cluster, described so that it is true of each customer: by the centroid nearest to it."""
+    key, description = name.lower().replace("-", "_"), f"Most like customers who {typical}"
+    return Segment(key, name, "normal", description, action, colour, value, staleness)
 
 
 def _half_white(colour: str) -> str:
@@ -53,7 +55,7 @@ NORMAL = (
         -0.5,
         -0.5,
         "#a6cee3",
-        "Bought recently, but seldom and little so far.",
+        "bought recently, but seldom and little so far.",
         "Win the next purchase: welcome series, starter offers.",
     ),
     _normal(
@@ -61,7 +63,7 @@ NORMAL = (
         0.5,
         -0.5,
         "#1f78b4",
-        "Steady customers who buy regularly and recently.",
+        "buy regularly, and bought recently.",
         "Keep the habit: loyalty points, news of what they buy.",
     ),
     _normal(
@@ -69,7 +71,7 @@ NORMAL = (
         1.2,
         -0.5,
         "#08519c",
-        "Frequent, recent customers on their way to the top.",
+        "buy more and more often than most, and bought recently.",
         "Raise the basket: bundles, cross-selling, early access.",
     ),
     _normal(
@@ -77,7 +79,7 @@ NORMAL = (
         2.0,
         -0.6,
         "#08306b",
-        "The best of the normal customers: most money and purchases taken together, and recent.",
+        "are the best of the normal ones, by money and purchases taken together, and bought recently.",
         "Reward loyalty: exclusive offers, personal thanks.",
     ),
     _normal(
@@ -85,7 +87,7 @@ NORMAL = (
         -0.5,
         0.5,
         "#b2df8a",
-        "Small customers who have not been seen for a while.",
+        "bought seldom and little, and not for a while.",
         "Remind at low cost: what is new, a small incentive.",
     ),
     _normal(
@@ -93,7 +95,7 @@ NORMAL = (
         0.5,
         0.5,
         "#33a02c",
-        "Regular customers whose last purchase begins to lie back.",
+        "bought regularly, but not for a while.",
         "Reach out before they lapse: replenishment, a survey.",
     ),
     _normal(
@@ -101,7 +103,7 @@ NORMAL = (
         1.2,
         0.5,
         "#006d2c",
-        "Good customers who have slowed down.",
+        "bought more and more often than most, but not for a while.",
         "Find out why and mend it: a call, a tailored offer.",
     ),
     _normal(
@@ -109,7 +111,7 @@ NORMAL = (
         2.0,
         0.5,
         "#00441b",
-        "Top customers who have slowed down.",
+        "were among the best of the normal ones, but have not bought for a while.",
         "Personal contact now: much revenue is at stake.",
     ),
     _normal(
@@ -117,7 +119,7 @@ NORMAL = (
         -0.6,
         1.7,
         "#fdbf6f",
-        "Bought seldom and little, and long ago.",
+        "bought seldom and little, and long ago.",
         "One win-back campaign, then leave them in peace.",
     ),
     _normal(
@@ -125,7 +127,7 @@ NORMAL = (
         0.5,
         1.7,
         "#ff7f00",
-        "Once regular customers who have been away for long.",
+        "once bought regularly, and have been away for long.",
         "Win back with a reason to return: what changed since.",
     ),
     _normal(
@@ -133,7 +135,7 @@ NORMAL = (
         1.2,
         1.7,
         "#d94801",
-        "Once good customers who have been away for long.",
+        "once bought more and more often than most, and have been away for long.",
         "A strong, personal win-back offer.",
     ),
     _normal(
@@ -141,7 +143,7 @@ NORMAL = (
         2.0,
         1.7,
         "#7f2704",
-        "Once top customers who have been away for long.",
+        "once were among the best of the normal ones, and have been away for long.",
         "Personal win-back: a call from a person who can decide.",
     ),
 )
@@ -164,7 +166,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "pamper",
         "PAMPER",
         "outlier",
-        "Spends far more than the others, at a usual frequency.",
+        "Spends far more than the others: beyond the upper fence of spend, but not of number of purchases.",
         "Pamper: a personal contact, service without limits.",
         "#c51b8a",
     ),
@@ -172,7 +174,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "upsell",
         "UPSELL",
         "outlier",
-        "Buys far more often than the others, for usual money.",
+        "Buys far more often than the others: beyond the upper fence of number of purchases, but not of spend.",
         "Upsell: bigger baskets, bundles, free delivery above a sum.",
         "#9e9ac8",
     ),
@@ -180,7 +182,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "delight",
         "DELIGHT",
         "outlier",
-        "Spends far more and buys far more often than the others.",
+        "Spends far more and buys far more often than the others: beyond the upper fences of both.",
         "Delight: key accounts, to be known and kept by name.",
         "#6a51a3",
     ),
@@ -197,7 +199,7 @@ SEGMENTS: tuple[Segment, ...] = (
         "dormant",
         "DORMANT",
         "inactive",
-        "No purchase on record within the time looked at.",
+        "Made no purchase within the time looked at.",
         "Leave out of campaigns, or ask once whether to stay in touch.",
         "#bdbdbd",
     ),
@@ -205,8 +207,16 @@ SEGMENTS: tuple[Segment, ...] = (
         "refunded",
         "REFUNDED",
         "inactive",
-        "Bought, but nothing is left after refunds.",
+        "Bought, and got back all that was spent, or more.",
         "Find out what went wrong; exclude from offers.",
         "#737373",
+    ),
+    Segment(
+        "no_spend",
+        "NO SPEND",
+        "inactive",
+        "Got goods for nothing only, and no refunds.",
+        "Find out why: samples, gifts, or a price that is missing in the data.",
+        "#969696",
     ),
 )

@@ -56,9 +56,16 @@ class SegmentationModel:
     centroids_: Array
     keys: tuple[str, ...]
 
-    def assign(self, features: Array) -> Keys:
-        """Return the nearest segment of each customer: inactive, outlier, or the segment of the nearest centroid."""
-        keys = np.where(features[:, 1] == 0, "dormant", "refunded").astype("U32")
+    def assign(self, features: Array, refunds: Array | None = None) -> Keys:
+        """Return the nearest segment of each customer: inactive, outlier, or the segment of the nearest centroid.
+
+        Args:
+            features: Shape (n, 3).
+            refunds: Money refunded, shape (n,); default: the least that the features allow.
+        """
+        monetary, frequency = features[:, 0], features[:, 1]
+        is_refunded = (monetary < 0) | (False if refunds is None else refunds > 0)
+        keys = np.select([frequency == 0, is_refunded], ["dormant", "refunded"], "no_spend").astype("U32")
         active = is_active(features)
         sides = _sides(self.fences, features)
         low = (sides["monetary"] < 0) | (sides["frequency"] < 0) | (sides["recency"] > 0)

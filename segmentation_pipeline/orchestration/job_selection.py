@@ -44,7 +44,11 @@ def why_model_is_due(settings: Retailer, folders: RetailerFolders) -> str:
         return _NO_MODEL
     try:
         with reading_database(folders.working_database) as database:
-            return _why_fit_is_due_now(database, settings) or _why_tables_are_missing(database)
+            return (
+                _why_fit_is_due_now(database, settings)
+                or _why_tables_are_missing(database)
+                or _why_catalogue_is_outdated(database)
+            )
     except duckdb.CatalogException:
         # The first run was killed between creating the file and its tables.
         return _NO_MODEL
@@ -65,6 +69,13 @@ def _why_tables_are_missing(database: Warehouse) -> str:
         table for table, contract in contracts().items() if contract.stage == MODEL_GROUP
     )
     return f"the working database has no table {', '.join(missing)}, as after a restore" if missing else ""
+
+
+def _why_catalogue_is_outdated(database: Warehouse) -> str:
+    """Return why the table of segments must be written again: this version has another catalogue."""
+    stored = [tuple(row.values()) for row in database.rows("select * from segments order by segment_key")]
+    is_current = stored == sorted(Registry.of(database).segments())
+    return "" if is_current else "the table segments is of another version of this package"
 
 
 def why_fit_is_due(registry: Registry, settings: Retailer) -> str:

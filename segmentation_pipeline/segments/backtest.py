@@ -43,6 +43,7 @@ select
     cast(features.monetary as double) as monetary,
     cast(features.frequency as double) as frequency,
     cast(features.recency as double) as recency,
+    cast(features.refunds as double) as refunds,
     scores.rfm_segment,
     cast(coalesce(later.spend, 0) as double) as spend,
     coalesce(later.returned, 0) as returned
@@ -109,7 +110,7 @@ def _rows_of_month(
     customers = database.fetch(inline_upstream(_CUSTOMERS, _INPUTS), values)
     features = np.column_stack([customers[name] for name in FEATURES])
     model, *_ = fit_model(features, settings)
-    keys = model.assign(features)
+    keys = model.assign(features, customers["refunds"])
     segments = list(_segment_rows(month, keys, customers))
     populations = {"all": np.ones(len(features), bool), "normal": is_normal(model.fences, features)}
     metrics = [

@@ -258,9 +258,9 @@ class Registry:
             for table in ("segmentation_models", "model_features", "model_centroids")
         ]
         derived = [TableWrite(table, select_of(table)) for table in ACTIVE_MODEL_TABLES]
-        return [*stored, TableWrite("segments", rows=list(self._segments())), *derived]
+        return [*stored, TableWrite("segments", rows=list(self.segments())), *derived]
 
-    def _segments(self) -> Iterable[tuple[Any, ...]]:
+    def segments(self) -> Iterable[tuple[Any, ...]]:
         """Yield the rows of `segments`: every segment of the rules, and those of clusters once a model had them."""
         introduced: dict[str, str] = {}
         for model in self.models:

@@ -17,13 +17,14 @@ NAMES = {segment.key: segment.name for segment in SEGMENTS}
 COMMENT = (
     "The name of the segment that these features alone would give, by this release's model: inactive and outlier"
     " customers by the rules, all others by the nearest centroid (Euclidean distance; a tie goes to the lowest segment"
-    " key). Null if a feature is null, not finite, or what no customer can have: a negative frequency or recency."
+    " key). Where monetary is 0, refunds tells REFUNDED from NO SPEND; default: 0. Null if a feature is null, not"
+    " finite, or what no customer can have: a negative frequency or recency."
 )
 _RULE_SEGMENTS = [segment for segment in SEGMENTS if segment.customer_group != "normal"]
 
 
 def macro(fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row]) -> str:
-    """Return the statement that creates `score_customer(monetary, frequency, recency)`.
+    """Return the statement that creates `score_customer(monetary, frequency, recency, refunds := 0)`.
 
     DuckDB copies a macro's argument to each place that names it, and does not look for equal expressions in a WHERE or
     a CASE, so a feature would be scaled once for each centroid: three times slower. A list comprehension over a list of
@@ -37,8 +38,9 @@ def macro(fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row]
     """
     monetary, frequency, recency = (_parameter(name) for name in FEATURES)
     sides = [_side(fences, name) for name in ("monetary", "frequency", "recency")]
-    rule = f"coalesce({inlined('inactive_segment', frequency, monetary)}, {inlined('outlier_segment', *sides)})"
-    return f"""create or replace macro score_customer(monetary, frequency, recency) as case
+    inactive = inlined("inactive_segment", frequency, monetary, _parameter("refunds"))
+    rule = f"coalesce({inactive}, {inlined('outlier_segment', *sides)})"
+    return f"""create or replace macro score_customer(monetary, frequency, recency, refunds := 0) as case
     when isfinite({monetary}) and isfinite({frequency}) and isfinite({recency})
         and {frequency} >= 0 and {recency} >= 0
         then coalesce({_name_of_rule(rule)}, {_nearest(scaler, centroids)})

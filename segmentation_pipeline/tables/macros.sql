@@ -68,9 +68,13 @@ create or replace temp macro as_of_time(last_transaction_at, fixed, to_end_of_da
 -- The macros below are rules of the segmentation. A release holds the body of each with the constants of its model
 -- inlined (see segments/score_macro.py).
 
--- The segment of an inactive customer; null for an active one.
-create or replace temp macro inactive_segment(frequency, monetary) as
-    case when frequency = 0 then 'dormant' when monetary <= 0 then 'refunded' end;
+-- The segment of an inactive customer; null for an active one. Less than no money is left only after refunds.
+create or replace temp macro inactive_segment(frequency, monetary, refunds) as
+    case
+        when frequency = 0 then 'dormant'
+        when monetary < 0 or (monetary = 0 and refunds > 0) then 'refunded'
+        when monetary = 0 then 'no_spend'
+    end;
 
 -- The fence that a value is beyond; null on a fence, between the fences, or without fences.
 create or replace temp macro fence_side(x, lower_fence, upper_fence) as

@@ -326,6 +326,7 @@ PUBLISHED_NAMES = {
     "examine": "EXAMINE",
     "dormant": "DORMANT",
     "refunded": "REFUNDED",
+    "no_spend": "NO SPEND",
 }
 
 
@@ -338,6 +339,7 @@ def test_published_keys_never_change_their_meaning() -> None:
         "examine": "outlier",
         "dormant": "inactive",
         "refunded": "inactive",
+        "no_spend": "inactive",
     }
     assert {key: CATALOGUE[key].customer_group for key in PUBLISHED_NAMES} == {
         key: groups.get(key, "normal") for key in PUBLISHED_NAMES
@@ -389,7 +391,7 @@ TWO = SegmentationModel(FENCES, UNSCALED, np.array([[100.0, 5, 50], [140.0, 5, 5
     [
         ((100, 0, 50), "dormant"),
         ((-5, 0, 50), "dormant"),
-        ((0, 5, 50), "refunded"),
+        ((0, 5, 50), "no_spend"),
         ((-0.01, 99, 50), "refunded"),
         ((110, 5, 50), "retain"),
         ((130, 5, 50), "grow"),
@@ -417,6 +419,12 @@ def test_model_assigns_the_segment_of_the_features(customer: tuple[float, ...], 
     assert is_normal(FENCES, np.array([customer], dtype=float)).tolist() == [key in ("grow", "retain")]
 
 
+def test_customers_without_money_are_told_apart_by_refunds() -> None:
+    features = np.array([[0, 5, 50], [0, 5, 50], [-1, 5, 50], [0, 0, 50], [110, 5, 50]], dtype=float)
+    keys = TWO.assign(features, np.array([0.0, 0.01, 1, 5, 5]))
+    assert keys.tolist() == ["no_spend", "refunded", "refunded", "dormant", "retain"]
+
+
 def test_assignment_is_independent_of_other_customers() -> None:
     features = customers(500)
     features[::9, 1] = 0
@@ -435,7 +443,7 @@ def test_assignment_is_independent_of_other_customers() -> None:
 def test_without_fences_every_active_customer_is_normal() -> None:
     model = SegmentationModel({}, TWO.scaler, TWO.centroids_, TWO.keys)
     features = np.array([[1e9, 900, 5000], [0.01, 1, 0], [0, 1, 0]], dtype=float)
-    assert model.assign(features).tolist() == ["grow", "retain", "refunded"]
+    assert model.assign(features).tolist() == ["grow", "retain", "no_spend"]
 
 
 def test_renaming_changes_keys_only() -> None:

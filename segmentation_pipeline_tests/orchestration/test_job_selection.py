@@ -88,6 +88,14 @@ def test_run_after_a_restore_derives_the_model_tables(
     assert why_model_is_due(settings, folders) == expected
 
 
+def test_another_catalogue_of_segments_is_written_by_the_next_run(
+    settings: Retailer, folders: RetailerFolders, database: Warehouse
+) -> None:
+    database.connection.execute("delete from segments where segment_key = 'no_spend'")
+    database.connection.close()
+    assert why_model_is_due(settings, folders) == "the table segments is of another version of this package"
+
+
 def test_run_for_an_earlier_date_fits_nothing(settings: Retailer, folders: RetailerFolders) -> None:
     earlier = with_rfm(settings, look_back_days=90, as_of=AS_OF - timedelta(days=1))
     assert why_model_is_due(earlier, folders) == ""

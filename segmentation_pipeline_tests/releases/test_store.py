@@ -114,7 +114,7 @@ def test_the_database_holds_only_the_published_tables(database: duckdb.DuckDBPyC
     functions = database.execute(
         "select schema_name, function_name, parameters from duckdb_functions() where not internal"
     )
-    assert functions.fetchall() == [("main", "score_customer", ["monetary", "frequency", "recency"])]
+    assert functions.fetchall() == [("main", "score_customer", ["monetary", "frequency", "recency", "refunds"])]
 
 
 @EACH_PUBLISHED

@@ -123,13 +123,15 @@ def transformed(x: Any, transform: str, exponent: float | None) -> Any:
     return yeojohnson(x, lmbda=exponent) if transform == "yeo-johnson" else x
 
 
-def expected(customer: Customer, fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row]) -> str:
+def expected(
+    customer: Customer, fences: Sequence[Row], scaler: Sequence[Row], centroids: Sequence[Row], refunds: Any = 0
+) -> str:
     """Return the segment's name, computed in Python without the code under test."""
     features = dict(zip(FEATURES, map(float, customer), strict=True))
     if features["frequency"] == 0:
         return "DORMANT"
     if features["monetary"] <= 0:
-        return "REFUNDED"
+        return "REFUNDED" if features["monetary"] < 0 or refunds > 0 else "NO SPEND"
     bounds = {row["feature"]: row for row in fences}
     high = {name for name, row in bounds.items() if features[name] > row["upper_fence"]}
     low = {name for name, row in bounds.items() if features[name] < row["lower_fence"]}
@@ -215,9 +217,11 @@ def warehouse() -> Warehouse:
 def test_macro_tables_numpy_and_python_give_equal_segments(warehouse: Warehouse, transform: str, seed: int) -> None:
     fences, scaler, centroids = random_model(transform, seed)
     customers = random_customers(seed)
+    # Every second customer without money had refunds.
+    refunds = [max(-customer[0], Decimal(n % 2)) for n, customer in enumerate(customers)]
     rows = [
-        {"customer_id": f"{n:04d}", **dict(zip(FEATURES, customer, strict=True))}
-        for n, customer in enumerate(customers)
+        {"customer_id": f"{n:04d}", "refunds": refunded, **dict(zip(FEATURES, customer, strict=True))}
+        for n, (customer, refunded) in enumerate(zip(customers, refunds, strict=True))
     ]
     for table, content in {
         "rfm_features": rows,
@@ -260,13 +264,19 @@ def test_macro_tables_numpy_and_python_give_equal_segments(warehouse: Warehouse,
         )
     )
     by_macro = warehouse.rows(
-        "select score_customer(monetary, frequency, recency) as name from rfm_features order by customer_id"
+        "select score_customer(monetary, frequency, recency, refunds := refunds) as name from rfm_features"
+        " order by customer_id"
     )
     assert [row["name"] for row in by_macro] == by_pipeline
-    assert by_pipeline == [expected(customer, fences, scaler, centroids) for customer in customers]
-    by_numpy = numpy_model(fences, scaler, centroids).assign(np.array(customers, dtype=float))
+    assert by_pipeline == [
+        expected(customer, fences, scaler, centroids, refunded)
+        for customer, refunded in zip(customers, refunds, strict=True)
+    ]
+    by_numpy = numpy_model(fences, scaler, centroids).assign(
+        np.array(customers, dtype=float), np.array(refunds, dtype=float)
+    )
     assert [score_macro.NAMES[str(key)] for key in by_numpy] == by_pipeline
-    assert {"DORMANT", "REFUNDED"} < set(by_pipeline)
+    assert {"DORMANT", "REFUNDED", "NO SPEND"} < set(by_pipeline)
     assert set(by_pipeline) & {row["segment"] for row in centroids}
 
 
@@ -319,7 +329,9 @@ def test_the_exported_definition_creates_the_same_macro() -> None:
         definition = connection.execute(
             "select macro_definition from duckdb_functions() where function_name = 'score_customer'"
         ).fetchall()[0][0]
-        connection.execute(f"create or replace macro score_customer(monetary, frequency, recency) as {definition}")
+        connection.execute(
+            f"create or replace macro score_customer(monetary, frequency, recency, refunds := 0) as {definition}"
+        )
         found = [connection.execute("select score_customer(?, ?, ?)", [*customer]).fetchall() for customer in customers]
     assert found == [[(expected(customer, *model),)] for customer in customers]
 

@@ -8,13 +8,21 @@ from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, feature_rows, store, timestamp
 
 
-def test_inactive_customers_are_dormant_or_refunded(warehouse: Warehouse) -> None:
+def test_inactive_customers_are_dormant_refunded_or_without_spend(warehouse: Warehouse) -> None:
+    """Refunds tell a customer who got all money back from one who never paid."""
     customers = feature_rows(
-        ("active", 1, 1, "0.0001"), ("none", 9, 0, 0), ("returns", 9, 0, -5), ("back", 3, 2, 0), ("more", 3, 2, "-0.01")
+        ("active", 1, 1, "0.0001"),
+        ("back", 3, 2, 0),
+        ("free", 3, 2, 0),
+        ("more", 3, 2, "-0.01"),
+        ("none", 9, 0, 0),
+        ("returns", 9, 0, -5),
     )
-    store(warehouse, "rfm_features", *customers)
+    refunds = {"active": 3, "back": Decimal("0.0001"), "more": Decimal("0.01"), "returns": 5}
+    store(warehouse, "rfm_features", *(row | {"refunds": refunds.get(row["customer_id"], 0)} for row in customers))
     assert columns_of(derive(warehouse, "inactive_customers"), "customer_id", "segment_key", "monetary") == [
         ("back", "refunded", 0),
+        ("free", "no_spend", 0),
         ("more", "refunded", Decimal("-0.01")),
         ("none", "dormant", 0),
         ("returns", "dormant", -5),

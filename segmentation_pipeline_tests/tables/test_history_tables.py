@@ -131,6 +131,13 @@ def test_segment_membership_separates_effects_of_model_and_behaviour(warehouse: 
     }
 
 
+def test_leaving_refunded_for_no_spend_is_no_behaviour(warehouse: Warehouse) -> None:
+    """Refunds do not vanish by what a customer does; a refund of free goods is behaviour."""
+    store_membership(warehouse, period("renamed", "refunded"), period("returned", "no_spend"))
+    rows = derive_membership(warehouse, {"renamed": ("no_spend", False), "returned": ("refunded", False)})
+    assert {row[0]: row[4] for row in rows if row[5] == AS_OF} == {"renamed": "model", "returned": "behaviour"}
+
+
 def test_segment_membership_is_equal_when_written_again_for_as_of(warehouse: Warehouse) -> None:
     store_membership(warehouse, period("gone"), period("held"), period("moved"), period("same"))
     today = {"held": ("nurture", True), "moved": ("retain", False), "new": ("grow", False), "same": ("nurture", False)}

@@ -21,9 +21,10 @@ def test_a_macro_reads_no_table_and_calls_no_macro(macro: str) -> None:
 @pytest.mark.parametrize(
     ("macro", "arguments", "value"),
     [
-        ("inactive_segment", ["0", "5"], "dormant"),
-        ("inactive_segment", ["2", "5 - 5"], "refunded"),
-        ("inactive_segment", ["2", "5"], None),
+        ("inactive_segment", ["0", "5", "0"], "dormant"),
+        ("inactive_segment", ["2", "5 - 5", "2 + 3"], "refunded"),
+        ("inactive_segment", ["2", "5 - 5", "0"], "no_spend"),
+        ("inactive_segment", ["2", "5", "1"], None),
         ("fence_side", ["1 + 1", "-1", "1"], "high"),
         ("fence_side", ["-2", "-1", "1"], "low"),
         ("fence_side", ["1", "null", "null"], None),

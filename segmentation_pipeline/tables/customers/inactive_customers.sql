@@ -1,3 +1,3 @@
-select customer_id, recency, frequency, monetary, inactive_segment(frequency, monetary) as segment_key
+select customer_id, recency, frequency, monetary, inactive_segment(frequency, monetary, refunds) as segment_key
 from rfm_features
 where segment_key is not null

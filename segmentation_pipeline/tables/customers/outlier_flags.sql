@@ -5,7 +5,7 @@ with active as (
         cast(frequency as double) as frequency,
         cast(recency as double) as recency
     from rfm_features
-    where inactive_segment(frequency, monetary) is null
+    where inactive_segment(frequency, monetary, refunds) is null
 ),
 
 features as (
@@ -22,7 +22,7 @@ fenced as (
         fences.upper_fence,
         case
             when previous.segment_key is null
-                or previous.segment_key in ('dormant', 'refunded')
+                or previous.segment_key in ('dormant', 'refunded', 'no_spend')
                 or previous.pending_days >= $max_pending_days
                 then 0
             else $fence_margin

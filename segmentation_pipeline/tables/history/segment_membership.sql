@@ -28,6 +28,8 @@ moved as (
                     or unchanged.is_move_pending = previous.is_move_pending
                 )
                 then 'model'
+            -- Refunds do not vanish by what a customer does: they leave the look-back window, or the rules have changed.
+            when previous.segment_key = 'refunded' and today.segment_key = 'no_spend' then 'model'
             else 'behaviour'
         end as reason,
         today.as_of as valid_from

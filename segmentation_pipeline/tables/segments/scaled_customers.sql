@@ -7,4 +7,4 @@ from rfm_features
 inner join kmeans_scaler as m on m.feature = 'monetary'
 inner join kmeans_scaler as f on f.feature = 'frequency'
 inner join kmeans_scaler as r on r.feature = 'recency'
-where inactive_segment(frequency, monetary) is null
+where inactive_segment(frequency, monetary, refunds) is null
