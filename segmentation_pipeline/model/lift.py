@@ -14,6 +14,8 @@ from segmentation_pipeline.model.arrays import Array, round_decimals, round_sign
 
 Groups = NDArray[np.integer[Any]]
 Groupings = Mapping[str, Groups]
+# By grouping, the metrics in each resample.
+Draws = dict[str, Array]
 # Low and high.
 Interval = tuple[float, float]
 METRICS = ("spearman", "gini", "top_decile")
@@ -34,38 +36,6 @@ class LiftMetrics:
     spearman: float | None
     gini: float | None
     top_decile: float | None
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """The bootstrap distribution of the metrics of several groupings.
-
-    Attributes:
-        draws: By grouping, shape (resamples, 3) in the order of METRICS; nan where a metric is not defined.
-        level: The share of the resamples inside an interval.
-    """
-
-    draws: Mapping[str, Array]
-    level: float
-
-    def of(self, name: str) -> dict[str, Interval | None]:
-        """Return the interval of each metric; None if fewer than `level` of the resamples define the metric."""
-        return self._percentiles(self.draws[name])
-
-    def difference(self, a: str, b: str) -> dict[str, Interval | None]:
-        """Return the interval of each metric of `a` minus that of `b`, paired by resample.
-
-        If its high end is below 0, `a` is worse than `b` beyond the noise.
-        """
-        return self._percentiles(self.draws[a] - self.draws[b])
-
-    def _percentiles(self, draws: Array) -> dict[str, Interval | None]:
-        found: dict[str, Interval | None] = dict.fromkeys(METRICS)
-        for metric, column in zip(METRICS, draws.T, strict=True):
-            if (~np.isnan(column)).sum() >= max(1, self.level * len(column)):
-                low, high = np.nanquantile(column, [(1 - self.level) / 2, (1 + self.level) / 2])
-                found[metric] = float(round_decimals(low)), float(round_decimals(high))
-        return found
 
 
 def gini(values: Array) -> float | None:
@@ -109,51 +79,84 @@ def lift(groups: Groups, past: Array, future: Array, weights: Array | None = Non
     Raises:
         ValueError: Lengths differ, a number is not finite, or a weight is negative.
     """
-    customers = _Customers([groups], past, future, np.ones(len(past)) if weights is None else weights)
-    values = customers.metrics(customers.weights)[0].tolist()
+    customers = _Customers([groups], past, future)
+    counts = np.ones(len(past)) if weights is None else weights
+    if counts.shape != past.shape or not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError("columns must be as long as one another and finite, weights not negative")
+    values = customers.metrics(counts[:, None])[0, 0].tolist()
     return LiftMetrics(*(None if np.isnan(value) else value for value in values))
 
 
-def intervals(
-    groupings: Groupings, past: Array, future: Array, *, random_state: int, resamples: int = 200, level: float = 0.95
-) -> Intervals:
-    """Bootstrap the metrics of `lift` over customers, with the same resamples for every grouping.
+class Resamples:
+    """Bootstrap resamples of customers, the same for every population, month end and grouping.
 
-    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13: percentile intervals. A resample is
-    `lift` with its counts as weights, so every resample orders the groups and ranks the futures again; nothing is
-    approximated. The groupings stay fixed: the intervals show the noise of the customers, not of the fit. Rows are
-    sorted before they are drawn, so their order does not matter.
+    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. A customer is drawn with all of its month
+    ends, because what it spends after one is not independent of what it spends after the next. A resample is `lift`
+    with its counts as weights, so every resample orders the groups and ranks the futures again; nothing is
+    approximated. The groupings stay fixed: the draws show the noise of the customers, not of the fit.
 
     Of more than RESAMPLED customers, each resample draws as many customers as there are, but from a part of them of
     this size, and its distance from the metrics of the part is added to the metrics of all; after Kleiner et al.
     (2014), "A scalable bootstrap for massive data". The cost no longer grows with the customers, and the width is that
     of all.
+    """
+
+    def __init__(self, customers: int, *, random_state: int, resamples: int = 200) -> None:
+        """Draw the resamples.
+
+        Args:
+            customers: Number of customers.
+            random_state: Seed of the resamples.
+            resamples: Number of resamples.
+        """
+        # RandomState, because the numbers of default_rng may change with numpy (NEP 19).
+        random = np.random.RandomState(random_state)
+        size = min(customers, RESAMPLED)
+        # The row of the weights of each customer; -1 outside the part.
+        self._rows = np.full(customers, -1)
+        self._rows[random.choice(customers, size, replace=False) if size < customers else slice(None)] = np.arange(size)
+        self._weights = np.zeros((size, resamples))
+        for column in range(resamples if size else 0):
+            self._weights[:, column] = (
+                random.multinomial(customers, np.full(size, 1 / size))
+                if size < customers
+                else np.bincount(random.randint(0, size, size, dtype=np.int64), minlength=size)
+            )
+
+    def draw(self, customers: NDArray[np.int64], groupings: Groupings, past: Array, future: Array) -> Draws:
+        """Return the metrics of `lift` of each grouping in each resample, shape (resamples, 3) in the order of METRICS.
+
+        A metric that a resample does not define is nan.
+
+        Args:
+            customers: The number of each customer, from 0, shape (n,).
+            groupings: By name, the group of each customer, shape (n,).
+            past: Past spend, shape (n,).
+            future: Future spend, shape (n,).
+        """
+        names, every = list(groupings), _Customers(list(groupings.values()), past, future)
+        rows = self._rows[customers]
+        if (rows >= 0).all():
+            drawn = every.metrics(self._weights[rows])
+        else:
+            inside = rows >= 0
+            part = _Customers([groupings[name][inside] for name in names], past[inside], future[inside])
+            shift = every.metrics(np.ones((len(past), 1))) - part.metrics(np.ones((inside.sum(), 1)))
+            drawn = part.metrics(self._weights[rows[inside]]) + shift
+        return {name: drawn[:, number] for number, name in enumerate(names)}
+
+
+def interval(draws: Array, level: float = 0.95) -> Interval | None:
+    """Return the percentile interval of a statistic; None if fewer than `level` of the resamples define it.
 
     Args:
-        groupings: By name, the group of each customer, shape (n,).
-        past: Past spend, shape (n,).
-        future: Future spend, shape (n,).
-        random_state: Seed of the resamples.
-        resamples: Number of resamples.
-        level: The share of the resamples inside an interval.
+        draws: The statistic in each resample, shape (resamples,); nan where it is not defined.
+        level: The share of the resamples inside the interval.
     """
-    names, number = sorted(groupings), len(past)
-    every = _Customers([groupings[name] for name in names], past, future, np.ones(number))
-    # RandomState, because the numbers of default_rng may change with numpy (NEP 19).
-    random = np.random.RandomState(random_state)
-    customers, shift = every, np.zeros((len(names), len(METRICS)))
-    if number > RESAMPLED:
-        customers = every.part(np.sort(random.choice(number, RESAMPLED, replace=False)))
-        shift = every.metrics(every.weights) - customers.metrics(customers.weights)
-    size = len(customers.past)
-    draws = np.full((resamples, len(names), len(METRICS)), np.nan)
-    for draw in draws:
-        if size < number:
-            counts = random.multinomial(number, np.full(size, 1 / size))
-        else:
-            counts = np.bincount(random.randint(0, max(number, 1), number, dtype=np.int64), minlength=number)
-        draw[:] = customers.metrics(counts.astype(np.float64)) + shift
-    return Intervals({name: draws[:, i] for i, name in enumerate(names)}, level)
+    if (~np.isnan(draws)).sum() < max(1, level * len(draws)):
+        return None
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(round_decimals(low)), float(round_decimals(high))
 
 
 def spend_groups(past: Array, k: int) -> NDArray[np.int64]:
@@ -178,48 +181,90 @@ def spend_groups(past: Array, k: int) -> NDArray[np.int64]:
 
 
 class _Customers:
-    """Customers in a canonical order, with everything that the resamples have in common."""
+    """Customers, with everything that all resamples have in common."""
 
-    def __init__(self, groupings: list[Groups], past: Array, future: Array, weights: Array) -> None:
-        columns = (past, future, weights, *groupings)
-        alike = all(column.shape == past.shape and np.isfinite(column).all() for column in columns)
-        if not alike or (weights < 0).any():
+    def __init__(self, groupings: list[Groups], past: Array, future: Array) -> None:
+        columns = (past, future, *groupings)
+        if not all(column.shape == past.shape and np.isfinite(column).all() for column in columns):
             raise ValueError("columns must be as long as one another and finite, weights not negative")
         spend = np.maximum(future, 0)
-        order = np.lexsort((weights, *groupings, spend, past))
-        self.past, self.spend, self.weights = past[order], spend[order], weights[order]
-        self.levels = np.unique(self.spend, return_inverse=True)[1]
-        self.groupings = [np.unique(groups[order], return_inverse=True)[1] for groups in groupings]
-
-    def part(self, rows: NDArray[np.int64]) -> "_Customers":
-        """Return some of the customers."""
-        groupings: list[Groups] = [groups[rows] for groups in self.groupings]
-        return _Customers(groupings, self.past[rows], self.spend[rows], self.weights[rows])
+        # A canonical order, so that sums do not depend on the order of the rows.
+        self._order = np.lexsort((*groupings, spend, past))
+        spends, levels = np.unique(spend[self._order], return_inverse=True)
+        coded = [np.unique(groups[self._order], return_inverse=True)[1] for groups in groupings]
+        # Customers of equal groups and future spend are one cell: most of those without spend.
+        shape = [int(codes.max(initial=0)) + 1 for codes in (levels, *coded)]
+        keys, cells = np.unique(np.ravel_multi_index((levels, *coded), shape), return_inverse=True)
+        self._levels, *self._groups = np.unravel_index(keys, shape)
+        self._cells = _indicator(cells)
+        self._spend = spends[self._levels][:, None]
+        self._past = [_indicator(codes, past[self._order]) for codes in coded]
 
     def metrics(self, weights: Array) -> Array:
-        """Return the metrics of each grouping, shape (groupings, 3), for weights in the canonical order."""
-        ranks = _centred_ranks(np.bincount(self.levels, weights))[self.levels]
-        columns = (weights, weights * self.past, weights * self.spend, weights * ranks)
-        spread = (weights * ranks**2).sum()
-        return round_decimals([_metrics(groups, columns, spread) for groups in self.groupings])
+        """Return the metrics of each grouping, shape (resamples, groupings, 3), for weights (customers, resamples)."""
+        if not len(self._order):
+            return np.full((weights.shape[1], len(self._groups), len(METRICS)), np.nan)
+        ordered = weights[self._order]
+        size = self._cells @ ordered
+        of_levels = _indicator(self._levels) @ size
+        level_ranks = _centred_ranks(of_levels)
+        spread = (of_levels * level_ranks**2).sum(axis=0)
+        columns = size, size * self._spend, size * level_ranks[self._levels]
+        found = []
+        for groups, past in zip(self._groups, self._past, strict=True):
+            members = _indicator(groups)
+            found.append(_metrics([past @ ordered, *(members @ column for column in columns)], spread))
+        return round_decimals(np.stack(found, axis=1))
 
 
-def _metrics(groups: NDArray[np.int64], columns: tuple[Array, ...], spread: float) -> tuple[float, float, float]:
-    """Return the metrics of one grouping from the columns weight, past, spend and rank, each times the weight."""
-    sums = np.array([np.bincount(groups, column) for column in columns])
-    sums = sums[:, sums[0] > 0]
-    best_first = np.unique(round_significant(-sums[1] / sums[0]), return_inverse=True)[1]
-    size, _, spend, ranks = (np.bincount(best_first, row) for row in sums)
+def _metrics(sums: list[Array], spread: Array) -> Array:
+    """Return the metrics of one grouping, shape (resamples, 3).
+
+    Args:
+        sums: The past spend, customers, future spend and ranks of each group, each of shape (groups, resamples).
+        spread: The sum of the squared ranks of all customers, shape (resamples,).
+    """
+    size, spend, ranks = _best_first(*sums)
     group_ranks = -_centred_ranks(size)
-    both = (size * group_ranks**2).sum() * spread
-    spearman = (group_ranks * ranks).sum() / np.sqrt(both) if both else np.nan
-    taken, captured = (np.concatenate([[0], np.cumsum(column)]) for column in (size, spend))
-    if not (total := captured[-1]):
-        return spearman, np.nan, np.nan
-    area = (size * (captured[1:] + captured[:-1])).sum() / (2 * taken[-1] * total)
-    return spearman, 2 * area - 1, np.interp(0.1 * taken[-1], taken, captured) / total
+    taken, captured = (np.vstack([np.zeros(column.shape[1]), column.cumsum(axis=0)]) for column in (size, spend))
+    area = (size * (captured[1:] + captured[:-1])).sum(axis=0)
+    # The group that the last of the best tenth belongs to.
+    tenth = 0.1 * taken[-1]
+    last = np.minimum((taken[1:] < tenth).sum(axis=0), len(size) - 1)[None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = (tenth - np.take_along_axis(taken, last, 0)) / np.take_along_axis(size, last, 0)
+        top = np.take_along_axis(captured, last, 0) + part * np.take_along_axis(spend, last, 0)
+        return np.column_stack(
+            [
+                (group_ranks * ranks).sum(axis=0) / np.sqrt((size * group_ranks**2).sum(axis=0) * spread),
+                area / (taken[-1] * captured[-1]) - 1,
+                top[0] / captured[-1],
+            ]
+        )
 
 
-def _centred_ranks(sizes: NDArray[Any]) -> Array:
-    """Return the middle rank of each of the ordered ties of these sizes, minus the mean rank of all."""
-    return np.asarray(np.cumsum(sizes) - sizes / 2 - sizes.sum() / 2)
+def _best_first(past: Array, size: Array, *columns: Array) -> list[Array]:
+    """Return the size and other sums of groups by descending mean past; groups of equal mean become one."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Groups that a resample does not draw come last, and count nothing.
+        keys = round_significant(np.where(size > 0, -past / size, np.inf))
+    order = np.argsort(keys, axis=0, kind="stable")
+    ordered, resamples = np.take_along_axis(keys, order, 0), keys.shape[1]
+    places = np.vstack([np.zeros((1, resamples), np.int64), (ordered[1:] > ordered[:-1]).cumsum(axis=0)])
+    cells = (places * resamples + np.arange(resamples)).ravel()
+    sums = [np.bincount(cells, np.take_along_axis(one, order, 0).ravel(), keys.size) for one in (size, *columns)]
+    return [np.asarray(column.reshape(keys.shape), np.float64) for column in sums]
+
+
+def _indicator(groups: NDArray[np.int64], values: Array | None = None) -> Any:
+    """Return the sparse matrix, shape (groups, n), that sums the rows of each group, times their values."""
+    from scipy.sparse import csr_array
+
+    number = len(groups)
+    shape = int(groups.max(initial=0)) + 1, number
+    return csr_array((np.ones(number) if values is None else values, (groups, np.arange(number))), shape=shape)
+
+
+def _centred_ranks(sizes: Array) -> Array:
+    """Return the middle rank of each of the ordered ties of these sizes, minus the mean rank of all, by column."""
+    return np.asarray(np.cumsum(sizes, axis=0) - sizes / 2 - sizes.sum(axis=0) / 2)

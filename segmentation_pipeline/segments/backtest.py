@@ -1,11 +1,12 @@
 """Back-test the segments: form them at past month ends as they would have been then, and compare with later spend.
 
-Contains which month ends are evaluated, and the rows of `segment_backtest` and `backtest_metrics`. The metrics
-themselves are in `model.lift`.
+Contains which month ends are evaluated, and the rows of the tables of the back-test. The metrics themselves are in
+`model.lift`.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,37 @@ from segmentation_pipeline.warehouse.queries import inline_upstream
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from segmentation_pipeline.model.lift import Draws, Interval, LiftMetrics, Resamples
+
     # The customers at a month end by column: their features then, their RFM segment, and their later spend.
     Columns = dict[str, NDArray[Any]]
 
-TABLES = ("segment_backtest", "backtest_metrics")
+TABLES = ("segment_backtest", "backtest_metrics", "backtest_verdict")
+POPULATIONS = ("all", "normal")
+WHO = {"all": "Among all customers", "normal": "Among normal customers"}
+SENTENCES = {
+    "ahead": (
+        "{who}, the segments tell better than the rule-based RFM segments who spends in the next {horizon_days} days."
+    ),
+    "equal": (
+        "{who}, the segments tell as well as the rule-based RFM segments who spends in the next {horizon_days} days:"
+        " a difference, if there is one, is within the noise of this data."
+    ),
+    "behind": (
+        "{who}, the rule-based RFM segments tell better than the segments who spends in the next {horizon_days} days:"
+        " to choose whom to address first, sort by rfm_segment."
+    ),
+    "no_signal": (
+        "{who}, nothing in this data foretells who spends in the next {horizon_days} days: neither the segments, nor"
+        " past spend, nor the rule-based RFM segments do better than chance."
+    ),
+    "no_data": (
+        "{who}, this data is too short to tell: it has no month end with {history_days} days before it, and"
+        " {horizon_days} days with spend after it."
+    ),
+}
 # Raise it when the method of the back-test changes.
-METHOD_VERSION = "3"
+METHOD_VERSION = "4"
 _LATER = """
 select
     customer_id,
@@ -40,6 +66,7 @@ group by customer_id
 _CUSTOMERS = """
 select
     features.customer_id,
+    numbers.number,
     cast(features.monetary as double) as monetary,
     cast(features.frequency as double) as frequency,
     cast(features.recency as double) as recency,
@@ -49,10 +76,31 @@ select
     coalesce(later.returned, 0) as returned
 from rfm_features as features
 inner join rfm_scores as scores on features.customer_id = scores.customer_id
+inner join numbers on features.customer_id = numbers.customer_id
 left join later on features.customer_id = later.customer_id
 order by features.customer_id
 """
-_INPUTS = {**AS_OF_MONTH_END, "later": _LATER}
+# A customer has one number at every month end, because it is resampled with all of them.
+_NUMBERS = """
+select customer_id, row_number() over (order by customer_id) - 1 as number
+from (select distinct customer_id from temp.compact_lines)
+"""
+_INPUTS = {**AS_OF_MONTH_END, "later": _LATER, "numbers": _NUMBERS}
+
+
+@dataclass(frozen=True)
+class _Month:
+    """How well each segmentation predicts the spend after a month end, in one population.
+
+    Attributes:
+        groups: The number of groups of each segmentation.
+        metrics: The metrics of each segmentation.
+        draws: The metrics of each in each resample.
+    """
+
+    groups: dict[str, int]
+    metrics: "dict[str, LiftMetrics]"
+    draws: "Draws"
 
 
 def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime]]:
@@ -61,19 +109,31 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     The number of clusters is the active model's, since its segments are evaluated. A month end with too few distinct
     customers for it is left out.
     """
+    from segmentation_pipeline.model.lift import Resamples
+
     k = database.row("select n_clusters from kmeans_model")["n_clusters"]
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"n_clusters": k})})
-    rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
-    months = []
     compact_lines(database)
+    resamples = Resamples(
+        database.row("select count(distinct customer_id) as customers from temp.compact_lines")["customers"],
+        random_state=thresholds.FIT.random_state,
+        resamples=thresholds.BACKTEST.resamples,
+    )
+    segments, metrics, months = list[tuple[Any, ...]](), list[tuple[Any, ...]](), list[datetime]()
+    evaluated: dict[str, list[_Month]] = {population: [] for population in POPULATIONS}
     month_ends = _month_ends(database)
     for number, month in enumerate(month_ends, start=1):
         progress.report(f"testing month {number} of {len(month_ends)}")
         with suppress(FitError):
-            for table, found in zip(TABLES, _rows_of_month(database, settings, month), strict=True):
-                rows[table].extend(found)
+            rows, found = _evaluate(database, settings, resamples, month)
+            segments.extend(rows)
             months.append(month)
-    return [TableWrite(table, rows=rows[table]) for table in TABLES], months
+            for population, one in found.items():
+                metrics.extend(_metric_rows(month, population, one))
+                evaluated[population].append(one)
+    verdicts = [_verdict_row(population, found) for population, found in evaluated.items()]
+    contents = zip(TABLES, (segments, metrics, verdicts), strict=True)
+    return [TableWrite(table, rows=rows) for table, rows in contents], months
 
 
 def _month_ends(database: Warehouse) -> list[datetime]:
@@ -93,10 +153,10 @@ def _month_ends(database: Warehouse) -> list[datetime]:
     return [row["month_end"] for row in rows]
 
 
-def _rows_of_month(
-    database: Warehouse, settings: Retailer, month: datetime
-) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Return the rows of both tables for one month end.
+def _evaluate(
+    database: Warehouse, settings: Retailer, resamples: "Resamples", month: datetime
+) -> tuple[list[tuple[Any, ...]], dict[str, _Month]]:
+    """Return the rows of `segment_backtest` for one month end, and how well each population's spend is predicted.
 
     Raises:
         FitError: There are too few distinct customers.
@@ -111,16 +171,36 @@ def _rows_of_month(
     features = np.column_stack([customers[name] for name in FEATURES])
     model, *_ = fit_model(features, settings)
     keys = model.assign(features, customers["refunds"])
-    segments = list(_segment_rows(month, keys, customers))
-    populations = {"all": np.ones(len(features), bool), "normal": is_normal(model.fences, features)}
-    metrics = [
-        row
-        for population, members in populations.items()
-        for row in _metric_rows(
-            month, population, keys[members], {name: column[members] for name, column in customers.items()}
+    members = {"all": np.ones(len(features), bool), "normal": is_normal(model.fences, features)}
+    found = {
+        population: _predicted(
+            keys[members[population]],
+            {name: column[members[population]] for name, column in customers.items()},
+            resamples,
         )
-    ]
-    return segments, metrics
+        for population in POPULATIONS
+    }
+    return list(_segment_rows(month, keys, customers)), found
+
+
+def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples") -> _Month:
+    """Return how well each segmentation of some customers predicts their later spend."""
+    import numpy as np
+
+    from segmentation_pipeline.model.lift import lift, spend_groups
+
+    codes, groups = np.unique(keys, return_inverse=True)
+    groupings = {
+        "segments": groups,
+        "spend": spend_groups(customers["monetary"], len(codes)),
+        "rfm_segments": np.unique(customers["rfm_segment"].astype("U32"), return_inverse=True)[1],
+    }
+    past, future = customers["monetary"], customers["spend"]
+    return _Month(
+        {name: len(np.unique(grouping)) for name, grouping in groupings.items()},
+        {name: lift(grouping, past, future) for name, grouping in groupings.items()},
+        resamples.draw(customers["number"], groupings, past, future),
+    )
 
 
 def _segment_rows(month: datetime, keys: "NDArray[Any]", customers: "Columns") -> Iterator[tuple[Any, ...]]:
@@ -137,32 +217,58 @@ def _segment_rows(month: datetime, keys: "NDArray[Any]", customers: "Columns") -
         yield (month, key, number, past, round(spend, 4), share, round(spend / number, 6), returned)
 
 
-def _metric_rows(
-    month: datetime, population: str, keys: "NDArray[Any]", customers: "Columns"
-) -> Iterator[tuple[Any, ...]]:
+def _metric_rows(month: datetime, population: str, found: _Month) -> Iterator[tuple[Any, ...]]:
     """Yield how well each segmentation predicts the later spend, with bootstrap intervals over the customers."""
+    from segmentation_pipeline.model.lift import METRICS, interval
+
+    for name, groups in found.groups.items():
+        for place, metric in enumerate(METRICS):
+            own, segments = (found.draws[which][:, place] for which in (name, "segments"))
+            low, high = interval(own) or (None, None)
+            lead = None if name == "segments" else interval(segments - own)
+            value = getattr(found.metrics[name], metric)
+            yield (month, population, name, metric, groups, value, low, high, *(lead or (None, None)))
+
+
+def _verdict_row(population: str, months: list[_Month]) -> tuple[Any, ...]:
+    """Return the one comparison of the segments with the rules, over all month ends of a population."""
     import numpy as np
 
-    from segmentation_pipeline.model.lift import METRICS, intervals, lift, spend_groups
+    from segmentation_pipeline.model.lift import METRICS, interval
 
-    codes, groups = np.unique(keys, return_inverse=True)
-    groupings = {
-        "segments": groups,
-        "spend": spend_groups(customers["monetary"], len(codes)),
-        "rfm_segments": np.unique(customers["rfm_segment"].astype("U32"), return_inverse=True)[1],
-    }
-    past, future = customers["monetary"], customers["spend"]
-    resampled = intervals(
-        groupings,
-        past,
-        future,
-        random_state=thresholds.FIT.random_state,
-        resamples=thresholds.BACKTEST.resamples,
+    place = METRICS.index("gini")
+    defined = [month for month in months if month.metrics["segments"].gini is not None]
+    names = list(defined[0].groups) if defined else []
+    ginis = {name: float(np.mean([month.metrics[name].gini for month in defined])) for name in names}
+    # A resample in which one month end has no spend has no mean.
+    draws = {name: np.mean([month.draws[name][:, place] for month in defined], axis=0) for name in names}
+    lead = interval(draws["segments"] - draws["rfm_segments"]) if defined else None
+    lows = [found[0] for found in map(interval, draws.values()) if found is not None]
+    verdict = _verdict(lead, lows)
+    rounded = [round(ginis[name], 12) if ginis else None for name in ("segments", "rfm_segments", "spend")]
+    difference = round(ginis["segments"] - ginis["rfm_segments"], 12) if ginis else None
+    return (
+        population,
+        len(defined),
+        *rounded,
+        difference,
+        *(lead or (None, None)),
+        verdict,
+        SENTENCES[verdict].format(who=WHO[population], **vars(thresholds.BACKTEST)),
     )
-    for name, grouping in groupings.items():
-        values, own, lead = lift(grouping, past, future), resampled.of(name), resampled.difference("segments", name)
-        number = len(np.unique(grouping))
-        for metric in METRICS:
-            low, high = own[metric] or (None, None)
-            lead_low, lead_high = (None, None) if name == "segments" else lead[metric] or (None, None)
-            yield (month, population, name, metric, number, getattr(values, metric), low, high, lead_low, lead_high)
+
+
+def _verdict(lead: "Interval | None", lows: list[float]) -> str:
+    """Return the answer to whether the segments predict worse than the rules.
+
+    Args:
+        lead: The interval of the segments' Gini minus that of the rules.
+        lows: The lower end of the interval of each Gini.
+    """
+    if lead is None or not lows:
+        return "no_data"
+    if max(lows) <= 0:
+        return "no_signal"
+    if lead[1] < 0:
+        return "behind"
+    return "ahead" if lead[0] > 0 else "equal"

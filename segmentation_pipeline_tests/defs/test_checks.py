@@ -301,8 +301,7 @@ BAD = {
         "half of the customers moved": "update model_drift set value = 0.5 where metric = 'share_moved'",
     },
     "segments_predict_no_worse_than_rules": {
-        "rules predict better": "update backtest_metrics set segments_lead_low = -0.2, segments_lead_high = -0.01"
-        " where segmentation = 'rfm_segments' and population = 'all' and metric = 'gini'",
+        "rules predict better": "update backtest_verdict set verdict = 'behind' where population = 'all'",
     },
     "no_file_repeats_another": {
         "a file twice": "insert into file_overlaps values ('a.csv', '', 'b.csv', '', 5, 12, 1.0, 60)",
@@ -374,6 +373,30 @@ def test_a_check_counts_each_bad_customer_and_names_none(tables: Tables, check: 
     assert f"checks/{check}.sql of the package" in str(result.description)
     named = tables.rows(check_select(check).replace("$look_back_days", str(SECTIONS["rfm"]["look_back_days"])))
     assert [customer for customer, *_ in named] == ["10003", "10004", "10005", "ghost"]
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_normal", "passes"),
+    [
+        ("ahead", "behind", True),
+        ("no_signal", "behind", True),
+        ("no_data", "no_data", True),
+        ("equal", "equal", True),
+        ("equal", "behind", False),
+        ("behind", "ahead", False),
+    ],
+)
+def test_normal_customers_decide_only_where_all_leave_it_open(
+    tables: Tables, of_all: str, of_normal: str, passes: bool
+) -> None:
+    verdicts = f"case population when 'all' then '{of_all}' else '{of_normal}' end"
+    result = tables.check(
+        "segments_predict_no_worse_than_rules",
+        f"update backtest_verdict set verdict = {verdicts}, sentence = population",
+    )
+    assert result.passed == passes
+    assert result.description == (None if passes else "normal" if of_all == "equal" else "all")
+    assert [result.metadata[name].value for name in ("all", "normal")] == ["all", "normal"]
 
 
 # What is lost

@@ -35,7 +35,7 @@ MODEL = {
     "kmeans_candidates",
     *ACTIVE_MODEL_TABLES,
 }
-BACKTEST = {"segment_backtest", "backtest_metrics"}
+BACKTEST = {"segment_backtest", "backtest_metrics", "backtest_verdict"}
 # The assets that a Python function writes, with the assets that they depend on; all others derive from a SELECT alone.
 PYTHON: dict[str, set[str]] = {
     "ingested_files": set(),
@@ -163,7 +163,11 @@ def test_a_python_asset_depends_on_what_it_reads() -> None:
     ("name", "select", "replaced"),
     [
         ("segment_history", history._AT_MONTH_END, history.AS_OF_MONTH_END),
-        ("segment_backtest", backtest._CUSTOMERS, {**history.AS_OF_MONTH_END, "later": backtest._LATER}),
+        (
+            "segment_backtest",
+            backtest._CUSTOMERS,
+            {**history.AS_OF_MONTH_END, "later": backtest._LATER, "numbers": backtest._NUMBERS},
+        ),
         ("segment_membership", "select * from assigned_segments", dict.fromkeys(ACTIVE_MODEL_TABLES, "select 1 as x")),
     ],
 )

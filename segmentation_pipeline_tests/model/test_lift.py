@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from segmentation_pipeline.model.lift import METRICS, LiftMetrics, gini, intervals, lift, spend_groups
+from segmentation_pipeline.model.lift import METRICS, LiftMetrics, Resamples, gini, interval, lift, spend_groups
 
 Array = NDArray[np.float64]
 SEEDS = range(8)
@@ -146,8 +146,9 @@ def test_row_order_does_not_matter(seed: int) -> None:
     past, future = past / 7, future / 3
     other = np.random.default_rng(seed).permutation(300)
     assert lift(groups[other], past[other], future[other]) == lift(groups, past, future)
-    drawn = intervals({"a": groups}, past, future, random_state=1, resamples=5).draws["a"]
-    again = intervals({"a": groups[other]}, past[other], future[other], random_state=1, resamples=5).draws["a"]
+    resamples, customers = Resamples(300, random_state=1, resamples=5), np.arange(300)
+    drawn = resamples.draw(customers, {"a": groups}, past, future)["a"]
+    again = resamples.draw(customers[other], {"a": groups[other]}, past[other], future[other])["a"]
     assert drawn.tolist() == again.tolist()
 
 
@@ -214,54 +215,59 @@ def test_invalid_columns_are_rejected(wrong: dict[str, Any]) -> None:
         lift(**columns)
 
 
-# Intervals.
+# Resamples and intervals.
+
+
+def draws(groupings: Any, past: Any, future: Any, seed: int = 0, resamples: int = 200) -> dict[str, Array]:
+    drawn = Resamples(len(past), random_state=seed, resamples=resamples)
+    return drawn.draw(np.arange(len(past)), groupings, past, future)
 
 
 def test_resample_is_lift_of_drawn_rows() -> None:
+    """A customer that another population lacks is drawn all the same, and counts there with none of its rows."""
     groups, past, future = shop(50, 3)
-    other = np.digitize(past, [40, 90])
-    draws = intervals({"z": groups, "b": other}, past, future, random_state=9, resamples=30).draws
-    # The canonical order: past, then spend, then the groupings by name.
-    rows = np.lexsort((other, groups, np.maximum(future, 0), past))
+    other, member = np.digitize(past, [40, 90]), np.arange(50) % 3 > 0
+    resamples = Resamples(50, random_state=9, resamples=30)
+    every = resamples.draw(np.arange(50), {"z": groups, "b": other}, past, future)
+    some = resamples.draw(np.flatnonzero(member), {"z": groups[member]}, past[member], future[member])
     random = np.random.RandomState(9)
     for resample in range(30):
-        drawn = rows[random.randint(0, 50, 50, dtype=np.int64)]
+        drawn = random.randint(0, 50, 50, dtype=np.int64)
         for name, column in (("z", groups), ("b", other)):
             expected = by_loops(column[drawn], past[drawn], future[drawn])
-            assert draws[name][resample] == pytest.approx(expected, abs=1e-9)
+            assert every[name][resample] == pytest.approx(expected, abs=1e-9)
+        drawn = drawn[member[drawn]]
+        expected = by_loops(groups[drawn], past[drawn], future[drawn])
+        assert some["z"][resample] == pytest.approx(expected, abs=1e-9)
 
 
-def test_intervals_are_percentiles_and_differences_are_paired() -> None:
+def test_interval_has_the_percentiles_of_the_draws() -> None:
+    column = np.random.default_rng(1).permutation(200) / 10
+    # Of 200 draws: places 199 · .05 = 9.95 and 189.05, between neighbours.
+    assert interval(column, level=0.9) == pytest.approx((0.995, 18.905), abs=1e-11)
     groups, past, future = shop(400, 1)
-    found = intervals(
-        {"a": groups, "b": spend_groups(past, 4), "again": groups}, past, future, random_state=0, level=0.9
-    )
+    found = draws({"a": groups, "again": groups}, past, future)
+    assert found["a"].tolist() == found["again"].tolist()
     for number, metric in enumerate(METRICS):
-        column = np.sort(found.draws["a"][:, number])
-        interval = found.of("a")[metric]
-        assert interval is not None
-        # Of 200 draws: places 199 · .05 = 9.95 and 189.05, between neighbours.
-        assert interval[0] == pytest.approx(0.05 * column[9] + 0.95 * column[10], abs=1e-11)
-        assert interval[1] == pytest.approx(0.95 * column[189] + 0.05 * column[190], abs=1e-11)
-        point = getattr(lift(groups, past, future), metric)
-        assert interval[0] < point < interval[1]
-        low, high = found.difference("a", "b")[metric] or (0, 0)
-        back = found.difference("b", "a")[metric]
-        assert back == pytest.approx((-high, -low), abs=1e-11)
-        assert found.difference("a", "again")[metric] == (0, 0)
+        low, high = interval(found["a"][:, number]) or (0, 0)
+        assert low < getattr(lift(groups, past, future), metric) < high
 
 
 def test_intervals_separate_worse_from_equal() -> None:
     _, past, _ = shop(800, 2)
     random = np.random.default_rng(2)
     future = past * random.exponential(1, 800)
-    groupings = {
-        "spend": spend_groups(past, 4),
-        "noise": random.integers(0, 4, 800),
-        "noise too": random.integers(0, 4, 800),
-    }
-    found = intervals(groupings, past, future, random_state=4)
-    worse, neither = found.difference("noise", "spend")["gini"], found.difference("noise", "noise too")["gini"]
+    found = draws(
+        {
+            "spend": spend_groups(past, 4),
+            "noise": random.integers(0, 4, 800),
+            "noise too": random.integers(0, 4, 800),
+        },
+        past,
+        future,
+        seed=4,
+    )
+    worse, neither = (interval((found["noise"] - found[name])[:, 1]) for name in ("spend", "noise too"))
     assert worse is not None
     assert worse[1] < 0
     assert neither is not None
@@ -270,59 +276,48 @@ def test_intervals_separate_worse_from_equal() -> None:
 
 def test_seed_decides_the_draws() -> None:
     groups, past, future = shop(100, 0)
-    first, same, other = (intervals({"a": groups}, past, future, random_state=s, resamples=20) for s in (1, 1, 2))
-    assert first.draws["a"].tolist() == same.draws["a"].tolist()
-    assert first.draws["a"].tolist() != other.draws["a"].tolist()
-    # The order of the groupings does not matter, although some customers have equal past and future spend.
-    one, two = {"a": groups, "b": groups[::-1].copy()}, {"b": groups[::-1].copy(), "a": groups}
-    there, back = (intervals(both, past, future, random_state=1, resamples=20).draws for both in (one, two))
-    assert [there[name].tolist() for name in "ab"] == [back[name].tolist() for name in "ab"]
-    # Other groupings do not matter where no two customers have equal spend.
-    past = past + np.arange(100) / 1000
-    alone, beside = (
-        intervals(groupings, past, future, random_state=1, resamples=20).draws["a"].tolist()
-        for groupings in ({"a": groups}, {"0": spend_groups(past, 7), "a": groups})
-    )
-    assert alone == beside
+    first, same, other = (draws({"a": groups}, past, future, seed, 20)["a"].tolist() for seed in (1, 1, 2))
+    assert first == same != other
+    # Neither the order of the groupings matters nor which others there are.
+    beside = draws({"b": spend_groups(past, 7), "a": groups}, past, future, 1, 20)["a"]
+    assert beside == pytest.approx(np.array(first), abs=1e-12)
 
 
 def test_interval_needs_enough_defined_resamples() -> None:
     # One of 20 customers spends; 36 % of the resamples do not draw it.
     groups, past, future = np.arange(20) % 3, np.arange(20.0), np.r_[np.zeros(19), 5.0]
-    found = intervals({"a": groups}, past, future, random_state=0)
-    assert 0.2 < np.isnan(found.draws["a"][:, 1]).mean() < 0.5
-    assert found.of("a") == dict.fromkeys(METRICS)
-    assert set(intervals({"a": groups}, past, future, random_state=0, level=0.5).of("a").values()) != {None}
-    nobody = intervals({"a": groups[:0]}, past[:0], future[:0], random_state=0)
-    assert nobody.of("a") == nobody.difference("a", "a") == dict.fromkeys(METRICS)
+    column = draws({"a": groups}, past, future)["a"][:, 1]
+    assert 0.2 < np.isnan(column).mean() < 0.5
+    assert interval(column) is None
+    assert interval(column, level=0.5) is not None
+    nobody = draws({"a": groups[:0]}, past[:0], future[:0])["a"]
+    assert np.isnan(nobody).all()
+    assert interval(nobody[:, 1]) is None
 
 
-def test_intervals_of_four_thousand_customers_are_fast() -> None:
+def test_resamples_of_four_thousand_customers_are_fast() -> None:
     groups, past, future = shop(4000, 0)
     started = time.process_time()
-    intervals({"a": groups, "b": groups // 20, "c": spend_groups(past, 5)}, past, future, random_state=0)
-    assert time.process_time() - started < 2
+    draws({"a": groups, "b": groups // 20, "c": spend_groups(past, 5)}, past, future)
+    assert time.process_time() - started < 1
 
 
-# The baseline.
-
-
-def test_intervals_of_a_part_have_the_place_and_width_of_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resamples_of_a_part_have_the_place_and_width_of_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(11)
     past = random.lognormal(3, 1, 20_000)
     future = past * random.lognormal(0, 0.8, 20_000) * (random.random(20_000) < 0.6)
     groups = {"five": spend_groups(past, 5), "two": spend_groups(past, 2)}
-    of_all = intervals(groups, past, future, random_state=1)
+    of_all = draws(groups, past, future, seed=1)
     monkeypatch.setattr("segmentation_pipeline.model.lift.RESAMPLED", 2_000)
-    of_part = intervals(groups, past, future, random_state=1)
-    for expected, found in (
-        *zip(of_all.of("five").values(), of_part.of("five").values(), strict=True),
-        *zip(of_all.difference("five", "two").values(), of_part.difference("five", "two").values(), strict=True),
-    ):
-        assert expected is not None
-        assert found is not None
-        width = expected[1] - expected[0]
-        assert found == pytest.approx(expected, abs=0.4 * width)
+    of_part = draws(groups, past, future, seed=1)
+    for metric in range(len(METRICS)):
+        for other in (0, 1):
+            expected, found = (interval((one["five"] - other * one["two"])[:, metric]) for one in (of_all, of_part))
+            assert expected is not None
+            assert found == pytest.approx(expected, abs=0.4 * (expected[1] - expected[0]))
+
+
+# The baseline.
 
 
 def test_spend_groups_by_hand() -> None:

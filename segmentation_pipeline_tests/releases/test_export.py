@@ -98,8 +98,8 @@ def test_an_unknown_table_is_an_error_and_empties_no_file(shop: Shop, tmp_path: 
         ended = segments(shop, "export", table, "--output", str(existing))
         assert (ended.code, ended.stdout) == (2, "")
         assert (
-            f"no table {table!r} in release {shop.release.name}; there are: backtest_metrics, cleaning_report, "
-            in ended.errors
+            f"no table {table!r} in release {shop.release.name}; there are: backtest_metrics, backtest_verdict,"
+            " cleaning_report, " in ended.errors
         )
     assert existing.read_text("utf-8") == "mine"
 

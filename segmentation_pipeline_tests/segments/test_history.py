@@ -19,7 +19,7 @@ LAST = datetime.fromisoformat("2024-02-20")
 QUICK: dict[str, Any] = {"rfm": {"look_back_days": 150}}
 HISTORY_ASSETS = ("segment_history", "segment_migrations")
 HISTORY_TABLES = (*history.TABLES, "segment_migrations")
-BACKTEST_TABLES = ("segment_backtest", "backtest_metrics")
+BACKTEST_TABLES = ("segment_backtest", "backtest_metrics", "backtest_verdict")
 
 
 def run(nights: Nights, as_of: datetime, **fit: Any) -> None:
@@ -186,6 +186,18 @@ def test_backtest_is_computed_whole_and_reproducible(nights: Nights) -> None:
         nights.connection.execute(f"drop table {table}")
     nights.materialize("segment_backtest")
     assert tables(nights, BACKTEST_TABLES) == before, "it needs no stored month"
+
+
+def test_verdict_averages_the_gini_of_the_month_ends(nights: Nights) -> None:
+    values = nights.rows(
+        "select population, count(distinct month_end), avg(value) filter (where segmentation = 'segments'),"
+        " avg(value) filter (where segmentation = 'rfm_segments'), avg(value) filter (where segmentation = 'spend')"
+        " from backtest_metrics where metric = 'gini' group by population order by population"
+    )
+    for row, expected in zip(nights.table("backtest_verdict"), values, strict=True):
+        assert row[:2] == expected[:2]
+        assert row[2:5] == pytest.approx(expected[2:], abs=1e-11)
+        assert row[-2] in ("ahead", "equal", "behind")
 
 
 def test_backtest_sums_to_the_spend_of_all_customers(nights: Nights) -> None:
