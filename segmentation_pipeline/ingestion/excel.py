@@ -104,7 +104,7 @@ def sheets_of(source: Source, source_file: str, path: Path, max_lines: int | Non
             else:
                 yield Sheet(name, positions(len(first)), islice(chain([first], rows), share))
     except (CalamineError, BadZipFile) as error:
-        raise SourceError(f"{source_file}: cannot be read as a workbook: {error}{_hint(path)}") from None
+        raise SourceError(f"{source_file}: {_why_unreadable(path, error)}") from None
 
 
 def first_rows(source: Source, path: Path, count: int) -> dict[str, list[list[str]]]:
@@ -125,7 +125,13 @@ def first_rows(source: Source, path: Path, count: int) -> dict[str, list[list[st
             for name, sheet in sheets.items()
         }
     except (CalamineError, BadZipFile) as error:
-        raise SourceError(f"{path.name}: cannot be read as a workbook: {error}{_hint(path)}") from None
+        raise SourceError(f"{path.name}: {_why_unreadable(path, error)}") from None
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Return the message of an error on one line: it quotes names of the workbook, which hold any characters."""
+    reason = "".join(one if one.isprintable() else " " for one in str(error))
+    return f"cannot be read as a workbook: {reason}{_hint(path)}"
 
 
 def _opened(path: Path) -> "CalamineWorkbook":

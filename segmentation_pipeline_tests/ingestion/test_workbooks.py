@@ -213,3 +213,15 @@ def test_workbook_on_which_the_reader_fails_is_reported(
     monkeypatch.setattr(excel, "_READ_ALL", "raise SystemExit(1)")
     write_xls(tmp_path / "in" / "a.xls", SHEETS)
     assert message(warehouse, tmp_path) == "a.xls: cannot be read as xls: it is damaged"
+
+
+def test_names_of_a_damaged_workbook_leave_the_message_on_one_line(warehouse: Warehouse, tmp_path: Path) -> None:
+    whole, damaged = write_xlsb(tmp_path / "whole.xlsb", SHEETS), tmp_path / "in" / "a.xlsb"
+    damaged.parent.mkdir()
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content.replace(b"sheet1.bin", b"no\n\x1b[31m.bin"))
+    said = message(warehouse, tmp_path)
+    assert "cannot be read as a workbook" in said
+    assert said.isprintable()
