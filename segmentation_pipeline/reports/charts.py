@@ -131,8 +131,9 @@ def segment_map(
         segments: The segments, whose medians stand for outliers, which have no centroid.
         currency: The retailer's currency.
     """
-    medians = segments.loc[segments["customer_group"] == "outlier", ["segment_key"]].assign(
-        **{name: segments[f"median_{name}"] for name in FEATURE_TITLES}
+    outliers = segments[segments["customer_group"] == "outlier"]
+    medians = pd.DataFrame(
+        {"segment_key": outliers["segment_key"], **{name: outliers[f"median_{name}"] for name in FEATURE_TITLES}}
     )
     centres = pd.concat([centroids, medians], ignore_index=True).query("monetary > 0 and frequency > 0")
     centres = centres.assign(segment=[theme.name_of(key) for key in centres["segment_key"]])
@@ -153,7 +154,8 @@ def segment_map(
 def _map_panel(points: pd.DataFrame, centres: pd.DataFrame, feature: str, colour: alt.Color) -> Any:
     """Draw the customers by monetary and one other feature."""
     width, height = WIDTH, 270
-    money = (points["monetary"].min(), points["monetary"].max())
+    # Wider than the data, which may be one value.
+    money = (0.95 * float(points["monetary"].min()), 1.05 * float(points["monetary"].max()))
     x = alt.X(
         "monetary:Q",
         title=FEATURE_TITLES["monetary"],
@@ -362,7 +364,7 @@ def lift(metrics: pd.DataFrame, currency: str | None) -> AnyChart:
     )
     parts = []
     for who, group in rows.groupby("who"):
-        means = group.groupby("method")["value"].mean()
+        means = group.groupby("method")["value"].mean().dropna()
         parts.append(
             f"{who}: {', '.join(f'{name} {_number(means[name], currency, 2)}' for name in names if name in means)}"
         )
@@ -561,7 +563,8 @@ def _product_names(products: pd.DataFrame) -> list[str]:
     """Return a short name of each product, which differs from that of every other one."""
     names: dict[str, str] = {}
     for product, description in _pairs(products, "product", "description"):
-        text = " ".join(str(description if isinstance(description, str) and description.strip() else product).split())
+        name = description if isinstance(description, str) and description.strip() else str(product)
+        text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
         short = text if len(text) <= 28 else f"{text[:27].rstrip()}…"
         taken = short in names and names[short] != product
         names[f"{short} ({product})" if taken else short] = product

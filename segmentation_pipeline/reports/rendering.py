@@ -11,10 +11,10 @@ from segmentation_pipeline.reports.theme import GRID, INK, MUTED, PAPER
 
 # Colours of the page, which its style sheet sets for light, dark and print.
 _OF_THE_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
-_NEEDLESS = re.compile(
-    r' (?:class|role|aria-[a-z]+|pointer-events|version)="[^"]*"|<path d=""[^>]*/>|<path d="M0,0h0v0h0Z"[^>]*/>'
-)
+_EMPTY = re.compile(r'<path d=""[^>]*/>|<path d="M0,0h0v0h0Z"[^>]*/>')
+_NEEDLESS = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events|version)="[^"]*"')
 _NAMESPACES = re.compile(r' xmlns(?::xlink)?="[^"]*"')
+_TAG = re.compile(r"<[^>]*>")
 _LONG_NUMBER = re.compile(r"(\d+\.\d)\d+")
 
 
@@ -37,7 +37,8 @@ def png_of(svg: str, scale: float = 1.0) -> bytes:
 
 def compact(svg: str) -> str:
     """Return a drawn chart without what no reader sees, which makes it a third as large."""
-    return _LONG_NUMBER.sub(r"\1", _NEEDLESS.sub("", svg))
+    # Only within tags: many currencies write thousands as 1.234, and a product may be called anything.
+    return _TAG.sub(lambda tag: _LONG_NUMBER.sub(r"\1", _NEEDLESS.sub("", tag[0])), _EMPTY.sub("", svg))
 
 
 def inlined(svg: str, label: str) -> str:

@@ -5,9 +5,10 @@ import re
 import dagster as dg
 import pytest
 
+from segmentation_pipeline.defs.releases.report import observation
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB
 from segmentation_pipeline.reports import publishing
-from segmentation_pipeline.reports.figures import FIGURES
+from segmentation_pipeline.reports.figures import FIGURES, Drawing
 from segmentation_pipeline_tests.commands import segments
 from segmentation_pipeline_tests.shops import SECOND_NIGHT, Shop
 
@@ -60,6 +61,14 @@ def test_each_chart_is_shown_on_the_asset_that_it_explains(reported: Reported) -
             # Of each night, so the event log must not grow much by them.
             assert 2_000 < len(picture[1]) < 60_000
     assert {"segment_sizes", "segment_map", "loss_funnel", "lift"} <= shown.keys()
+
+
+def test_names_of_products_are_no_markdown() -> None:
+    """A picture of another host would be loaded by whoever opens the page."""
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>'
+    drawing = Drawing(FIGURES[0], empty, "MUG ![x](http://example.org/x.png) <img src=y>")
+    text = str(observation(drawing, "release").metadata[FIGURES[0].name].value)
+    assert text.endswith(r"MUG \!\[x\]\(http\:\/\/example\.org\/x\.png\) \<img src\=y\>")
 
 
 def test_the_release_has_its_size_and_time_as_numbers(reported: Reported) -> None:

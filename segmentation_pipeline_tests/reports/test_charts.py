@@ -1,5 +1,6 @@
 """Tests of the charts: what each shows of rows that were written by hand."""
 
+import html
 import re
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.reports import charts, theme
-from segmentation_pipeline.reports.rendering import svg_of
+from segmentation_pipeline.reports.rendering import inlined, svg_of
 
 COLOURS = {segment.key: segment.colour for segment in SEGMENTS}
 LOSSES = pd.DataFrame(
@@ -52,7 +53,7 @@ def test_loss_funnel_shows_the_rules_that_reject_lines() -> None:
 def test_charts_write_numbers_as_the_currency_does() -> None:
     chart = charts.loss_funnel(LOSSES, "EUR")
     assert str(chart.description).startswith("Of 1.000 lines read, 850 (85,0%) count.")
-    assert ">1.000<" in svg_of(chart)
+    assert ">1.000<" in inlined(svg_of(chart), "label")
 
 
 def test_a_segment_has_its_permanent_colour_in_every_chart() -> None:
@@ -127,6 +128,9 @@ def test_a_sample_of_the_customers_is_called_one() -> None:
     segments = pd.DataFrame({"segment_key": [], "customer_group": []}).assign(
         median_monetary=[], median_frequency=[], median_recency=[]
     )
+    assert "RETAIN at £10" in str(
+        charts.segment_map(points.assign(all_customers=2), centroids, segments, "GBP").description
+    )
     for everybody, text in ((2, "2 customers."), (1_000_000, "A sample of 2 of 1,000,000 customers.")):
         chart = charts.segment_map(points.assign(all_customers=everybody), centroids, segments, "GBP")
         assert str(chart.description).startswith(text)
@@ -173,3 +177,50 @@ def test_numbers_are_readable_on_every_colour_of_the_grid() -> None:
 )
 def test_text_of_charts_is_readable_in_light_and_dark(ink: str, paper: str) -> None:
     assert contrast(ink, paper) >= 4.5
+
+
+def test_customers_who_all_spent_the_same_have_a_map() -> None:
+    points = pd.DataFrame({"segment_key": "retain", "monetary": [7.0], "frequency": [1], "recency": [0]})
+    segments = pd.DataFrame(
+        {
+            "segment_key": ["retain", "pamper"],
+            "customer_group": ["normal", "outlier"],
+            "median_monetary": [7.0, 7.0],
+            "median_frequency": [1.0, 1.0],
+            "median_recency": [0.0, 0.0],
+        }
+    )
+    chart = charts.segment_map(points.assign(all_customers=1), points, segments, "GBP")
+    labels = {row["segment"]: (row["across"], row["down"]) for row in rows_of(chart) if "across" in row}
+    assert labels.keys() == {"RETAIN", "PAMPER"}
+    assert all(0 <= across <= theme.WIDTH for across, _ in labels.values())
+
+
+def test_a_metric_that_is_not_defined_is_not_called_a_number() -> None:
+    rows = pd.DataFrame(
+        {
+            "month_end": pd.Timestamp("2024-11-01"),
+            "population": "all",
+            "segmentation": ["segments", "rfm_segments"],
+            "value": [0.5, None],
+            "low": [0.4, None],
+            "high": [0.6, None],
+        }
+    )
+    text = str(charts.lift(rows, "GBP").description)
+    assert text == "Mean Gini of later spend, higher is better. All customers: segments 0.50."
+
+
+def test_a_product_may_be_called_anything() -> None:
+    rows = pd.DataFrame(
+        {
+            "segment_key": "delight",
+            "product": ["1", "2"],
+            "description": ['A 1.25 role="x" <b>&', "\u202e drawkcab\n"],
+            "customer_share": 0.5,
+            "revenue": [30.0, 20.0],
+        }
+    )
+    svg = inlined(svg_of(charts.outlier_products(rows, "GBP")), "label")
+    texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    assert [name for name in ('A 1.25 role="x" <b>&', "drawkcab") if name not in texts] == []

@@ -1,6 +1,7 @@
 """The asset `segment_report`: the page for people beside a release, and the charts on the assets that they explain."""
 
 import base64
+import re
 import time
 from collections.abc import Sequence
 from traceback import format_exc
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from segmentation_pipeline.reports.figures import Drawing
 
 _CHECK = "report_is_complete"
+_PUNCTUATION = re.compile("[!-/:-@[-`{-~]")
 
 
 @dg.asset(
@@ -73,7 +75,7 @@ def _write(context: dg.AssetExecutionContext, retailer: RetailerConfig, errors: 
     drawn = [drawing for drawing in written.drawings if drawing.svg]
     errors += [f"{drawing.figure.name}: {drawing.error}" for drawing in written.drawings if drawing.error]
     for drawing in drawn:
-        context.log_event(_observation(drawing, release.name))
+        context.log_event(observation(drawing, release.name))
     return {
         "release": release.name,
         "path": dg.MetadataValue.path(str(release.report)),
@@ -83,12 +85,13 @@ def _write(context: dg.AssetExecutionContext, retailer: RetailerConfig, errors: 
     }
 
 
-def _observation(drawing: "Drawing", release: str) -> dg.AssetObservation:
+def observation(drawing: "Drawing", release: str) -> dg.AssetObservation:
     """Return a chart as metadata of the asset that it explains."""
     from segmentation_pipeline.reports.rendering import png_of
 
     picture = base64.b64encode(png_of(drawing.svg)).decode()
-    title, text = drawing.figure.title, drawing.text
+    # Names of products come from the source: as Markdown they could load a picture from another host.
+    title, text = drawing.figure.title, _PUNCTUATION.sub(r"\\\g<0>", drawing.text)
     markdown = f"**{title}**\n\n![{title}](data:image/png;base64,{picture})\n\n{text}"
     return dg.AssetObservation(
         drawing.figure.asset, metadata={drawing.figure.name: dg.MetadataValue.md(markdown), "release": release}
