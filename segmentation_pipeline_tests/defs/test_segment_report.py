@@ -71,6 +71,17 @@ def test_names_of_products_are_no_markdown() -> None:
     assert text.endswith(r"MUG \!\[x\]\(http\:\/\/example\.org\/x\.png\) \<img src\=y\>")
 
 
+def test_first_rows_of_all_tables_name_no_customer(reported: Reported) -> None:
+    shop, _, result = reported
+    written = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
+    shown = [item.metadata["first_rows"] for item in written if "first_rows" in item.metadata]
+    assert len(shown) > 20
+    words = set(re.findall(r"\w+", str([value.value for value in shown])))
+    customers = {str(customer) for (customer,) in shop.rows("select customer_id from rfm_features")}
+    assert "99999" in words
+    assert customers & words == set()
+
+
 def test_the_release_has_its_size_and_time_as_numbers(reported: Reported) -> None:
     shop, _, result = reported
     [materialization] = result.asset_materializations_for_node("release")
