@@ -30,7 +30,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-pages docs queries clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-pages docs picture queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -73,6 +73,9 @@ bench-pages: $(DEVELOPMENT)  ## replay nights, compare numbers of clusters, draw
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs
 
+picture: run  ## the same, and draw the picture of the README
+	$(BIN)/python tools/readme_picture.py docs
+
 queries: $(DEVELOPMENT)  ## run the sample, and write docs/queries.md with the answers of docs/queries/ on it
 	$(BIN)/python tools/queries_page.py docs
 
@@ -80,11 +83,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into .venv: a few minutes the first time, and nothing afterwards."
 	$(PIP_INSTALL) --constraint constraints.txt --editable .
 	touch $@
 
 # One installation for both where nothing is installed yet: two take a minute longer.
 $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into .venv: a few minutes the first time, and nothing afterwards."
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
 	touch $(INSTALLED) $@
 

@@ -13,6 +13,7 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.sampling import Sample, sampled
 from segmentation_pipeline.inspection.copies import add_copies
 from segmentation_pipeline.inspection.guesses import Draft
+from segmentation_pipeline.inspection.money import NO_CURRENCY
 from segmentation_pipeline.inspection.proposal import proposed_draft
 
 _SHOWN_LINES, _CELL = 10, 28
@@ -47,9 +48,7 @@ def init(path: Path, output: Path | None, force: bool, traceback: bool) -> None:
         say(out, "green", "written:", str(target))
         for key in draft.open_keys:
             say(out, "yellow", "left open:", f"{key}; the comment above it says what is possible.")
-        say(
-            out, "bold", "next:", f"set time_zone and what is left open, then segments retailer check {target} --sample"
-        )
+        say(out, "bold", "next:", f"set {_to_set(draft)}, then segments retailer check {target} --sample")
 
 
 def _stem(path: Path) -> str:
@@ -62,8 +61,16 @@ def _head(draft: Draft, target: Path) -> list[str]:
         "Written by `segments retailer init`. Each comment is the evidence for the setting below it; a comment without"
         " a setting is about a default.",
         *([left_open] if draft.open_keys else []),
-        f"Next: set time_zone, then `segments retailer check {target.name} --sample`.",
+        f"Next: set {_to_set(draft)}, then `segments retailer check {target.name} --sample`.",
     ]
+
+
+def _to_set(draft: Draft) -> str:
+    """Return the settings that a person has to set or to confirm."""
+    names = ["time_zone"]
+    if draft.settings.get("currency") == NO_CURRENCY:
+        names.append("currency")
+    return " and ".join([*names, *(["what is left open"] if draft.open_keys else [])])
 
 
 def _read(draft: Draft, base: Path) -> list[str]:

@@ -31,7 +31,7 @@ def test_a_retailer_file_is_written_with_evidence_and_checked_at_once(shopify: t
     folder, ended = shopify
     assert (ended.code, ended.errors) == (0, "")
     assert f"written: {folder / 'shop.toml'}" in ended.stdout
-    assert "segments retailer check" in ended.stdout.splitlines()[-1]
+    assert ended.stdout.splitlines()[-1].startswith("next: set time_zone and currency, then segments retailer check")
     text = (folder / "shop.toml").read_text("utf-8")
     assert 'path = "in"' in text
     assert 'fill_down = ["customer_id"]' in text
