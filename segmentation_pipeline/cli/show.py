@@ -1,6 +1,7 @@
 """`segments show`: print the segments of the current release, and where its files are."""
 
 import shlex
+import shutil
 
 import duckdb
 import typer
@@ -75,6 +76,7 @@ def show_paths(release: Release, releases: Releases) -> None:
     for label, text in (
         ("release", release.name),
         ("SQL", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
+        *([] if shutil.which("duckdb") else [("", "(duckdb is a program of its own: pip install duckdb-cli)")]),
         ("files", f"{current}/*.parquet, {current}/manifest.json"),
         *([("report", str(current / release.report.name))] if release.report.exists() else []),
         ("browser", "make dev, then http://127.0.0.1:3000"),

@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -166,6 +167,7 @@ def test_run_ends_with_paths_that_exist(shop: Shop, first_run: Ended) -> None:
     [_, _, database] = shlex.split(command)
     assert Path(database) == current / "segments.duckdb"
     assert Path(database).is_file()
+    assert ("pip install duckdb-cli" in first_run.stdout) == (shutil.which("duckdb") is None)
     assert f"{current}/*.parquet, {current}/manifest.json" in first_run.stdout
     assert (current / "manifest.json").is_file()
     assert shop.releases.all()[0].name in first_run.stdout
