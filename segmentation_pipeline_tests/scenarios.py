@@ -31,8 +31,13 @@ from segmentation_pipeline.defs.customers.assets import customer_assets
 from segmentation_pipeline.defs.features.assets import feature_assets
 from segmentation_pipeline.defs.history.assets import history_assets, model_drift, segment_history, segment_membership
 from segmentation_pipeline.defs.ingestion.assets import raw_transactions
-from segmentation_pipeline.defs.model.assets import FitConfig, segment_backtest, segmentation_model
-from segmentation_pipeline.defs.segments.assets import segment_assets
+from segmentation_pipeline.defs.model.assets import (
+    FitConfig,
+    customer_value_model,
+    segment_backtest,
+    segmentation_model,
+)
+from segmentation_pipeline.defs.segments.assets import customer_value, segment_assets
 from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for
@@ -282,6 +287,8 @@ ASSETS: dict[str, dg.AssetsDefinition] = {
         raw_transactions,
         segmentation_model,
         segment_backtest,
+        customer_value_model,
+        customer_value,
         segment_membership,
         segment_history,
         model_drift,

@@ -48,6 +48,7 @@ def why_model_is_due(settings: Retailer, folders: RetailerFolders) -> str:
                 _why_fit_is_due_now(database, settings)
                 or _why_tables_are_missing(database)
                 or _why_catalogue_is_outdated(database)
+                or _why_value_is_not_fitted(database)
             )
     except duckdb.CatalogException:
         # The first run was killed between creating the file and its tables.
@@ -76,6 +77,11 @@ def _why_catalogue_is_outdated(database: Warehouse) -> str:
     stored = [tuple(row.values()) for row in database.rows("select * from segments order by segment_key")]
     is_current = stored == sorted(Registry.of(database).segments())
     return "" if is_current else "the table segments is of another version of this package"
+
+
+def _why_value_is_not_fitted(database: Warehouse) -> str:
+    """Return why customer value must be fitted: its table was created empty, as for an earlier version's database."""
+    return "" if database.count("customer_value_model") else "customer value has not been fitted yet"
 
 
 def why_fit_is_due(registry: Registry, settings: Retailer) -> str:

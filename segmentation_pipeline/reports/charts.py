@@ -371,6 +371,38 @@ def lift(metrics: pd.DataFrame, currency: str | None) -> AnyChart:
     return _finished(chart, currency, f"Mean Gini of later spend, higher is better. {_sentence(parts)}")
 
 
+def calibration(deciles: pd.DataFrame, currency: str | None) -> AnyChart:
+    """Draw what each tenth of the customers was expected to spend in the last 90 days, and what it spent."""
+    columns = {
+        "actual_spend": "actual spend",
+        "expected_spend": "expected spend",
+        "naive_spend": "last year's spend, scaled",
+    }
+    rows = deciles.melt("decile", [*columns], "column", "spend")
+    rows["spend"] = rows["spend"].astype(float)
+    rows["what"] = rows["column"].map(columns)
+    names = [*columns.values()]
+    colour = alt.Color(
+        "what:N", scale=alt.Scale(domain=names, range=[KEPT, LOST, THIRD]), legend=alt.Legend(title=None)
+    )
+    shape = alt.Shape("what:N", scale=alt.Scale(domain=names, range=["circle", "square", "triangle-up"]))
+    base = alt.Chart(rows).encode(
+        x=alt.X("decile:O", title="tenths of the customers, highest expected spend first", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("spend:Q", title="mean spend in 90 days", axis=alt.Axis(tickCount=4)),
+        color=colour,
+    )
+    chart = base.mark_line(strokeWidth=1.5) + base.mark_point(filled=True, size=45, opacity=1).encode(shape=shape)
+    best, weights = deciles.iloc[0], deciles["customers"]
+    means = {name: float((deciles[name].astype(float) * weights).sum() / weights.sum()) for name in columns}
+    text = (
+        f"Of all customers, expected {format_money(means['expected_spend'], currency)} each, spent"
+        f" {format_money(means['actual_spend'], currency)}; of the best tenth, expected"
+        f" {format_money(float(best['expected_spend']), currency)}, spent"
+        f" {format_money(float(best['actual_spend']), currency)}."
+    )
+    return _finished(chart, currency, text, height=200)
+
+
 def rfm_grid(scores: pd.DataFrame, currency: str | None) -> AnyChart:
     """Draw the customers by their scores of recency and frequency; the darker, the more money each has spent."""
     rows = scores.assign(

@@ -85,6 +85,13 @@ FIGURES = (
         ("seasons",),
         "No outlier segment has five customers.",
     ),
+    Figure(
+        "calibration",
+        "The forecast of the last 90 days, and what was spent",
+        "customer_value_calibration",
+        ("calibration",),
+        "There is no forecast, or the data do not cover 180 days before the last 90.",
+    ),
     Figure("loss_funnel", "Lines that count", "cleaning_report", ("losses",)),
     Figure("features", "Recency, frequency and money, with the fences", "rfm_features", ("features", "fences")),
     Figure(

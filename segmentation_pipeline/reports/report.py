@@ -104,6 +104,8 @@ class _Page:
             "segments": self._segments(),
             "lapsing": self._lapsing(),
             "lapsing_missing": self.frames.missing.get("lapsing", ""),
+            "value": self._value(),
+            "value_missing": self.frames.missing.get("value", ""),
             "moves": self._moves(),
             "outliers": self._outliers(),
             "losses": self._losses(),
@@ -242,6 +244,18 @@ class _Page:
             for _, row in shown.iterrows()
         ]
 
+    def _value(self) -> list[list[str]]:
+        return [
+            [
+                theme.name_of(row["segment_key"]),
+                self.money(row["expected_spend_90"]),
+                self.money(row["expected_spend_365"]),
+                self.money(row["mean_expected_spend_365"]),
+                self.money(0 if pd.isna(row["spend_at_risk_365"]) else row["spend_at_risk_365"]),
+            ]
+            for _, row in self.frames["value"].iterrows()
+        ]
+
     def _moves(self) -> list[list[str]]:
         rows = self.frames["moved"]
         moved = rows[rows["from_segment"] != rows["to_segment"]].head(10) if len(rows) else rows
@@ -296,23 +310,7 @@ class _Page:
             texts.append(f"The silhouette is {number}: {words}. 1 would be perfectly separate groups, 0 none.")
         if len(candidates):
             texts += [str(verdict) for verdict in candidates.loc[candidates["is_chosen"], "verdict"]]
-        return [*texts, *self._backtest(), *self._drift()]
-
-    def _backtest(self) -> list[str]:
-        """Return in how many months the segments predicted better or worse than the rules, beyond the noise."""
-        rows = self.frames["backtest"]
-        if not len(rows):
-            return []
-        texts = []
-        for population, who in (("all", "all customers"), ("normal", "the normal customers alone")):
-            rules = rows[(rows["population"] == population) & (rows["segmentation"] == "rfm_segments")]
-            better, worse = (rules["segments_lead_low"] > 0).sum(), (rules["segments_lead_high"] < 0).sum()
-            texts.append(
-                f"Of {len(rules)} past month ends, the segments of {who} predicted the spend of the next 90 days better"
-                f" than the rule-based RFM segments in {better}, and worse in {worse}; in the others the difference is"
-                " within the noise."
-            )
-        return texts
+        return [*texts, *map(str, self.frames["verdict"].get("sentence", ())), *self._drift()]
 
     def _drift(self) -> list[str]:
         rows = self.frames["drift"]

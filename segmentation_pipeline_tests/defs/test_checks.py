@@ -303,6 +303,9 @@ BAD = {
     "segments_predict_no_worse_than_rules": {
         "rules predict better": "update backtest_verdict set verdict = 'behind' where population = 'all'",
     },
+    "value_forecast_beats_last_year": {
+        "larger errors": "update customer_value_errors set mean_absolute_error = 1e9 where forecast = 'model'",
+    },
     "no_file_repeats_another": {
         "a file twice": "insert into file_overlaps values ('a.csv', '', 'b.csv', '', 5, 12, 1.0, 60)",
     },

@@ -36,6 +36,7 @@ MODEL = {
     *ACTIVE_MODEL_TABLES,
 }
 BACKTEST = {"segment_backtest", "backtest_metrics", "backtest_verdict"}
+VALUE = {"customer_value_model", "customer_value_calibration", "customer_value_errors"}
 # The assets that a Python function writes, with the assets that they depend on; all others derive from a SELECT alone.
 PYTHON: dict[str, set[str]] = {
     "ingested_files": set(),
@@ -49,6 +50,8 @@ PYTHON: dict[str, set[str]] = {
         name: {"clean_transactions", "rfm_features", "previous_segments", *ACTIVE_MODEL_TABLES}
         for name in ("history_months", "segment_history")
     },
+    **{name: {"clean_transactions", "rfm_features", "segmentation_models", "kmeans_model"} for name in VALUE},
+    "customer_value": {"rfm_features", "customer_value_model"},
     "model_drift": {"customer_segments", "normal_customers", "previous_segments", "model_features"},
     "release": {contract.table for contract in published()},
     "segment_report": {"release"},
@@ -79,6 +82,7 @@ WARNINGS = {
     "model_is_up_to_date",
     "no_drift_since_fit",
     "segments_predict_no_worse_than_rules",
+    "value_forecast_beats_last_year",
     "report_is_complete",
 }
 
@@ -227,7 +231,7 @@ def test_the_nightly_job_leaves_out_only_the_model_group() -> None:
         for name in ("nightly_segmentation", "refit_segmentation")
     }
     model = {name for name in ASSETS if asset(name).group_name == "model"}
-    assert model == MODEL | BACKTEST
+    assert model == MODEL | BACKTEST | VALUE
     assert selected == {"nightly_segmentation": {*ASSETS} - model, "refit_segmentation": {*ASSETS}}
 
 

@@ -13,7 +13,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import RetailerError
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB, job_for, why_model_is_due
 from segmentation_pipeline.orchestration.resources import RetailerConfig
-from segmentation_pipeline.segments import backtest
+from segmentation_pipeline.segments import backtest, customer_value
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
@@ -27,8 +27,10 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retailer]:
     path = tmp_path_factory.mktemp("fitted") / "work.duckdb"
     nights = Nights(four_behaviours(120), database=path)
     nights.run(AS_OF)
-    for table in backtest.TABLES:
-        nights.connection.execute(contracts()[table].ddl(constraints=False))
+    for table in (*backtest.TABLES, *customer_value.TABLES):
+        if not nights.warehouse.has(table):
+            nights.connection.execute(contracts()[table].ddl(constraints=False))
+    nights.connection.execute("insert into customer_value_model by name select 'm' as model_id, 'too few' as reason")
     nights.connection.close()
     return path, nights.settings
 
@@ -94,6 +96,14 @@ def test_another_catalogue_of_segments_is_written_by_the_next_run(
     database.connection.execute("delete from segments where segment_key = 'no_spend'")
     database.connection.close()
     assert why_model_is_due(settings, folders) == "the table segments is of another version of this package"
+
+
+def test_customer_value_is_fitted_where_its_table_was_created_empty(
+    settings: Retailer, folders: RetailerFolders, database: Warehouse
+) -> None:
+    database.connection.execute("delete from customer_value_model")
+    database.connection.close()
+    assert why_model_is_due(settings, folders) == "customer value has not been fitted yet"
 
 
 def test_run_for_an_earlier_date_fits_nothing(settings: Retailer, folders: RetailerFolders) -> None:

@@ -224,3 +224,25 @@ def test_a_product_may_be_called_anything() -> None:
     svg = inlined(svg_of(charts.outlier_products(rows, "GBP")), "label")
     texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
     assert [name for name in ('A 1.25 role="x" <b>&', "drawkcab") if name not in texts] == []
+
+
+def test_calibration_shows_each_tenth_and_says_the_means() -> None:
+    deciles = pd.DataFrame(
+        {
+            "decile": [1, 2],
+            "customers": [1, 3],
+            "expected_spend": [40.0, 8.0],
+            "actual_spend": [60.0, 4.0],
+            "naive_spend": [20.0, 20.0],
+        }
+    )
+    chart = charts.calibration(deciles, "GBP")
+    assert re.findall(r"£[0-9.,]*[0-9]", str(chart.description)) == ["£16", "£18", "£40", "£60"]
+    assert {(row["decile"], row["what"], row["spend"]) for row in rows_of(chart)} == {
+        (1, "actual spend", 60),
+        (2, "actual spend", 4),
+        (1, "expected spend", 40),
+        (2, "expected spend", 8),
+        (1, "last year's spend, scaled", 20),
+        (2, "last year's spend, scaled", 20),
+    }

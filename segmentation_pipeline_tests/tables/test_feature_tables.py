@@ -56,6 +56,7 @@ def test_customer_totals_fills_every_column(warehouse: Warehouse) -> None:
             "gross": Decimal("15.2500"),
             "refunds": Decimal("1.0000"),
             "products": 2,
+            "total_spend": Decimal("14.2500"),
             "first_purchase_at": timestamp("2024-01-10 09:00:00"),
             "last_purchase_at": timestamp("2024-02-01 12:00:01"),
             "first_line_at": timestamp("2024-01-02 08:00:00"),
@@ -65,7 +66,7 @@ def test_customer_totals_fills_every_column(warehouse: Warehouse) -> None:
 
 
 def test_customer_totals_counts_within_the_look_back_window(warehouse: Warehouse) -> None:
-    """Of four lines two are within 30 days before the last one, which is the as_of; dates are of all."""
+    """Of four lines two are within 30 days before the last one, which is the as_of; dates and total are of all."""
     bought = sales(
         ("a", "1", "P1", "2024-01-10 09:00:00", "10.00"),
         ("a", "2", "P2", "2024-03-02 09:00:00", "5.00"),
@@ -74,9 +75,9 @@ def test_customer_totals_counts_within_the_look_back_window(warehouse: Warehouse
     )
     store(warehouse, "clean_transactions", *bought)
     rows = derive(warehouse, "customer_totals", as_of=None, look_back_days=30, to_end_of_day=False)
-    assert columns_of(rows, "customer_id", "frequency", "monetary", "products", "first_purchase_at") == [
-        ("a", 2, Decimal("12.0000"), 2, timestamp("2024-01-10 09:00:00")),
-        ("b", 0, Decimal("0.0000"), 0, timestamp("2024-01-05 09:00:00")),
+    assert columns_of(rows, "customer_id", "frequency", "monetary", "products", "total_spend", "first_purchase_at") == [
+        ("a", 2, 12, 2, 22, timestamp("2024-01-10 09:00:00")),
+        ("b", 0, 0, 0, 9, timestamp("2024-01-05 09:00:00")),
     ]
 
 
@@ -102,6 +103,7 @@ def test_rfm_features_fills_every_column(warehouse: Warehouse) -> None:
             "tenure": 81,
             "purchase_days": 2,
             "inter_purchase_time": 22.0,
+            "total_spend": Decimal("31.7500"),
             "country": "Spain",
             "as_of": AS_OF,
         }

@@ -435,6 +435,7 @@ def test_customer_segments_compares_recency_with_the_own_inter_purchase_time(
 
 def store_members(warehouse: Warehouse, *members: tuple[str, str, int, int, float | str]) -> None:
     store_catalogue(warehouse)
+    store(warehouse, "customer_value")
     store(
         warehouse,
         "customer_segments",
@@ -466,6 +467,23 @@ def test_segment_profiles_holds_size_revenue_and_typical_customer(warehouse: War
     figures = [f"{kind}_{name}" for name in FEATURES for kind in ("mean", "median")]
     assert [retain[name] for name in figures] == pytest.approx([40, 24.99995, 5, 4, 30, 25], rel=1e-12)
     assert [delight[name] for name in figures] == [840, 840, 40, 40, 1, 1]
+
+
+def test_segment_profiles_sums_expected_spend_and_that_of_lapsing_customers_at_risk(warehouse: Warehouse) -> None:
+    store_catalogue(warehouse)
+    customers = {"a": ("retain", True), "b": ("retain", False), "c": ("retain", None), "d": ("dormant", None)}
+    rows = (
+        {"customer_id": who, "segment_key": key, "is_lapsing": lapsing} for who, (key, lapsing) in customers.items()
+    )
+    store(warehouse, "customer_segments", *rows)
+    names = ("customer_id", "expected_spend_90", "expected_spend_365", "spend_at_risk_365")
+    values = (("a", 1, 4, 16), ("b", 2, 8, 32), ("c", 3, 12, 0), ("d", None, None, None))
+    store(warehouse, "customer_value", *(dict(zip(names, row, strict=True)) for row in values))
+    found = ("segment_key", *names[1:], "mean_expected_spend_365")
+    assert columns_of(derive(warehouse, "segment_profiles"), *found) == [
+        ("dormant", None, None, None, None),
+        ("retain", 6, 24, 16, 8),
+    ]
 
 
 def test_segment_profiles_has_no_revenue_share_without_revenue(warehouse: Warehouse) -> None:

@@ -17,7 +17,7 @@ from segmentation_pipeline.orchestration.sql_assets import (
     table_spec,
     write_tables,
 )
-from segmentation_pipeline.segments import backtest, promotion
+from segmentation_pipeline.segments import backtest, customer_value, promotion
 from segmentation_pipeline.segments.history import month_list
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES, Registry
 
@@ -30,6 +30,7 @@ TABLES = (
     *ACTIVE_MODEL_TABLES,
 )
 _FITTED_WITH = ("duckdb", "python", "scikitlearn")
+_VALUE_WITH = ("duckdb", "python", "scipy")
 
 
 class FitConfig(dg.Config):
@@ -102,3 +103,23 @@ def segment_backtest(retailer: RetailerConfig, warehouse: WarehouseResource) -> 
         writes, months = backtest.run_backtest(warehouse.open(), retailer.settings)
         metadata: dict[str, Any] = {"month_ends": month_list(months), "months": len(months)}
         yield from write_tables(retailer, warehouse, writes, metadata=lambda _: metadata)
+
+
+@dg.multi_asset(
+    name="customer_value_model",
+    specs=[
+        table_spec(
+            table,
+            f"{customer_value.METHOD_VERSION} {thresholds.FIT} {thresholds.BACKTEST}",
+            deps=["clean_transactions", "rfm_features", "segmentation_models", "kmeans_model"],
+            kinds=_VALUE_WITH,
+        )
+        for table in customer_value.TABLES
+    ],
+    check_specs=[contract_check_spec(table) for table in customer_value.TABLES],
+)
+def customer_value_model(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
+    """Fit what customers are expected to buy and spend, and try the method on the last 90 days."""
+    with report_user_errors():
+        writes = customer_value.fit_value(warehouse.open(), retailer.settings)
+        yield from write_tables(retailer, warehouse, writes)

@@ -65,3 +65,19 @@ def segments_predict_no_worse_than_rules(warehouse: WarehouseResource) -> dg.Ass
     behind = [decides] if decides["verdict"] == "behind" else []
     sentences = {name: row["sentence"] for name, row in rows.items()}
     return warning_result(behind, decides["sentence"], **sentences, **{NEEDS_NO_ACTION: True})
+
+
+@dg.asset_check(asset="customer_value_errors")
+def value_forecast_beats_last_year(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """The forecast of customer value misses the spend of customers by less than last year's spend does."""
+    rows = warehouse.open().rows("select * from customer_value_errors order by forecast")
+    errors = {row["forecast"]: row["mean_absolute_error"] for row in rows}
+    is_worse = bool(rows) and errors["model"] >= errors["naive"]
+    message = (
+        "customer_value does not forecast amounts better than the naive forecast: over the last 90 days it missed the"
+        " spend of a customer by {model:,.2f} on average, last year's spend, scaled, by {naive:,.2f}. Compare customers"
+        " by it, and do not plan revenue with it."
+    )
+    return warning_result(
+        rows if is_worse else [], message.format(**errors) if is_worse else "", **errors, **{NEEDS_NO_ACTION: True}
+    )

@@ -5,7 +5,17 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.orchestration.sql_assets import SqlAssetOptions, sql_assets
+from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.orchestration.sql_assets import (
+    Results,
+    SqlAssetOptions,
+    contract_check_spec,
+    report_user_errors,
+    sql_assets,
+    table_spec,
+    write_tables,
+)
+from segmentation_pipeline.segments import customer_value as value
 from segmentation_pipeline.warehouse.database import Warehouse
 
 # One night may fail and be repeated the next day before anybody is alerted.
@@ -44,6 +54,26 @@ def _worth(database: Warehouse) -> dict[str, Any]:
         for name in ("customer_share", "revenue_share", "revenue_at_risk")
     }
     return {"profiles": dg.MetadataValue.md("\n".join([head, "|---|" + "--:|" * 9, *body])), **sums}
+
+
+@dg.multi_asset(
+    name="customer_value",
+    specs=[
+        table_spec(
+            "customer_value",
+            value.METHOD_VERSION,
+            deps=["rfm_features", "customer_value_model"],
+            kinds=("duckdb", "python", "scipy"),
+        )
+    ],
+    check_specs=[contract_check_spec("customer_value")],
+)
+def customer_value(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
+    """Score every customer with the model of customer value, unless neither has changed."""
+    with report_user_errors():
+        write = value.score_value(warehouse.open())
+        reason = "no rows, because nothing it reads has changed" if write.files is not None else "all rows"
+        yield from write_tables(retailer, warehouse, [write], metadata=lambda _: {"derived": reason})
 
 
 segment_assets = sql_assets(

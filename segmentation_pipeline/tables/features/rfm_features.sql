@@ -17,6 +17,7 @@ select
     totals.first_purchase_at, totals.last_purchase_at,
     cast(floor((epoch(run.as_of) - epoch(totals.first_purchase_at)) / 86400) as integer) as tenure,
     coalesce(times.purchase_days, 0) as purchase_days, times.inter_purchase_time,
+    totals.total_spend,
     totals.country,
     run.as_of
 from customer_totals as totals

@@ -15,9 +15,14 @@ select
     median(frequency) as median_frequency,
     avg(recency) as mean_recency,
     median(recency) as median_recency,
+    cast(sum(value.expected_spend_90) as decimal(38, 4)) as expected_spend_90,
+    cast(sum(value.expected_spend_365) as decimal(38, 4)) as expected_spend_365,
+    cast(sum(value.expected_spend_365) as double) / count(value.expected_spend_365) as mean_expected_spend_365,
+    cast(sum(value.spend_at_risk_365) filter (where customers.is_lapsing) as decimal(38, 4)) as spend_at_risk_365,
     catalogue.description,
     catalogue.action,
-    max(as_of) as as_of
-from customer_segments
+    max(customers.as_of) as as_of
+from customer_segments as customers
+left join customer_value as value using (customer_id)
 inner join segments as catalogue using (segment_key)
 group by all
