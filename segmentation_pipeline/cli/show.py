@@ -76,7 +76,7 @@ def show_paths(release: Release, releases: Releases) -> None:
     for label, text in (
         ("release", release.name),
         ("SQL", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
-        *([] if shutil.which("duckdb") else [("", "(duckdb is a program of its own: pip install duckdb-cli)")]),
+        *([] if shutil.which("duckdb") else [("", "(where duckdb is missing: pip install duckdb-cli)")]),
         ("files", f"{current}/*.parquet, {current}/manifest.json"),
         *([("report", str(current / release.report.name))] if release.report.exists() else []),
         ("browser", "make dev, then http://127.0.0.1:3000"),

@@ -32,6 +32,7 @@ from segmentation_pipeline.ingestion.losses import UNKNOWN
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.backtest import TABLES as BACKTEST_TABLES
+from segmentation_pipeline.segments.customer_value import TABLES as VALUE_TABLES
 from segmentation_pipeline.segments.history import TABLES as HISTORY_TABLES
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal
@@ -130,8 +131,8 @@ def test_successful_run_exits_with_0_and_prints_no_error(first_run: Ended) -> No
 
 def test_run_prints_each_step_with_its_time(first_run: Ended) -> None:
     steps = dict(re.findall(r"^✓ (\w+) .* (\d+\.\d\d) s$", first_run.stdout, re.MULTILINE))
-    written_with_others = {*MODEL_TABLES, *LOADED_TABLES[1:], *HISTORY_TABLES, *BACKTEST_TABLES}
-    steps_of_others = {"segmentation_model", "segment_history", "segment_backtest", "release"}
+    written_with_others = {*MODEL_TABLES, *LOADED_TABLES[1:], *HISTORY_TABLES, *BACKTEST_TABLES, *VALUE_TABLES}
+    steps_of_others = {"segmentation_model", "segment_history", "segment_backtest", "customer_value_model", "release"}
     assert steps.keys() >= (contracts().keys() - written_with_others) | steps_of_others
     total = re.search(r"^ +all steps +(\d+\.\d\d) s$", first_run.stdout, re.MULTILINE)
     assert total is not None

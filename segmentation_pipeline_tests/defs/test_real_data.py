@@ -146,7 +146,7 @@ def shuffled(scratch: Path) -> Ran:
     source = scratch / "shuffled.csv"
     source.write_text("".join([texts[0][0], *lines]), "utf-8")
     cleaning = {"refunds": "ignore"}
-    until = ("inactive_customers", "cleaning_report", "customer_segments", "segment_changes")
+    until = ("inactive_customers", "cleaning_report", "customer_segments", "segment_changes", "customer_value")
     folder = scratch / "shuffled"
     return run_retailer(folder, "online_retail", source, cleaning=cleaning, by_environment=True, until=until)
 
