@@ -1,4 +1,4 @@
-"""How far a long step has come: the step reports it, and whoever shows the run listens.
+"""How far a long step has come: the step reports it, and the program that shows the run listens.
 
 Nothing is stored: an event for each file or resample would make the event log of a run large and slow.
 """

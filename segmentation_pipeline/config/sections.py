@@ -66,8 +66,8 @@ class Source(Section):
     postgresql://USER:PASSWORD@HOST/DATABASE, duckdb:///PATH of a DuckDB database, or parquet:///PATH of a folder of
     Parquet files, each subfolder or file a table. The value is never stored or shown."""
     key: Text | list[Text] | None = None
-    """Column or columns of the query that identify a row. They are stored in source_sheet, and a changed row replaces
-    the one of the same key."""
+    """Column or columns of the query that identify a row, such as line_id or ["order_id", "line_number"]. They are
+    stored in source_sheet, and a changed row replaces the one of the same key."""
     cursor: Text | None = None
     """Column of the query with the time when a row was last written, such as updated_at. A run then fetches only the
     rows since the newest time that it has seen, less `look_back`, and those without a time. Rows that were deleted in

@@ -30,7 +30,7 @@ _CONNECT_TIMEOUT = "10"
 # Of PostgreSQL's messages, those about names in the query say what to correct; all others may quote values of rows.
 _ERRORS_ABOUT_NAMES = ("42", "0A")
 _DUCKDB_ERRORS_ABOUT_NAMES = (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)
-# What libpq says when no connection is made, and what the user is told.
+# Messages of libpq when no connection is made, and ours for each.
 _CONNECT_ERRORS = (
     ("password authentication failed", "the server rejected the user or the password"),
     ("no password supplied", "the server asks for a password, and the variable has none"),

@@ -72,7 +72,7 @@ def _best(role: str, candidates: Sequence[Column], lines: int) -> Mapped | None:
 
 
 def _are_equal(columns: Sequence[Column]) -> bool:
-    """Return whether columns cannot be told apart by what was counted, as with a header that has a name twice."""
+    """Return whether columns have the same counts, as with a header that has a name twice."""
     return len({(column.name, column.filled, column.distinct) for column in columns}) == 1
 
 

@@ -229,7 +229,7 @@ def _format(tokens: Sequence[str], order: str) -> str:
 
 
 def _code(token: str, before: str, parts: list[str], times: list[str]) -> str:
-    """Return what stands for a part of a text in its format, and remove it from those that are to come."""
+    """Return the format code of a part of a text, and remove it from the remaining codes."""
     word = normalised_name(token)
     if token.isdecimal():
         if not parts and times[:1] == ["f"] and before not in (".", ","):

@@ -11,7 +11,7 @@ from segmentation_pipeline.reports.formatting import notation_of
 
 # The report replaces these four by colours of the page, which differ in dark mode.
 INK, MUTED, GRID, PAPER = "#1b2733", "#52606e", "#d9e0e7", "#ffffff"
-# Blue and orange are told apart with every common colour blindness.
+# Blue and orange differ with every common colour blindness.
 KEPT, LOST, THIRD = "#1f78b4", "#d94801", "#7a7a7a"
 WIDTH = 440
 _GREYS = {"new": ("new customers", "#969696"), "gone": ("no longer in the data", "#636363"), "all": ("all", INK)}

@@ -64,7 +64,7 @@ def test_each_chart_is_shown_on_the_asset_that_it_explains(reported: Reported) -
 
 
 def test_names_of_products_are_no_markdown() -> None:
-    """A picture of another host would be loaded by whoever opens the page."""
+    """Opening the page would load a picture of another host."""
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>'
     drawing = Drawing(FIGURES[0], empty, "MUG ![x](http://example.org/x.png) <img src=y>")
     text = str(observation(drawing, "release").metadata[FIGURES[0].name].value)

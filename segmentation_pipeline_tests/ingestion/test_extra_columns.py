@@ -263,8 +263,10 @@ def test_filled_customer_is_hashed_and_erased_as_any_other(
     load(warehouse, retailer, tmp_path)
     key = Key(KEY.encode())
     assert column(warehouse, "select customer_id from raw_transactions order by source_line") == [
-        key.pseudonym("vera"), key.pseudonym("vera"), key.pseudonym("b"),
-    ]  # fmt: skip
+        key.pseudonym("vera"),
+        key.pseudonym("vera"),
+        key.pseudonym("b"),
+    ]
     erased = [key.hashed(ERASURE, "vera"), key.fingerprint, datetime.fromisoformat("2024-03-02")]
     warehouse.connection.execute("insert into erased_customers values (?, ?, ?)", erased)
     load(warehouse, retailer, tmp_path, "read again")

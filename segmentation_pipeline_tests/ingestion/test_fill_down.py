@@ -136,8 +136,14 @@ def test_number_of_filled_values_is_reported_by_file_and_column(warehouse: Wareh
     assert sum(source.filled["b.csv"].values()) == 0
     # The first line of invoice 2 has no value, and neither has that of the second file.
     assert [row[0] for row in stored(warehouse)] == [
-        "a@x.example", None, "a@x.example", "b@x.example", "c@x.example", "c@x.example", None,
-    ]  # fmt: skip
+        "a@x.example",
+        None,
+        "a@x.example",
+        "b@x.example",
+        "c@x.example",
+        "c@x.example",
+        None,
+    ]
 
 
 def test_nothing_is_filled_without_the_setting(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -173,8 +179,10 @@ def test_time_in_a_column_of_its_own_is_filled_with_the_date(warehouse: Warehous
     retailer = shop({"transaction_time": "Tag", "extra": {}}, fill_down=["customer_id", "transaction_at"])
     load(warehouse, retailer, tmp_path)
     assert [str(at) for (at,) in stored(warehouse, "transaction_at")] == [
-        "2024-03-01 10:00:00", "2024-03-01 10:00:00", "2024-03-01 11:30:00",
-    ]  # fmt: skip
+        "2024-03-01 10:00:00",
+        "2024-03-01 10:00:00",
+        "2024-03-01 11:30:00",
+    ]
 
 
 def test_value_that_cannot_be_read_is_not_replaced(warehouse: Warehouse, tmp_path: Path) -> None:

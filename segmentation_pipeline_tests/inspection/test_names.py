@@ -1,4 +1,4 @@
-"""Names of columns in five languages are told apart."""
+"""Names of columns are recognised in five languages."""
 
 import pytest
 

@@ -279,7 +279,7 @@ FOUND: dict[str, tuple[bytes, dict[str, Any]]] = {
             },
         },
     ),
-    # A file whose ending says nothing, with columns that are told apart by their width only.
+    # A file whose ending says nothing, whose columns differ in width only.
     "export.dat": (
         "".join(
             f"{a:<10} {b:<12} {c:<10} {d:>8}\n"
