@@ -249,7 +249,11 @@ def _maximise(likelihood: Callable[[Array], float], middle: Array, customers: in
 
 
 def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArray[np.bool_]) -> Array:
-    """Return the inverse of the observed information of the logarithms; 0 for those that are not free."""
+    """Return the inverse of the observed information of the logarithms; 0 for those that are not free.
+
+    Every value is nan where the information is not positive definite: the customers do not determine all parameters, as
+    where hardly anyone stops, and no interval would be true.
+    """
     free, step, size = np.flatnonzero(is_free), 1e-3, len(at)
     hessian = np.zeros((size, size))
     for i in free:
@@ -260,7 +264,8 @@ def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArra
                 for sign_j in (-1, 1)
             ]
             hessian[i, j] = -sum(corners) / (4 * step**2)
-    covariance = np.zeros((size, size))
-    if len(free):
-        covariance[np.ix_(free, free)] = np.linalg.pinv(hessian[np.ix_(free, free)], hermitian=True)
+    covariance, information = np.zeros((size, size)), hessian[np.ix_(free, free)]
+    if not (np.linalg.eigvalsh(information) > 0).all():
+        return np.full((size, size), np.nan)
+    covariance[np.ix_(free, free)] = np.linalg.inv(information)
     return covariance

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segmentation_pipeline.model import customer_value
 from segmentation_pipeline.model.customer_value import (
     CannotFitError,
     Parameters,
@@ -159,3 +160,12 @@ def test_customers_who_are_all_alike_are_fitted_within_bounds() -> None:
     assert found == pytest.approx(3, rel=0.15)
     spend = fit_spend(10 * same, 25 * same, random_state=1)
     assert expected_spend(np.array(spend.values), floats(10), floats(25)) == pytest.approx(25, rel=0.05)
+
+
+def test_parameters_that_the_customers_do_not_determine_have_no_interval() -> None:
+    """The first likelihood is flat in a parameter, the second a saddle; the third has the variances 1/2 and 1/8."""
+    at, free = np.zeros(2), np.ones(2, bool)
+    for flat in (lambda v: -(np.log(v[0]) ** 2), lambda v: -(np.log(v[0]) ** 2) + np.log(v[1]) ** 2):
+        assert np.isnan(customer_value._covariance(flat, at, free)).all()
+    found = customer_value._covariance(lambda v: -(np.log(v[0]) ** 2) - 4 * np.log(v[1]) ** 2, at, free)
+    assert found == pytest.approx(np.diag([0.5, 0.125]), abs=1e-6)
