@@ -37,7 +37,7 @@ class Parameters:
 
     Attributes:
         values: The parameters.
-        covariance: The covariance of their logarithms, row by row; 0 for a parameter at a bound.
+        covariance: The covariance of their logarithms, row by row; 0 at a bound; empty if undetermined.
         log_likelihood: The logarithm of the likelihood of the customers that were fitted.
         customers: The number of those customers.
     """
@@ -182,7 +182,7 @@ def standard_error(parameters: Parameters, expectation: Callable[[Array], Array]
     """Return the standard error of the logarithm of an expectation, by the delta method, shape (n,).
 
     It is the noise of the parameters alone: how well the customers determine the expectation, not how far the spend of
-    one customer will be from it.
+    one customer will be from it. It is nan where the customers do not determine the parameters.
 
     Args:
         parameters: The parameters.
@@ -191,6 +191,8 @@ def standard_error(parameters: Parameters, expectation: Callable[[Array], Array]
     """
     values = np.array(parameters.values)
     middle = np.log(np.maximum(expectation(values), 1e-300))
+    if not parameters.covariance:
+        return np.full_like(middle, np.nan)
     gradient = []
     for place in range(len(values)):
         moved = values.copy()
@@ -238,21 +240,20 @@ def _maximise(likelihood: Callable[[Array], float], middle: Array, customers: in
             best = found
     if best is None:
         raise CannotFitError("the likelihood has no maximum that could be found")
+    covariance = _covariance(likelihood, best.x, np.abs(best.x - center) < _BOUND - 0.01)
     return Parameters(
         tuple(round_significant(np.exp(best.x)).tolist()),
-        tuple(
-            round_significant(_covariance(likelihood, best.x, np.abs(best.x - center) < _BOUND - 0.01)).ravel().tolist()
-        ),
+        () if covariance is None else tuple(round_significant(covariance).ravel().tolist()),
         float(round_significant(-best.fun * customers)),
         customers,
     )
 
 
-def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArray[np.bool_]) -> Array:
+def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArray[np.bool_]) -> Array | None:
     """Return the inverse of the observed information of the logarithms; 0 for those that are not free.
 
-    Every value is nan where the information is not positive definite: the customers do not determine all parameters, as
-    where hardly anyone stops, and no interval would be true.
+    None where the information is not positive definite: the customers do not determine all parameters, as where hardly
+    anyone stops, and no interval would be true.
     """
     free, step, size = np.flatnonzero(is_free), 1e-3, len(at)
     hessian = np.zeros((size, size))
@@ -266,6 +267,6 @@ def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArra
             hessian[i, j] = -sum(corners) / (4 * step**2)
     covariance, information = np.zeros((size, size)), hessian[np.ix_(free, free)]
     if not (np.linalg.eigvalsh(information) > 0).all():
-        return np.full((size, size), np.nan)
+        return None
     covariance[np.ix_(free, free)] = np.linalg.inv(information)
     return covariance

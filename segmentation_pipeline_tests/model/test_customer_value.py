@@ -166,6 +166,8 @@ def test_parameters_that_the_customers_do_not_determine_have_no_interval() -> No
     """The first likelihood is flat in a parameter, the second a saddle; the third has the variances 1/2 and 1/8."""
     at, free = np.zeros(2), np.ones(2, bool)
     for flat in (lambda v: -(np.log(v[0]) ** 2), lambda v: -(np.log(v[0]) ** 2) + np.log(v[1]) ** 2):
-        assert np.isnan(customer_value._covariance(flat, at, free)).all()
+        assert customer_value._covariance(flat, at, free) is None
     found = customer_value._covariance(lambda v: -(np.log(v[0]) ** 2) - 4 * np.log(v[1]) ** 2, at, free)
     assert found == pytest.approx(np.diag([0.5, 0.125]), abs=1e-6)
+    undetermined = Parameters((0.2, 4.0, 0.8, 2.4), (), -1.0, 100)
+    assert np.isnan(standard_error(undetermined, lambda values: np.full(3, values[0]))).all()
