@@ -9,6 +9,7 @@ import pytest
 
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.reports import charts, theme
+from segmentation_pipeline.reports.charts.customers import _apart
 from segmentation_pipeline.reports.rendering import inlined, svg_of
 
 COLOURS = {segment.key: segment.colour for segment in SEGMENTS}
@@ -102,7 +103,7 @@ def test_monthly_flows_stack_every_customer_in_every_month() -> None:
 
 def test_labels_of_near_segments_do_not_cover_each_other() -> None:
     centres = pd.DataFrame({"segment": ["RETAIN", "REWARD", "GROW"]})
-    heights = charts._apart(centres, pd.Series([50.0, 52.0, 51.0]), pd.Series([100.0, 110.0, 400.0]))
+    heights = _apart(centres, pd.Series([50.0, 52.0, 51.0]), pd.Series([100.0, 110.0, 400.0]))
     assert heights == [50.0, 64.0, 51.0]
 
 
