@@ -6,12 +6,14 @@ Contains which months are computed again, and the customers at a month end. What
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.tables.catalog import macros_called_by, select_of
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.derivation import derivation_of
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
 
 # Raise it when the method of the history changes.
@@ -65,12 +67,15 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
     code = f"{_COMPACT_LINES} {text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
-    wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
+    derived = derivation_of(database, "history_months", select, settings.sql_values | digest, QueryInputs()).write
     stored = database.rows("select * from history_months order by month_end")
+    wanted = stored
+    if derived.files is None:
+        wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
     if wanted == stored:
         drop_compact_lines(database)
-        unchanged: frozenset[str] = frozenset()
-        return [TableWrite(table, files=unchanged) for table in TABLES], QueryInputs(), []
+        unchanged = [TableWrite(table, files=frozenset()) for table in TABLES]
+        return [replace(unchanged[0], versions=derived.versions), *unchanged[1:]], QueryInputs(), []
     restated = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
     scratch = "restated_history"
@@ -87,7 +92,10 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     if restated:
         select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
     months = [tuple(month.values()) for month in wanted]
-    writes = [TableWrite("history_months", rows=months), TableWrite("segment_history", select)]
+    writes = [
+        TableWrite("history_months", rows=months, versions=derived.versions),
+        TableWrite("segment_history", select),
+    ]
     return writes, QueryInputs(values={"kept": kept}), [month["month_end"] for month in restated]
 
 

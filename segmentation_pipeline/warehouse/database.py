@@ -82,6 +82,7 @@ class Warehouse:
         self._columns = self._stored_columns()
         self._tables = set(self._columns)
         self._versions: dict[str, dict[str, str]] = {}
+        self._digests: dict[str, str] = {}
         outdated = self._outdated_tables()
         connection.execute(macros())
         if read_only:
@@ -102,11 +103,15 @@ class Warehouse:
             if not self.has(table):
                 self.connection.execute(contracts()[table].ddl(constraints=False))
                 self._tables.add(table)
+                self._digests.pop(table, None)
 
     def drop(self, table: str) -> None:
         """Drop a table if it exists."""
         self.connection.execute(f"drop table if exists {quoted(table)}")
+        self.connection.execute("delete from table_versions where table_name = $table", {"table": table})
         self._tables.discard(table)
+        self._versions.pop(table, None)
+        self._digests.pop(table, None)
 
     def versions(self, table: str) -> Mapping[str, str]:
         """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE; empty if unknown."""
@@ -115,7 +120,13 @@ class Warehouse:
     def forget_versions(self) -> None:
         """Make the next run derive every table anew, because rows were changed in another way than by `write`."""
         self.connection.execute("delete from table_versions")
-        self._versions = {}
+        self._versions, self._digests = {}, {}
+
+    def content_digest(self, table: str) -> str:
+        """Return a digest of the rows of a table, whatever their order; computed again after the table is written."""
+        if table not in self._digests:
+            self._digests[table] = content_digest(self.connection, f"select * from {quoted(table)}")  # noqa: S608 - names are quoted
+        return self._digests[table]
 
     def write(
         self, writes: Sequence[TableWrite], values: dict[str, Any], inputs: QueryInputs | None = None
@@ -139,6 +150,8 @@ class Warehouse:
                     results.append(self._write(write, values, inputs or QueryInputs()))
             transaction.commits = not any(result.violations for result in results)
         if transaction.commits:
+            for write in writes:
+                self._digests.pop(write.table, None)
             self._tables |= {write.table for write in writes}
             self._versions |= {write.table: dict(write.versions) for write in writes}
         return results
@@ -319,6 +332,17 @@ class Warehouse:
 
     def _holds_lines_without_source(self) -> bool:
         return self.has("ingested_files") and bool(self.rows(f"{WITHOUT_SOURCE} limit 1"))
+
+
+def content_digest(connection: duckdb.DuckDBPyConnection, select: str) -> str:
+    """Return a digest of the rows of a SELECT, whatever their order: 0.02 s for 100,000 customers.
+
+    The hash is that of this version of DuckDB.
+    """
+    # Hashed twice, because one hash of several columns is the exclusive or of theirs: the sum of two rows could stay
+    # the same where they exchange a value.
+    [(rows, digest)] = connection.execute(f"select count(*), sum(hash(hash(one))) from ({select}) as one").fetchall()  # noqa: S608 - own SQL
+    return f"{rows}-{digest or 0}-{duckdb.__version__}"
 
 
 def _fits(table: str, found: Sequence[tuple[str, str]]) -> bool:

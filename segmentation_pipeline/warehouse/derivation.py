@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from segmentation_pipeline.tables.catalog import contracts, macros_called_by
+from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, dependencies, tables_read_by
 
-_RAW, _CLEAN = "raw_transactions", "clean_transactions"
+_RAW, _CLEAN, _LINE = "raw_transactions", "clean_transactions", "source_line"
 # Values that the rows of a table by customer do not depend on.
 _AS_OF = frozenset({"as_of", "to_end_of_day"})
 _OF_FILES = f"select * from main.{_RAW} where source_file in (select unnest($derived_files))"  # noqa: S608 - own SQL
@@ -51,7 +51,7 @@ def derivation_of(
     """Return what a run derives of a table whose rows a SELECT gives.
 
     A version is a digest of the SELECT with its macros and values, and of the versions of the tables that it reads. A
-    table that reads one without a version, such as the model, is derived in every run.
+    table of lines without a version makes every run derive what reads it.
 
     Args:
         database: The working database.
@@ -64,7 +64,7 @@ def derivation_of(
             as-of date.
     """
     stored = dependencies(select)
-    versions = {name: database.versions(name) for name in stored}
+    versions = {name: _version_of(database, name) for name in stored}
     if not all(versions.values()):
         return Derivation(TableWrite(table, select), inputs, "all rows, as in every run")
     by_file = by_file and stored == [_RAW]
@@ -104,6 +104,18 @@ def derivation_of(
         else f"the rows of the customers in {len(files):,} {of_all}, because they are new"
     )
     return Derivation(TableWrite(table, select, files=files, versions=wanted), restricted, reason)
+
+
+def _version_of(database: Warehouse, table: str) -> Mapping[str, str]:
+    """Return what the rows of a table were derived from or, of state and of what Python writes, what they are.
+
+    State changes in every run, and what a SELECT reads of it seldom does: a table that reads state is what it holds.
+    """
+    versions = database.versions(table)
+    reads = dependencies(select_of(table)) if has_select(table) else []
+    if (versions and not any(contracts()[name].state for name in reads)) or _LINE in contracts()[table].key:
+        return versions
+    return {WHOLE_TABLE: database.content_digest(table)} if database.has(table) else {}
 
 
 def _code_digest(texts: Iterable[str], values: Mapping[str, object], except_for: Collection[str]) -> str:

@@ -607,7 +607,8 @@ def test_too_little_data_stops_the_release(finished_shop: Shop) -> None:
 
 
 def test_a_failed_check_stops_only_what_is_downstream(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
-    finished_shop.execute("delete from assigned_segments where " + ONE_CUSTOMER.format("assigned_segments"))
+    delete = "delete from assigned_segments where " + ONE_CUSTOMER.format("assigned_segments")
+    finished_shop.execute(delete, "delete from table_versions")
     parts = ("customer_segments", "segment_profiles", "segment_membership", "release")
     result = run_part(instance, *parts)
     assert evaluation(result, "customer_segments:contract").passed
@@ -621,7 +622,7 @@ def test_a_broken_contract_is_recorded_and_changes_no_table(finished_shop: Shop,
     select = "select * from normal_customers order by customer_id"
     before = finished_shop.rows(select)
     assert len(before) > 10
-    finished_shop.execute("update rfm_features set recency = -1 where frequency > 0")
+    finished_shop.execute("update rfm_features set recency = -1 where frequency > 0", "delete from table_versions")
     result = run_part(instance, "normal_customers", "kmeans_segments")
     assert not result.success
     found = evaluation(result, "normal_customers:contract")

@@ -36,6 +36,7 @@ def computed_at_once(nights: Nights) -> dict[str, list[tuple[Any, ...]]]:
     """Return the tables of the history, computed without any stored month."""
     for table in HISTORY_TABLES:
         nights.connection.execute(f"delete from {table}")
+    nights.warehouse.forget_versions()
     for name in HISTORY_ASSETS:
         nights.materialize(name)
     return tables(nights)
