@@ -89,9 +89,12 @@ class Shop:
             return training.read_features(warehouse).to_numpy().copy()
 
     def published(self) -> list[KCandidate]:
-        """Return what the run found, from the published table."""
+        """Return what the run found, from the published table, without transforms that it did not choose."""
         with duckdb.connect(str(self.database), read_only=True) as connection:
-            found = connection.execute("select * from kmeans_candidates order by n_clusters").fetchall()
+            found = connection.execute(
+                "select * from kmeans_candidates where transform = (select transform from kmeans_model)"
+                " order by n_clusters"
+            ).fetchall()
         return [KCandidate(*row) for row in found]
 
 
@@ -114,7 +117,7 @@ def disagreeing(shop: Shop, n_clusters: int) -> int:
     features, method = shop.features(), asdict(shop.method)
     fences = tukey_fences(features, list(shop.settings.outliers.features), shop.settings.outliers.factor)
     normal = features[is_normal(fences, features)]
-    model = fit(normal, transform=shop.settings.model.transform, n_clusters=n_clusters, **method)
+    model = fit(normal, transform=shop.published()[0].transform, n_clusters=n_clusters, **method)
     aris = bootstrap_ari(model.scaler.apply(normal), model.centroids_, resamples=range(shop.rules.resamples), **method)
     return int((aris < shop.rules.min_stability).sum())
 
@@ -198,7 +201,7 @@ Online Retail with the shipped settings, with refunds netted (as shipped) and ig
 number of clusters from {k_min} to {k_max} that meets three conditions: a silhouette within {tolerance:.0%} of the
 best, a smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at
 least {min_stability} with the worst of {resamples} resamples. [ADR 9](adr/0009-a-hundred-resamples.md) explains their
-number.
+number. Numbers are compared here under the transform that the run chose.
 """
 
 

@@ -31,7 +31,7 @@ from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.arrays import Array
-from segmentation_pipeline.model.kmeans import fit_scaler
+from segmentation_pipeline.model.kmeans import Transform, fit_scaler
 from segmentation_pipeline.model.lift import lift
 from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
@@ -82,6 +82,7 @@ class Night:
     pending_because: str | None
     pending_models: int
     clusters: int
+    transform: Transform
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Window:
 
     last: datetime
     clusters: int
+    transform: Transform
     promoted: list[bool]
     partial_fences: list[tuple[datetime, float]]
     pending: list[tuple[datetime, str]]
@@ -180,6 +182,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             pending_because,
             len(registry.pending_since_promotion),
             len(registry.active.keys),
+            registry.active.transform,
         )
 
 
@@ -199,7 +202,7 @@ def refitted(seen: Sequence[Night], settings: Retailer, *, matched: bool) -> Ite
     for night in seen:
         fences = tukey_fences(night.features, list(settings.outliers.features), settings.outliers.factor)
         normal = night.features[is_normal(fences, night.features)]
-        scaler = fit_scaler(normal, settings.model.transform)
+        scaler = fit_scaler(normal, night.transform)
         seed, starts = night.as_of.toordinal(), thresholds.FIT.n_init
         fitted = KMeans(len(names), random_state=seed, n_init=starts).fit(scaler.apply(normal))
         model = SegmentationModel(fences, scaler, fitted.cluster_centers_, tuple(names))
@@ -312,6 +315,7 @@ def window(
     return Window(
         seen[-1].as_of,
         seen[0].clusters,
+        seen[0].transform,
         [night.promoted for night in seen[1:]],
         [(night.as_of, night.fence_step) for night in seen if night.promoted and night.fence_step < 1],
         [(night.as_of, night.pending_because) for night in seen if night.pending_because],
@@ -371,8 +375,8 @@ PAGE = """# Stability
 
 Written by `benchmarks/replay.py` (`make bench-pages`): {nights} nights of Online Retail to each of three dates, each
 night with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
-promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The number of clusters is what the
-search chose on the night before the first.
+promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The transform and the number of
+clusters are what the search chose on the night before the first.
 
 - **kept**: the share of the customers of the night before that keep their segment, including outliers and inactive
   customers.
@@ -417,7 +421,7 @@ def page(found: Sequence[Window], count: int) -> str:
 def _section(of: Window) -> Iterator[str]:
     yield f"## To {of.last:%Y-%m-%d}"
     yield ""
-    yield f"{of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
+    yield f"{of.clusters} clusters, {of.transform}; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
     yield ""
     yield (
         "| | kept, mean | kept, worst | A→B→A | pending moves | names that changed their meaning"

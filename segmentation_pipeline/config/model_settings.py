@@ -33,11 +33,13 @@ REMOVED_SETTINGS = frozenset(
 class Model(Section):
     """The k-means fit; names as in scikit-learn."""
 
-    transform: Literal["standard", "log", "yeo-johnson", "robust"] = "standard"
-    """How features are transformed before the fit: standardised, ln(1 + x), Yeo-Johnson, or by median and
-    interquartile range. With `standard`, 99.3 % of Online Retail's customers kept their segment overnight under an
-    unchanged model; with `log`, where one more day since yesterday's purchase is a large step, 97.9 %, and a sixth
-    alternated between segments."""
+    transform: Literal["auto", "standard", "log", "yeo-johnson", "robust"] = "auto"
+    """How features are transformed before the fit. `standard`: standardised; `log`: ln(1 + x), standardised;
+    `yeo-johnson`: Yeo-Johnson, standardised; `robust`: by median and interquartile range. `auto` takes `standard`
+    unless another one is clearly better: at the first fit, and by `segments model search`, the transform and the number
+    of clusters are chosen together by how well their segments predicted later spend at past month ends, among those
+    that keep customers in their segment overnight ([ADR 38](adr/0038-a-search-for-useful-segments.md)). That needs 12
+    months of data and `n_clusters = "auto"`; otherwise, it is `standard`. Refits keep what was chosen."""
     n_clusters: Literal["auto"] | Annotated[int, Field(ge=2, le=12)] = "auto"
     """Number of segments of the normal customers. `auto` chooses it at the first fit and then keeps it: no number suits
     every shop, and a number that changed by itself would end segments that other systems use. The names fit the

@@ -156,7 +156,10 @@ class Retailer(Section):
 
     @property
     def _of_the_fit(self) -> "Retailer":
-        return self.model_copy(update={"rfm": self.rfm.model_copy(update=_NOT_OF_THE_FIT)})
+        # A model of any transform suits `auto`; see `promotion.is_current` for the others.
+        transform = "standard" if self.model.transform == "auto" else self.model.transform
+        model = self.model.model_copy(update={"transform": transform})
+        return self.model_copy(update={"rfm": self.rfm.model_copy(update=_NOT_OF_THE_FIT), "model": model})
 
     @property
     def sql_values(self) -> dict[str, object]:

@@ -1,12 +1,15 @@
 """Choose the number of clusters: the most detailed one whose clusters are clear, large enough and stable.
 
-Contains the rule and the verdict on each candidate. The fit of one number of clusters is in `kmeans`.
+Contains the rule for one transform, and the verdict on each candidate. Transforms are compared in `model_search`. The
+fit of one number of clusters is in `kmeans`.
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 
@@ -19,9 +22,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class KCandidate:
-    """One number of clusters of a search.
+    """One transform and number of clusters of a search.
 
     Attributes:
+        transform: The transform before the scaling.
         n_clusters: The number of clusters.
         inertia: Sum of squared scaled distances; None if there were too few distinct customers to fit.
         silhouette: Mean silhouette; None likewise.
@@ -31,8 +35,13 @@ class KCandidate:
         is_chosen: Whether the search chose it.
         passes: Whether it was tested on every condition and meets all.
         verdict: Why it was or was not chosen, in a sentence.
+        gini: Mean Gini of the later spend of normal customers; None if it was not compared, as of the next three.
+        gini_lead: `gini` minus that of the transform and number that are chosen by the other conditions alone.
+        gini_lead_low: The least lead that the noise allows.
+        kept_overnight: The share of customers that keep their segment from one day to the next.
     """
 
+    transform: Transform
     n_clusters: int
     inertia: float | None
     silhouette: float | None
@@ -42,6 +51,10 @@ class KCandidate:
     is_chosen: bool
     passes: bool
     verdict: str
+    gini: float | None = None
+    gini_lead: float | None = None
+    gini_lead_low: float | None = None
+    kept_overnight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,13 @@ class KSearchResult:
         fit: The fit of the chosen number of clusters.
         candidates: Every number of the range, in ascending order.
         passes: Whether the chosen number meets every condition; otherwise it is the nearest to that.
+        month_ends: The month ends whose later spend was compared.
     """
 
     fit: KMeansFit
     candidates: list[KCandidate]
     passes: bool
+    month_ends: tuple[datetime, ...] = ()
 
 
 def search_k(
@@ -93,78 +108,124 @@ def search_k(
         ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
     """
     rules, method = rules or SearchRules(), method or FitRules()
+    sample = searched_sample(features, rules, method)
+    found = NumberSearch(sample, transform, rules, method, report)
+    chosen, passes = found.choose()
+    fitted = fit_on_all(features, sample, found.models[chosen], method)
+    return KSearchResult(fitted, found.candidates(chosen, passes), passes)
+
+
+def searched_sample(features: Array, rules: SearchRules, method: FitRules) -> Array:
+    """Return the customers that a search looks at: all, or a seeded sample of `max_customers`."""
     sample = features[sampled_rows(features, rules.max_customers, method.random_state)]
-    if len(sample) == len(features) or count_distinct(sample, rules.k_max) <= rules.k_max:
-        return _search(features, transform, rules, method, report)
-    found = _search(sample, transform, rules, method, report)
-    start = found.fit.scaler.invert(found.fit.centroids_)
-    chosen = fit(features, transform=transform, n_clusters=len(start), random_state=method.random_state, start=start)
-    return replace(found, fit=chosen)
+    return features if count_distinct(sample, rules.k_max) <= rules.k_max else sample
 
 
-def _search(
-    features: Array, transform: Transform, rules: SearchRules, method: FitRules, report: Report
-) -> KSearchResult:
-    """Search among all of these customers."""
-    numbers = range(rules.k_min, rules.k_max + 1)
-    distinct = count_distinct(features, rules.k_max)
-    models = _fits(features, transform, rules, method, report, distinct=distinct)
-    conditions = _Conditions(rules, best=max(models.values(), key=lambda model: model.silhouette_))
+def fit_on_all(features: Array, sample: Array, found: KMeansFit, method: FitRules) -> KMeansFit:
+    """Return the fit on all customers that continues from the centroids of a sample; the fit itself if that is all."""
+    if len(sample) == len(features):
+        return found
+    start = found.scaler.invert(found.centroids_)
+    transform, seed = found.scaler.transform, method.random_state
+    return fit(features, transform=transform, n_clusters=len(start), random_state=seed, start=start)
 
-    aris: dict[int, Array] = {}
-    passing = None
-    for k in sorted(models, reverse=True):
-        if conditions.shortfalls(models[k], None):
-            continue
-        aris[k] = conditions.stability(models[k], method, report)
-        if not conditions.shortfalls(models[k], aris[k]):
-            passing = k
-            break
-    shortfalls = {k: conditions.shortfalls(model, aris.get(k)) for k, model in models.items()}
-    chosen = passing or min(models, key=lambda k: (*conditions.distance(models[k], aris.get(k)), -k))
 
-    def candidate(k: int) -> KCandidate:
-        if k not in models:
-            verdict = f"Left out: {distinct} distinct customers are too few for {k} clusters."
-            return KCandidate(k, None, None, None, None, None, False, False, verdict)
-        if k == passing:
-            verdict = f"Chosen, the most detailed that passes: {conditions.met(models[k], aris[k])}."
-        elif k == chosen:
-            verdict = f"Chosen as the nearest to passing, since none passes: {' and '.join(shortfalls[k])}."
-        elif shortfalls[k]:
-            verdict = f"Not chosen: {' and '.join(shortfalls[k])}."
-        else:
-            verdict = f"Not chosen: {chosen} clusters are more detailed and pass, so its stability was not measured."
+class NumberSearch:
+    """The numbers of clusters under one transform: fits, conditions and stability, each computed on first use."""
+
+    def __init__(
+        self, features: Array, transform: Transform, rules: SearchRules, method: FitRules, report: Report
+    ) -> None:
+        self.transform: Transform = transform
+        self.numbers = range(rules.k_min, rules.k_max + 1)
+        self._features, self._rules, self._method, self._report = features, rules, method, report
+        self._aris: dict[int, Array] = {}
+
+    @cached_property
+    def models(self) -> dict[int, KMeansFit]:
+        """The fit of each number of clusters for which there are enough distinct customers.
+
+        Raises:
+            ValueError: There are too few for each.
+        """
+        rules, method, fits = self._rules, self._method, {}
+        for k in range(rules.k_min, min(rules.k_max, self._distinct - 1) + 1):
+            self._report(f"fitting {k} clusters, of {rules.k_min} to {rules.k_max}")
+            seed, n_init = method.random_state, method.n_init
+            fits[k] = fit(self._features, transform=self.transform, n_clusters=k, random_state=seed, n_init=n_init)
+        if not fits:
+            raise ValueError(
+                f"{self._distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
+            )
+        return fits
+
+    def choose(self) -> tuple[int, bool]:
+        """Return the most detailed number that meets every condition, or the nearest to that, and whether it passes."""
+        for k in sorted(self.models, reverse=True):
+            if self.passes(k):
+                return k, True
+        return min(
+            self.models, key=lambda k: (*self._conditions.distance(self.models[k], self._aris.get(k)), -k)
+        ), False
+
+    def passes(self, k: int) -> bool:
+        """Return whether a number meets every condition. Its stability is measured if it meets the others."""
+        if not self.shortfalls(k) and k not in self._aris:
+            self._aris[k] = self._conditions.stability(self.models[k], self._method, self._report)
+        return not self.shortfalls(k)
+
+    def shortfalls(self, k: int) -> dict[str, float]:
+        """Return each condition that a number is known to fail in words, with the shortfall relative to its bound."""
+        return self._conditions.shortfalls(self.models[k], self._aris.get(k))
+
+    def met(self, k: int) -> str:
+        """Return the values and bounds of a number that passes."""
+        return self._conditions.met(self.models[k], self._aris[k])
+
+    def candidates(self, chosen: int, passes: bool) -> list[KCandidate]:
+        """Return every number with the verdict of the rule."""
+        return [self.candidate(k, self._verdict(k, chosen, passes), is_chosen=k == chosen) for k in self.numbers]
+
+    def candidate(self, k: int, verdict: str, *, is_chosen: bool = False) -> KCandidate:
+        """Return a number with what was measured of it."""
+        # Without the conditions nothing was measured, and the silhouette would be computed here.
+        model, aris = self.models.get(k) if "_conditions" in vars(self) else None, self._aris.get(k)
         return KCandidate(
+            transform=self.transform,
             n_clusters=k,
-            inertia=models[k].inertia_,
-            silhouette=models[k].silhouette_,
-            smallest_share=models[k].smallest_share,
-            mean_ari=float(round_significant(aris[k].mean())) if k in aris else None,
-            worst_ari=float(aris[k].min()) if k in aris else None,
-            is_chosen=k == chosen,
-            passes=k == passing,
+            inertia=model.inertia_ if model else None,
+            silhouette=model.silhouette_ if model else None,
+            smallest_share=model.smallest_share if model else None,
+            mean_ari=None if aris is None else float(round_significant(aris.mean())),
+            worst_ari=None if aris is None else float(aris.min()),
+            is_chosen=is_chosen,
+            passes=is_chosen and aris is not None and not self.shortfalls(k),
             verdict=verdict,
         )
 
-    return KSearchResult(models[chosen], [candidate(k) for k in numbers], passing is not None)
+    def too_few(self, k: int) -> str:
+        """Return the verdict on a number for which there are too few customers."""
+        return f"Left out: {self._distinct} distinct customers are too few for {k} clusters."
 
+    def _verdict(self, k: int, chosen: int, passes: bool) -> str:
+        if k not in self.models:
+            return self.too_few(k)
+        shortfalls = self.shortfalls(k)
+        if k == chosen and passes:
+            return f"Chosen, the most detailed that passes: {self.met(k)}."
+        if k == chosen:
+            return f"Chosen as the nearest to passing, since none passes: {' and '.join(shortfalls)}."
+        if shortfalls:
+            return f"Not chosen: {' and '.join(shortfalls)}."
+        return f"Not chosen: {chosen} clusters are more detailed and pass, so its stability was not measured."
 
-def _fits(
-    features: Array, transform: Transform, rules: SearchRules, method: FitRules, report: Report, *, distinct: int
-) -> dict[int, KMeansFit]:
-    """Return the fit of each number of clusters for which there are enough distinct customers."""
-    fits = {}
-    for k in range(rules.k_min, min(rules.k_max, distinct - 1) + 1):
-        report(f"fitting {k} clusters, of {rules.k_min} to {rules.k_max}")
-        fits[k] = fit(
-            features, transform=transform, n_clusters=k, random_state=method.random_state, n_init=method.n_init
-        )
-    if not fits:
-        raise ValueError(
-            f"{distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
-        )
-    return fits
+    @cached_property
+    def _distinct(self) -> int:
+        return count_distinct(self._features, self._rules.k_max)
+
+    @cached_property
+    def _conditions(self) -> "_Conditions":
+        return _Conditions(self._rules, best=max(self.models.values(), key=lambda model: model.silhouette_))
 
 
 @dataclass(frozen=True)

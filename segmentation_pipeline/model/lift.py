@@ -217,6 +217,43 @@ class _Customers:
         return round_decimals(np.stack(found, axis=1))
 
 
+def block_ginis(groups: Groups, past: Array, future: Array, blocks: NDArray[np.int64], number: int) -> Array:
+    """Return the Gini of all customers, and of all without each block of them, as in `lift`.
+
+    The values without a block give the noise of differences, for a hundredth of the cost of resamples. The groups have
+    the order of all customers throughout: where a block decides which of two comes first, the jackknife would take that
+    jump for noise of every block.
+
+    Args:
+        groups: The group of each customer, from 0, shape (n,).
+        past: Past spend, shape (n,).
+        future: Future spend, shape (n,).
+        blocks: The block of each customer, from 0, shape (n,).
+        number: Number of blocks.
+
+    Returns:
+        Shape (1 + number,); nan where nobody spends.
+    """
+    means = np.bincount(groups, past) / np.maximum(np.bincount(groups), 1)
+    places = np.unique(-round_significant(means), return_inverse=True)[1]
+    shape = len(means), number
+    cells = np.ravel_multi_index((places[groups], blocks), shape)
+    sums = []
+    for column in (np.ones(len(past)), np.maximum(future, 0)):
+        of_blocks = np.bincount(cells, column, len(means) * number).reshape(shape)
+        total = of_blocks.sum(axis=1, keepdims=True)
+        sums.append(np.hstack([total, total - of_blocks]))
+    return round_decimals(_gini(*sums))
+
+
+def _gini(size: Array, spend: Array) -> Array:
+    """Return the Gini of groups, best first, of which each column is one resample."""
+    captured = np.vstack([np.zeros(spend.shape[1]), spend.cumsum(axis=0)])
+    area = (size * (captured[1:] + captured[:-1])).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(area / (size.sum(axis=0) * captured[-1]) - 1)
+
+
 def _metrics(sums: list[Array], spread: Array) -> Array:
     """Return the metrics of one grouping, shape (resamples, 3).
 
@@ -227,7 +264,6 @@ def _metrics(sums: list[Array], spread: Array) -> Array:
     size, spend, ranks = _best_first(*sums)
     group_ranks = -_centred_ranks(size)
     taken, captured = (np.vstack([np.zeros(column.shape[1]), column.cumsum(axis=0)]) for column in (size, spend))
-    area = (size * (captured[1:] + captured[:-1])).sum(axis=0)
     # The group that the last of the best tenth belongs to.
     tenth = 0.1 * taken[-1]
     last = np.minimum((taken[1:] < tenth).sum(axis=0), len(size) - 1)[None]
@@ -237,7 +273,7 @@ def _metrics(sums: list[Array], spread: Array) -> Array:
         return np.column_stack(
             [
                 (group_ranks * ranks).sum(axis=0) / np.sqrt((size * group_ranks**2).sum(axis=0) * spread),
-                area / (taken[-1] * captured[-1]) - 1,
+                _gini(size, spend),
                 top[0] / captured[-1],
             ]
         )

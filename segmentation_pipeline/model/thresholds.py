@@ -45,6 +45,23 @@ class SearchRules:
     max_customers: int = field(default=10_000, repr=False)
     """Of more normal customers, the search uses a seeded sample of this size; the chosen number is then fitted on all
     (ADR 23). Not part of the digest of the settings, because a model that is fitted already stays valid."""
+    max_month_ends: int = field(default=4, repr=False)
+    """Month ends whose later spend a search compares: every second, from the latest, so that the others are left for
+    the back-test (ADR 38). Four cover the seasons of a year, and bound the cost."""
+    min_month_ends: int = field(default=2, repr=False)
+    """With fewer, transforms are not compared: one quarter is one season, and no month end would be left to report."""
+    compared_customers: int = field(default=20_000, repr=False)
+    """Of more customers, those whose later spend and nights are compared are a sample of this size (ADR 23)."""
+    min_lead: float = field(default=0.01, repr=False)
+    """The least lead in Gini, beside the noise, for which another transform is chosen: what nobody would notice is not
+    worth features that are harder to explain."""
+    chance: float = field(default=0.025, repr=False)
+    """The chance that noise alone makes one of all candidates seem better than the default."""
+    nights: int = field(default=7, repr=False)
+    """Past nights over which the customers that keep their segment are counted: the days of a week differ."""
+    min_kept_overnight: float = field(default=0.992, repr=False)
+    """The least share of the customers that keep their segment from one day to the next: the target of
+    `docs/stability.md`."""
 
 
 @dataclass(frozen=True)

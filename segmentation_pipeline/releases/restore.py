@@ -14,6 +14,7 @@ from segmentation_pipeline.config.paths import RetailerFolders, unused_name
 from segmentation_pipeline.errors import RestoreError, first_line
 from segmentation_pipeline.releases.files import STATE_DATABASE, Release, sync, verify_file
 from segmentation_pipeline.releases.upgrade import StateTable, state_tables
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
@@ -73,13 +74,14 @@ def _write_state(
     database: Path, release: Release, state: list[StateTable], spill: Path, report: Callable[[str], None]
 ) -> dict[str, int]:
     """Write the tables of the state into a new working database, and check the contract of each."""
-    tables = [table for table in state if table.rows]
+    # The models first, by which rows of an earlier version are completed.
+    tables = sorted((table for table in state if table.rows), key=lambda table: table.name != "segmentation_models")
     with connection_to(database, spill, LOCK_TIMEOUT, report, folders=[release.folder]) as connection:
         warehouse = Warehouse(connection)
         # Attached only now: the warehouse looks for its tables in every attached database.
         connection.execute(f"attach {literal(str(release.state))} as state (read_only)")
         try:
-            results = warehouse.write([TableWrite(table.name, table.select) for table in tables], {})
+            results = warehouse.write([TableWrite(table.name, _completed(warehouse, table)) for table in tables], {})
         except (duckdb.BinderException, duckdb.CatalogException) as error:
             raise RestoreError(
                 f"the state of release {release.name} cannot be converted: {first_line(error)};"
@@ -96,6 +98,13 @@ def _write_state(
                 f" {_published_by(release)}"
             )
         return {table.name: warehouse.count(table.name) for table in tables}
+
+
+def _completed(warehouse: Warehouse, table: StateTable) -> str:
+    """Return the SELECT of a table with the columns that the version which published it did not have."""
+    found = [(row["column_name"], row["column_type"]) for row in warehouse.rows(f"describe {table.select}")]
+    columns = contracts()[table.name].completed(found)
+    return f"select {columns} from ({table.select})" if columns else table.select  # noqa: S608 - own SQL
 
 
 def _state_tables(release: Release, model_digest: str) -> list[StateTable]:

@@ -32,11 +32,13 @@ class _Renames:
         table: The table's earlier name; empty if it did not change.
         columns: The earlier name of each renamed column, by its present name.
         values: For each column, the present value by its earlier value.
+        added: The columns that later versions added; `restore` completes them.
     """
 
     table: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
 
 
 # By the last major version that had these names.
@@ -50,6 +52,7 @@ _RENAMES: dict[int, dict[str, _Renames]] = {
         "segmentation_models": _Renames(
             columns={"active_from": "standing_from", "active_to": "standing_to"},
             values={"status": {"standing": "active", "held": "pending", "promoted": "approved"}},
+            added=frozenset({"compared_month_ends"}),
         ),
         "segments": _Renames(columns={"in_active_model": "is_live"}),
         "segment_membership": _Renames(columns={"is_move_pending": "is_held"}),
@@ -89,7 +92,7 @@ def _select(contract: Contract, renames: _Renames, model_digest: str) -> str:
     table = f"{_STATE}.{quoted(renames.table or contract.table)}"
     if not (renames.columns or renames.values):
         return f"select * from {table}"  # noqa: S608 - own SQL, values are bound
-    columns = [_column(column.name, renames) for column in contract.columns]
+    columns = [_column(column.name, renames) for column in contract.columns if column.name not in renames.added]
     if contract.table == "segmentation_models":
         # The digest covers other settings than before. Unless it is replaced, the next run takes the settings for
         # changed, and fits another model.

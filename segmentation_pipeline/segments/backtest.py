@@ -16,6 +16,7 @@ from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
+from segmentation_pipeline.segments.past_customers import LATER, NUMBERS, month_ends
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -53,16 +54,7 @@ SENTENCES = {
     ),
 }
 # Raise it when the method of the back-test changes.
-METHOD_VERSION = "4"
-_LATER = """
-select
-    customer_id,
-    sum(amount) as spend,
-    max(case when not is_cancellation and amount >= 0 then 1 else 0 end) as returned
-from temp.compact_lines
-where transaction_at >= $as_of and transaction_at < $until
-group by customer_id
-"""
+METHOD_VERSION = "5"
 _CUSTOMERS = """
 select
     features.customer_id,
@@ -80,12 +72,7 @@ inner join numbers on features.customer_id = numbers.customer_id
 left join later on features.customer_id = later.customer_id
 order by features.customer_id
 """
-# A customer has one number at every month end, because it is resampled with all of them.
-_NUMBERS = """
-select customer_id, row_number() over (order by customer_id) - 1 as number
-from (select distinct customer_id from temp.compact_lines)
-"""
-_INPUTS = {**AS_OF_MONTH_END, "later": _LATER, "numbers": _NUMBERS}
+_INPUTS = {**AS_OF_MONTH_END, "later": LATER, "numbers": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -106,13 +93,16 @@ class _Month:
 def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime]]:
     """Return the content of the back-test's tables, and the month ends that they cover.
 
-    The number of clusters is the active model's, since its segments are evaluated. A month end with too few distinct
-    customers for it is left out.
+    Transform and number of clusters are those of the active model, since its segments are evaluated. Month ends whose
+    later spend decided these are left out, and those with too few distinct customers.
     """
     from segmentation_pipeline.model.lift import Resamples
 
-    k = database.row("select n_clusters from kmeans_model")["n_clusters"]
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"n_clusters": k})})
+    model = database.row(
+        "select transform, n_clusters, compared_month_ends from segmentation_models where status = 'active'"
+    )
+    compared = set(model.pop("compared_month_ends") or ())
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
     compact_lines(database)
     resamples = Resamples(
         database.row("select count(distinct customer_id) as customers from temp.compact_lines")["customers"],
@@ -121,9 +111,10 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     )
     segments, metrics, months = list[tuple[Any, ...]](), list[tuple[Any, ...]](), list[datetime]()
     evaluated: dict[str, list[_Month]] = {population: [] for population in POPULATIONS}
-    month_ends = _month_ends(database)
-    for number, month in enumerate(month_ends, start=1):
-        progress.report(f"testing month {number} of {len(month_ends)}")
+    as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
+    reported = [month for month in month_ends(database, as_of) if month not in compared]
+    for number, month in enumerate(reported, start=1):
+        progress.report(f"testing month {number} of {len(reported)}")
         with suppress(FitError):
             rows, found = _evaluate(database, settings, resamples, month)
             segments.extend(rows)
@@ -134,23 +125,6 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     verdicts = [_verdict_row(population, found) for population, found in evaluated.items()]
     contents = zip(TABLES, (segments, metrics, verdicts), strict=True)
     return [TableWrite(table, rows=rows) for table, rows in contents], months
-
-
-def _month_ends(database: Warehouse) -> list[datetime]:
-    """Return the month ends with enough days before them to form segments, and enough after them to evaluate them."""
-    rows = database.rows(
-        "with span as (select min(transaction_at) as first_at, date_trunc('month', min(transaction_at))"
-        " + interval '1' month as first_end from clean_transactions),"
-        " run as (select max(as_of) as as_of from rfm_features),"
-        " month_ends as (select unnest(generate_series(first_end, as_of, interval '1' month)) as month_end"
-        " from span cross join run)"
-        " select month_end from month_ends cross join span cross join run"
-        " where date_diff('day', first_at, month_end) >= $before and month_end + $after * interval '1' day <= as_of"
-        " order by month_end",
-        before=thresholds.BACKTEST.history_days,
-        after=thresholds.BACKTEST.horizon_days,
-    )
-    return [row["month_end"] for row in rows]
 
 
 def _evaluate(

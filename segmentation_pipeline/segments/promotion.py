@@ -14,6 +14,7 @@ from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.segments.counterfactual import with_model
 from segmentation_pipeline.segments.membership import is_before_last_change, last_change_at
+from segmentation_pipeline.segments.past_customers import read_past
 from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.segments.training import CandidateModel, fit_candidate, read_features
 from segmentation_pipeline.tables.contract import quoted
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from segmentation_pipeline.model.segmentation_model import Keys
 
 # Raise it when the method of the fit or of promotion changes.
-METHOD_VERSION = "1"
+METHOD_VERSION = "2"
 
 
 def next_registry(
@@ -38,7 +39,7 @@ def next_registry(
         database: The working database, with today's `rfm_features`.
         settings: The retailer's settings.
         refit: Whether to fit a model although none is due.
-        search: Whether to fit a model and choose its number of clusters again.
+        search: Whether to fit a model and choose its transform and number of clusters again.
         accept_change: Whether a person has accepted a model that fails promotion.
 
     Raises:
@@ -56,7 +57,7 @@ def next_registry(
             " changes, run with accept_change (--accept-change)."
         )
     registry, searched = Registry.of(database).with_approved_activated(as_of), list[TableWrite]()
-    if refit or search or not is_current(registry, settings.model_digest):
+    if refit or search or not is_current(registry, settings):
         registry, searched = fit_and_promote(
             database, settings, registry, as_of, search=search, accept_change=accept_change
         )
@@ -65,12 +66,18 @@ def next_registry(
 
 def fit_is_due(registry: Registry, settings: Retailer) -> bool:
     """Return whether the next run must materialise the model: none is active, one is approved, or settings changed."""
-    return registry.approved is not None or not is_current(registry, settings.model_digest)
+    return registry.approved is not None or not is_current(registry, settings)
 
 
-def is_current(registry: Registry, digest: str) -> bool:
-    """Return whether the last model, active or pending, was fitted with the settings of this digest."""
-    return registry.active is not None and registry.models[-1].settings_digest == digest
+def is_current(registry: Registry, settings: Retailer) -> bool:
+    """Return whether the last model, active or pending, was fitted with these settings.
+
+    With `auto`, any transform is what a search may have chosen, so the digest of the settings does not contain it.
+    """
+    if registry.active is None:
+        return False
+    last = registry.models[-1]
+    return last.settings_digest == settings.model_digest and settings.model.transform in ("auto", last.transform)
 
 
 def fit_and_promote(
@@ -93,7 +100,9 @@ def fit_and_promote(
     """
     registry = registry.before_fit(as_of)
     active, features, number = registry.active, read_features(database).to_numpy().copy(), registry.next_number
-    first = fit_candidate(features, settings, as_of, active=active, number=number, search=search)
+    is_compared = settings.model.transform == "auto" and (search or active is None)
+    past = read_past(database, settings, as_of) if is_compared else None
+    first = fit_candidate(features, settings, as_of, active=active, number=number, search=search, past=past)
     if active is None:
         return registry.with_active(first.record, as_of), first.search_writes
     if first.record.model_id == active.model_id:

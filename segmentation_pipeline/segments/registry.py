@@ -84,6 +84,8 @@ class ModelRecord:
     reasons: str | None
     features: tuple[FeatureRecord, ...]
     centroids: tuple[CentroidRecord, ...]
+    # Missing from the tables of contract 4.0.
+    compared_month_ends: list[datetime] | None = None
 
     @property
     def keys(self) -> frozenset[str]:

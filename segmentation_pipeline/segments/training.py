@@ -6,7 +6,7 @@ in `promotion`.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from segmentation_pipeline.model.arrays import Array
     from segmentation_pipeline.model.k_search import KSearchResult
-    from segmentation_pipeline.model.kmeans import KMeansFit
-    from segmentation_pipeline.model.segmentation_model import SegmentationModel
+    from segmentation_pipeline.model.kmeans import KMeansFit, Transform
+    from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
+    from segmentation_pipeline.model.usefulness import Past
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def fit_candidate(
     number: int,
     search: bool = False,
     fence_step: float = 1,
+    past: "Past | None" = None,
     rules: thresholds.SearchRules | None = None,
     method: thresholds.FitRules | None = None,
 ) -> CandidateModel:
@@ -82,8 +84,9 @@ def fit_candidate(
         as_of: The as_of of the features.
         active: The active model. The fit starts from its centroids, and its segments continue where they match.
         number: The candidate's number in the registry.
-        search: Whether to choose the number of clusters again although a model is active.
+        search: Whether to choose the transform and the number of clusters again although a model is active.
         fence_step: How far the fences move from the active model's to today's, from 0 to 1.
+        past: What the transforms are compared by; None: they are not.
         rules: The conditions of the search; default: `thresholds.SEARCH`.
         method: The fit's seed and starts; default: `thresholds.FIT`.
 
@@ -91,11 +94,13 @@ def fit_candidate(
         FitError: There are too few distinct customers.
     """
     model, fitted, searched = fit_model(
-        features, settings, active=active, search=search, fence_step=fence_step, rules=rules, method=method
+        features, settings, active=active, search=search, fence_step=fence_step, past=past, rules=rules, method=method
     )
-    return CandidateModel(
-        _record(model, fitted, features, settings, as_of, number, fence_step), model, fitted, searched
-    )
+    record = _record(model, fitted, features, settings, as_of, number, fence_step)
+    # A refit keeps what an earlier search chose, and with it the month ends that this was chosen by.
+    months = searched.month_ends if searched else active.compared_month_ends if active else None
+    record = replace(record, compared_month_ends=list(months) if months else None)
+    return CandidateModel(record, model, fitted, searched)
 
 
 def fit_model(
@@ -105,6 +110,7 @@ def fit_model(
     active: ModelRecord | None = None,
     search: bool = False,
     fence_step: float = 1,
+    past: "Past | None" = None,
     rules: thresholds.SearchRules | None = None,
     method: thresholds.FitRules | None = None,
 ) -> "tuple[SegmentationModel, KMeansFit, KSearchResult | None]":
@@ -116,7 +122,6 @@ def fit_model(
     Raises:
         FitError: There are too few distinct customers.
     """
-    from segmentation_pipeline.model.k_search import search_k
     from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 
     rules, method = rules or thresholds.SEARCH, method or thresholds.FIT
@@ -127,9 +132,7 @@ def fit_model(
             fences = {name: before[name].towards(fence, fence_step) for name, fence in fences.items()}
         normal, searched = features[is_normal(fences, features)], None
         if search or (active is None and settings.model.n_clusters == "auto"):
-            searched = search_k(
-                normal, transform=settings.model.transform, rules=rules, method=method, report=progress.report
-            )
+            searched = _searched(normal, fences, settings, past, rules, method)
         fitted = searched.fit if searched else _fit_clusters(normal, settings, active, method)
     except ValueError as error:
         raise FitError(
@@ -137,6 +140,33 @@ def fit_model(
         ) from None
     model = SegmentationModel(fences, fitted.scaler, fitted.centroids_, ("",) * len(fitted.centroids_))
     return model.with_keys(_keys(features, model, fitted, active)), fitted, searched
+
+
+def _searched(
+    normal: "Array",
+    fences: "dict[str, Fence]",
+    settings: Retailer,
+    past: "Past | None",
+    rules: thresholds.SearchRules,
+    method: thresholds.FitRules,
+) -> "KSearchResult":
+    """Choose the number of clusters, and with it the transform unless the settings fix it."""
+    from segmentation_pipeline.model.k_search import search_k
+    from segmentation_pipeline.model.model_search import DEFAULT, search_model
+
+    if settings.model.transform == "auto" and past is not None:
+        return search_model(normal, fences=fences, past=past, rules=rules, method=method, report=progress.report)
+    transform = DEFAULT if settings.model.transform == "auto" else settings.model.transform
+    return search_k(normal, transform=transform, rules=rules, method=method, report=progress.report)
+
+
+def _transform(settings: Retailer, active: ModelRecord | None) -> "Transform":
+    """Return the transform of a fit without a search: that of the settings, or that of the active model."""
+    from segmentation_pipeline.model.model_search import DEFAULT
+
+    if settings.model.transform != "auto":
+        return settings.model.transform
+    return DEFAULT if active is None else active.transform
 
 
 def _fit_clusters(
@@ -153,7 +183,7 @@ def _fit_clusters(
     start = active.model.centroids_in_natural_units() if active is not None and k == active_k else None
     return fit(
         normal,
-        transform=settings.model.transform,
+        transform=_transform(settings, active),
         n_clusters=k,
         random_state=method.random_state,
         n_init=method.n_init,

@@ -16,7 +16,10 @@ _EXTRA_TYPE = "VARCHAR"
 
 
 class Column(BaseModel):
-    """A column: its DuckDB type, description and unit, the rules for its values, and whether they name a person."""
+    """A column: its DuckDB type, description and unit, the rules for its values, and whether they name a person.
+
+    `before` is the SQL of its value in stored rows of an earlier version, which had no such column.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,6 +32,7 @@ class Column(BaseModel):
     minimum: float | None = None
     maximum: float | None = None
     personal: bool = False
+    before: str = "null"
 
     @property
     def rules(self) -> str:
@@ -128,6 +132,27 @@ class Contract(BaseModel):
             not extra or (self.has_extra_columns and all(kind == _EXTRA_TYPE for _, kind in extra))
         )
         return [name for name, _ in extra] if fits else None
+
+    def completed(self, found: Sequence[tuple[str, str]]) -> str:
+        """Return the expressions that complete the rows of an earlier version, whose table lacks columns.
+
+        Args:
+            found: The name and type of each column of the table.
+
+        Returns:
+            The text between SELECT and FROM; empty if a column cannot be completed, or has another type.
+        """
+        types = dict(found)
+        lacking = [column for column in self.columns if column.name not in types]
+        can_be = all(column.nullable or column.before != "null" for column in lacking)
+        if not can_be or {column.name: column.type for column in self.columns if column.name in types} != types:
+            return ""
+        return ", ".join(
+            quoted(column.name)
+            if column.name in types
+            else f"cast({column.before} as {column.type}) as {quoted(column.name)}"
+            for column in self.columns
+        )
 
     def renamed(self, table: str) -> Self:
         """Return the same contract for a table of another name."""

@@ -89,6 +89,9 @@ class Warehouse:
             return
         connection.execute(_VERSIONS_DDL)
         for table in outdated:
+            if self._can_be_completed(table):
+                self._complete(table)
+                continue
             # The next run derives it again.
             connection.execute(f"drop table {quoted(table)}")
             connection.execute("delete from table_versions where table_name = $table", {"table": table})
@@ -305,7 +308,7 @@ class Warehouse:
         """
         found = self._columns
         outdated = [name for name in contracts() if name in found and not _fits(name, found[name])]
-        kept = [name for name in outdated if self._cannot_be_derived(name)]
+        kept = [name for name in outdated if self._cannot_be_derived(name) and not self._can_be_completed(name)]
         if kept or _ERASED_IN_VERSION_2 in found:
             raise WarehouseError(
                 f"{self._file()}: another version of this package wrote the working database"
@@ -315,6 +318,14 @@ class Warehouse:
                 " without them. Or use that version again."
             )
         return outdated
+
+    def _can_be_completed(self, table: str) -> bool:
+        return contracts()[table].state and bool(contracts()[table].completed(self._columns[table]))
+
+    def _complete(self, table: str) -> None:
+        """Add the columns that a stored table lacks, because an earlier version wrote it."""
+        columns, name = contracts()[table].completed(self._columns[table]), quoted(table)
+        self.connection.execute(f"create or replace table {name} as select {columns} from {name}")  # noqa: S608 - own SQL
 
     def _stored_columns(self) -> dict[str, list[tuple[str, str]]]:
         """Return the columns of every table, each with its type, in order."""

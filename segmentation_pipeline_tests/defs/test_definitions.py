@@ -19,7 +19,7 @@ from sqlglot import exp
 
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
-from segmentation_pipeline.segments import backtest, history
+from segmentation_pipeline.segments import backtest, history, past_customers
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES
 from segmentation_pipeline.tables.catalog import FOLDER, check_select, contracts, has_select, published, select_of
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -41,9 +41,9 @@ VALUE = {"customer_value_model", "customer_value_calibration", "customer_value_e
 PYTHON: dict[str, set[str]] = {
     "ingested_files": set(),
     "erased_customers": set(),
-    **{name: {"rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
+    **{name: {"clean_transactions", "rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
     **{
-        name: {"clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "kmeans_model"}
+        name: {"clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"}
         for name in BACKTEST
     },
     **{
@@ -170,7 +170,7 @@ def test_a_python_asset_depends_on_what_it_reads() -> None:
         (
             "segment_backtest",
             backtest._CUSTOMERS,
-            {**history.AS_OF_MONTH_END, "later": backtest._LATER, "numbers": backtest._NUMBERS},
+            {**history.AS_OF_MONTH_END, "later": past_customers.LATER, "numbers": past_customers.NUMBERS},
         ),
         ("segment_membership", "select * from assigned_segments", dict.fromkeys(ACTIVE_MODEL_TABLES, "select 1 as x")),
     ],

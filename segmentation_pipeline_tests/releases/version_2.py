@@ -31,7 +31,8 @@ STATE: dict[str, tuple[str, str]] = {
     "kmeans_candidates": (
         "n_clusters INTEGER, inertia DOUBLE, silhouette DOUBLE, smallest_share DOUBLE, mean_ari DOUBLE,"
         " worst_ari DOUBLE, is_chosen BOOLEAN, passes BOOLEAN, verdict VARCHAR",
-        "select * from new.kmeans_candidates",
+        "select n_clusters, inertia, silhouette, smallest_share, mean_ari, worst_ari, is_chosen, passes, verdict"
+        " from new.kmeans_candidates",
     ),
     "model_centroids": (
         "model_id VARCHAR, cluster INTEGER, segment_key VARCHAR, customers BIGINT, scaled_monetary DOUBLE,"
@@ -61,7 +62,8 @@ STATE: dict[str, tuple[str, str]] = {
         " n_clusters INTEGER, random_state BIGINT, customers BIGINT, inertia DOUBLE, silhouette DOUBLE,"
         " smallest_share DOUBLE, fence_step DOUBLE, moved_share DOUBLE, kept_share DOUBLE, agreement DOUBLE,"
         " reasons VARCHAR",
-        f"select * replace ({_case('status', _STATUSES_2)} as status, 'of version 2' as settings_digest)"
+        "select * exclude (compared_month_ends)"
+        f" replace ({_case('status', _STATUSES_2)} as status, 'of version 2' as settings_digest)"
         " from new.segmentation_models",
     ),
     "segments": (

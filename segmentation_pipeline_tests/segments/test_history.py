@@ -10,6 +10,7 @@ import pytest
 
 from segmentation_pipeline.model.thresholds import BacktestPeriods
 from segmentation_pipeline.segments import history
+from segmentation_pipeline.segments.past_customers import read_customers, read_past
 from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours, line
 
 LINES = four_behaviours(200)
@@ -175,6 +176,31 @@ def test_backtest_covers_months_with_enough_days_around_them(nights: Nights) -> 
     """180 days from 2023-01-01 end on 2023-06-30, and 90 days before 2024-02-20 begin on 2023-11-22."""
     expected = [f"2023-{month:02d}-01" for month in (7, 8, 9, 10, 11)]
     assert month_ends(nights, "segment_backtest") == month_ends(nights, "backtest_metrics") == expected
+
+
+def test_backtest_leaves_out_the_months_that_the_search_compared(nights: Nights) -> None:
+    nights.connection.execute("update segmentation_models set compared_month_ends = ['2023-09-01', '2023-11-01']")
+    nights.materialize("segment_backtest")
+    for table in ("segment_backtest", "backtest_metrics"):
+        assert month_ends(nights, table) == ["2023-07-01", "2023-08-01", "2023-10-01"]
+    assert {row[1] for row in nights.table("backtest_verdict")} == {3}
+
+
+def test_search_compares_every_second_month_end_as_it_was_then(nights: Nights) -> None:
+    """What happened since is unknown to the features, and the spend is that of the 90 days after."""
+    as_of = datetime.fromisoformat("2024-02-20")
+    past = read_past(nights.warehouse, nights.settings, as_of)
+    assert [f"{month.month_end:%Y-%m-%d}" for month in past.months] == ["2023-07-01", "2023-09-01", "2023-11-01"]
+    assert len(past.days) == 8
+    assert len({features.shape for features in past.days}) == 1
+    start = past.months[0].month_end
+    known = sorted({sold[6] for sold in LINES if sold[4] < f"{start}"})
+    every = read_customers(nights.warehouse, nights.settings, start, start + timedelta(days=90))
+    later = [sold for sold in LINES if f"{start}" <= sold[4] < f"{start + timedelta(days=90)}" and sold[6] in known]
+    assert len(every.features) == len(known)
+    assert every.spend.sum() == pytest.approx(sum(int(sold[3]) * float(sold[5]) for sold in later))
+    # Three month ends are too few to compare one and to report another.
+    assert read_past(nights.warehouse, nights.settings, datetime.fromisoformat("2023-12-15")).months == ()
 
 
 def test_backtest_is_computed_whole_and_reproducible(nights: Nights) -> None:

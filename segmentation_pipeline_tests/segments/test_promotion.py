@@ -16,6 +16,8 @@ from segmentation_pipeline.defs.model.checks import last_model_was_promoted
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.matching import match
+from segmentation_pipeline.segments import promotion
+from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.segments.training import fit_model, read_features
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
 
@@ -229,10 +231,27 @@ def test_search_leaves_another_number_pending(nights: Nights) -> None:
     nights.run(FIRST + WEEK, search=True, until=MODEL)
     assert (nights.last_model.status, nights.last_model.n_clusters) == ("pending", 3)
     assert nights.active_model == active
-    assert nights.rows("select n_clusters, is_chosen from kmeans_candidates") == [(3, True)]
+    # The data cover month ends by which the four transforms are compared.
+    searched = "select transform, n_clusters from kmeans_candidates where gini is not null order by is_chosen desc"
+    assert nights.rows(searched)[0] == ("standard", 3)
+    assert len(nights.rows(searched)) == 4
     # A refit keeps the active model's number.
     nights.run(FIRST + 2 * WEEK, refit=True, until=MODEL)
     assert (nights.last_model.status, nights.last_model.n_clusters) == ("active", 4)
+
+
+def test_a_transform_that_a_search_chose_stays_until_the_settings_fix_another(nights: Nights) -> None:
+    registry = Registry.of(nights.warehouse)
+    assert registry.active is not None
+    active, features = replace(registry.active, transform="robust"), read_features(nights.warehouse).to_numpy()
+    assert promotion.is_current(Registry((active,)), nights.settings)
+    model, *_ = fit_model(features, nights.settings, active=active)
+    assert model.scaler.transform == "robust"
+    nights.set("model", transform="standard")
+    assert promotion.is_current(registry, nights.settings)
+    assert not promotion.is_current(Registry((active,)), nights.settings)
+    model, *_ = fit_model(features, nights.settings, active=active)
+    assert model.scaler.transform == "standard"
 
 
 @pytest.mark.usefixtures("whole_fences")

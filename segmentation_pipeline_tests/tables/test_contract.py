@@ -396,6 +396,7 @@ def valid_value(column: Column) -> Any:
         "BOOLEAN": False,
         "DOUBLE[]": [0.5],
         "VARCHAR[]": ["x"],
+        "TIMESTAMP[]": [datetime.fromisoformat("2024-03-31 12:00:00")],
     }
     return examples.get(column.type, 1 if column.minimum is None else column.minimum)
 

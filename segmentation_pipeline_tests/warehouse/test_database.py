@@ -1,6 +1,7 @@
 """Writing tables: what a SELECT may read, and which rows are replaced."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -93,3 +94,33 @@ def test_a_table_that_must_have_rows_keeps_them_when_all_its_files_are_gone(data
 def test_a_table_that_is_written_without_versions_has_none(database: Warehouse) -> None:
     database.write([TableWrite("clean_transactions", lines("('a.csv', 2, '1')"))], {})
     assert stored(database) == ([("a.csv", 2, "1")], {})
+
+
+def test_columns_that_an_earlier_version_lacked_are_completed(tmp_path: Path) -> None:
+    """Contract 4.0 searched numbers of clusters under the transform of the settings."""
+    path = str(tmp_path / "work.duckdb")
+    with duckdb.connect(path) as connection:
+        Warehouse(connection)
+        connection.execute(
+            "alter table segmentation_models drop column compared_month_ends;"
+            " alter table kmeans_candidates drop column transform; alter table kmeans_candidates drop column gini;"
+            " insert into segmentation_models by name select 'a' as model_id, 1 as number, 'log' as transform;"
+            " insert into kmeans_candidates by name select 3 as n_clusters, true as is_chosen, 'Chosen.' as verdict"
+        )
+    with duckdb.connect(path, read_only=True) as connection:
+        Warehouse(connection, read_only=True)
+    with duckdb.connect(path) as connection:
+        warehouse = Warehouse(connection)
+        [model], [candidate] = warehouse.rows("from segmentation_models"), warehouse.rows("from kmeans_candidates")
+        assert list(model) == [column.name for column in contracts()["segmentation_models"].columns]
+        assert (model["model_id"], model["compared_month_ends"]) == ("a", None)
+        assert list(candidate) == [column.name for column in contracts()["kmeans_candidates"].columns]
+        assert (candidate["transform"], candidate["n_clusters"], candidate["gini"]) == ("log", 3, None)
+
+
+def test_a_column_of_another_type_is_not_completed(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "work.duckdb")) as connection:
+        Warehouse(connection)
+        connection.execute("alter table segmentation_models alter column n_clusters type varchar")
+        with pytest.raises(WarehouseError, match="another version of this package"):
+            Warehouse(connection)

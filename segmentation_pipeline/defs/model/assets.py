@@ -39,7 +39,9 @@ class FitConfig(dg.Config):
     refit: bool = Field(
         True, description="Fit a model. False: only carry out what is due (a first model, an approval, new settings)."
     )
-    search: bool = Field(False, description="Choose the number of clusters again. Default: keep the active model's.")
+    search: bool = Field(
+        False, description="Choose the transform and the number of clusters again. Default: keep the active model's."
+    )
 
 
 @dg.multi_asset(
@@ -48,7 +50,7 @@ class FitConfig(dg.Config):
         table_spec(
             table,
             f"{promotion.METHOD_VERSION} {thresholds.FIT} {thresholds.SEARCH} {thresholds.PROMOTION}",
-            deps=["rfm_features", "previous_segments", "inactive_customers"],
+            deps=["clean_transactions", "rfm_features", "previous_segments", "inactive_customers"],
             kinds=_FITTED_WITH,
         )
         for table in TABLES
@@ -90,7 +92,7 @@ def _model_metadata(registry: Registry) -> dict[str, Any]:
         table_spec(
             table,
             f"{backtest.METHOD_VERSION} {thresholds.FIT} {thresholds.BACKTEST}",
-            deps=["clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "kmeans_model"],
+            deps=["clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"],
             kinds=_FITTED_WITH,
         )
         for table in backtest.TABLES

@@ -1,0 +1,139 @@
+"""How useful clusters would have been: the later spend that they predict, and the customers they keep overnight.
+
+Contains the measures of one candidate of a search. Which candidate is chosen is decided in `model_search`; the past of
+the customers is read in `segments.past_customers`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmentation_pipeline.model.arrays import Array, round_decimals
+from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest, sampled_rows
+from segmentation_pipeline.model.lift import block_ginis
+from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
+from segmentation_pipeline.model.thresholds import FitRules
+
+# Blocks of customers, from whose absence the noise is computed.
+BLOCKS = 50
+# Customers and starts of the fit at a past month end, whose clusters are compared and not published.
+_FITTED, _STARTS = 5_000, 3
+
+
+@dataclass(frozen=True)
+class PastMonth:
+    """The normal customers at a past month end, and what they spent afterwards.
+
+    Attributes:
+        month_end: The month end.
+        features: Shape (n, 3), in natural units.
+        spend: Money spent afterwards, shape (n,).
+        blocks: The block of each customer, from 0 to BLOCKS - 1, the same at every month end, shape (n,).
+    """
+
+    month_end: datetime
+    features: Array
+    spend: Array
+    blocks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the candidates of a search are compared by.
+
+    Attributes:
+        months: Past month ends.
+        days: The features of the same customers on consecutive days, oldest first, each of shape (n, 3).
+    """
+
+    months: tuple[PastMonth, ...] = ()
+    days: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How much better a candidate predicts later spend than another.
+
+    Attributes:
+        gini: Its Gini, averaged over the month ends.
+        other: The Gini of the other.
+        low: The least difference that the noise allows.
+    """
+
+    gini: float
+    other: float
+    low: float
+
+    @property
+    def difference(self) -> float:
+        """Its Gini minus that of the other."""
+        return float(round_decimals(self.gini - self.other))
+
+
+def mean_ginis(
+    months: tuple[PastMonth, ...], transform: Transform, n_clusters: int, *, method: FitRules
+) -> Array | None:
+    """Form clusters at past month ends, and measure how well they predict the spend afterwards.
+
+    Args:
+        months: The month ends.
+        transform: The transform before the scaling.
+        n_clusters: Number of clusters.
+        method: The seed of the fits.
+
+    Returns:
+        The mean over the month ends of `lift.block_ginis`, shape (1 + BLOCKS,); None if a month end has too few
+        distinct customers, or no spend after it.
+    """
+    found = []
+    for month in months:
+        seed = method.random_state
+        few = month.features[sampled_rows(month.features, _FITTED, seed)]
+        try:
+            model = fit(few, transform=transform, n_clusters=n_clusters, random_state=seed, n_init=_STARTS)
+        except ValueError:
+            return None
+        clusters = nearest(model.scaler.apply(month.features), model.centroids_)
+        found.append(block_ginis(clusters, month.features[:, 0], month.spend, month.blocks, BLOCKS))
+    mean: Array = round_decimals(np.mean(found, axis=0))
+    return mean if found and np.isfinite(mean).all() else None
+
+
+def lead_over(ginis: Array, others: Array, *, comparisons: int, chance: float) -> Lead:
+    """Compare two candidates by what `mean_ginis` returns.
+
+    Kott (2001), "The delete-a-group jackknife". A customer is in the same block at every month end, so the noise is
+    that of customers, whose spend after one month end is not independent of their spend after the next.
+
+    Args:
+        ginis: Those of the candidate.
+        others: Those of the other.
+        comparisons: How many candidates are compared with the other (Bonferroni).
+        chance: The chance that noise alone makes one of them seem better.
+    """
+    from scipy.special import ndtri
+
+    differences = ginis - others
+    without, blocks = differences[1:], len(differences) - 1
+    error = np.sqrt((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())
+    low = differences[0] - ndtri(1 - chance / max(comparisons, 1)) * error
+    return Lead(float(ginis[0]), float(others[0]), float(round_decimals(low)))
+
+
+def kept_overnight(found: KMeansFit, fences: dict[str, Fence], days: tuple[Array, ...]) -> float:
+    """Return the share of customers that keep their segment from one day to the next, if the model is kept.
+
+    Without hysteresis, which keeps more.
+
+    Args:
+        found: The fit of the clusters.
+        fences: The fences of the model.
+        days: The features of the same customers on consecutive days, each of shape (n, 3).
+    """
+    keys = tuple(str(number) for number in range(len(found.centroids_)))
+    model = SegmentationModel(fences, found.scaler, found.centroids_, keys)
+    segments = [model.assign(features) for features in days]
+    return float(round_decimals(np.mean([(before == after).mean() for before, after in pairwise(segments)])))

@@ -1,0 +1,156 @@
+"""Read customers as they were at past times: their features from the lines before, and what they spent afterwards.
+
+Contains the month ends that can be evaluated, which of them a search compares, and the arrays of a search.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.model import thresholds
+from segmentation_pipeline.model.segment_catalog import FEATURES
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import inline_upstream
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segmentation_pipeline.model.arrays import Array
+    from segmentation_pipeline.model.usefulness import Past, PastMonth
+
+LATER = """
+select
+    customer_id,
+    sum(amount) as spend,
+    max(case when not is_cancellation and amount >= 0 then 1 else 0 end) as returned
+from temp.compact_lines
+where transaction_at >= $as_of and transaction_at < $until
+group by customer_id
+"""
+# A customer has one number at every month end, because its noise is that of all of them.
+NUMBERS = """
+select customer_id, row_number() over (order by customer_id) - 1 as number
+from (select distinct customer_id from temp.compact_lines)
+"""
+# A systematic sample of the customers, if there are more than its size.
+_SAMPLED = """
+select customer_id, number
+from (
+    select customer_id, row_number() over (order by customer_id) - 1 as number, count(*) over () as customers
+    from (select distinct customer_id from temp.compact_lines)
+)
+where number * $size % customers < $size
+"""
+_CUSTOMERS = """
+select
+    features.customer_id,
+    sampled.number,
+    cast(features.monetary as double) as monetary,
+    cast(features.frequency as double) as frequency,
+    cast(features.recency as double) as recency,
+    cast(coalesce(later.spend, 0) as double) as spend
+from rfm_features as features
+inner join temp.sampled_customers as sampled on features.customer_id = sampled.customer_id
+left join later on features.customer_id = later.customer_id
+order by sampled.number
+"""
+_LINES = """
+select lines.*
+from temp.compact_lines as lines
+inner join temp.sampled_customers as sampled on lines.customer_id = sampled.customer_id
+where lines.transaction_at < $as_of
+"""
+
+
+@dataclass(frozen=True)
+class PastCustomers:
+    """Customers at a past time.
+
+    Attributes:
+        numbers: The number of each customer, the same at every time, shape (n,).
+        features: Shape (n, 3), in natural units.
+        spend: Money spent afterwards, shape (n,).
+    """
+
+    numbers: "NDArray[np.int64]"
+    features: "Array"
+    spend: "Array"
+
+
+def month_ends(database: Warehouse, as_of: datetime) -> list[datetime]:
+    """Return the month ends with enough days before them to form segments, and enough after them to evaluate them."""
+    rows = database.rows(
+        "with span as (select min(transaction_at) as first_at, date_trunc('month', min(transaction_at))"
+        " + interval '1' month as first_end from clean_transactions),"
+        " month_ends as (select unnest(generate_series(first_end, cast($as_of as timestamp), interval '1' month))"
+        " as month_end from span)"
+        " select month_end from month_ends cross join span"
+        " where date_diff('day', first_at, month_end) >= $before and month_end + $after * interval '1' day <= $as_of"
+        " order by month_end",
+        as_of=as_of,
+        before=thresholds.BACKTEST.history_days,
+        after=thresholds.BACKTEST.horizon_days,
+    )
+    return [row["month_end"] for row in rows]
+
+
+def compared_months(found: list[datetime], rules: thresholds.SearchRules = thresholds.SEARCH) -> list[datetime]:
+    """Return those of the month ends that a search compares: every second, so that the others can be reported.
+
+    From the latest, which resemble those to come; none if there would be too few.
+    """
+    compared = sorted(found[::-2][: rules.max_month_ends])
+    return compared if len(found) >= 2 * rules.min_month_ends else []
+
+
+def read_past(database: Warehouse, settings: Retailer, as_of: datetime) -> "Past":
+    """Return what the candidates of a search are compared by; without month ends where there are too few."""
+    from segmentation_pipeline.model.usefulness import Past
+
+    months = compared_months(month_ends(database, as_of))
+    if not months:
+        return Past()
+    _sample(database)
+    return Past(
+        tuple(_month(database, settings, month) for month in months),
+        _days(database, settings, [as_of - timedelta(days=day) for day in range(thresholds.SEARCH.nights, -1, -1)]),
+    )
+
+
+def read_customers(database: Warehouse, settings: Retailer, as_of: datetime, until: datetime) -> PastCustomers:
+    """Return the sampled customers at a past time, sorted by number, and what they spent until a later one."""
+    import numpy as np
+
+    inputs = {**AS_OF_MONTH_END, "clean_transactions": _LINES, "later": LATER}
+    values = settings.sql_values | {"as_of": as_of, "until": until}
+    found = database.fetch(inline_upstream(_CUSTOMERS, inputs), values)
+    return PastCustomers(found["number"], np.column_stack([found[name] for name in FEATURES]), found["spend"])
+
+
+def _sample(database: Warehouse) -> None:
+    """Create the temporary tables of the lines and of the sampled customers."""
+    compact_lines(database)
+    size = thresholds.SEARCH.compared_customers
+    database.execute(f"create or replace temp table sampled_customers as {_SAMPLED}", {"size": size})
+
+
+def _month(database: Warehouse, settings: Retailer, month: datetime) -> "PastMonth":
+    """Return the normal customers at a month end."""
+    from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
+    from segmentation_pipeline.model.usefulness import BLOCKS, PastMonth
+
+    found = read_customers(database, settings, month, month + timedelta(days=thresholds.BACKTEST.horizon_days))
+    fences = tukey_fences(found.features, list(settings.outliers.features), settings.outliers.factor)
+    normal = is_normal(fences, found.features)
+    return PastMonth(month, found.features[normal], found.spend[normal], found.numbers[normal] % BLOCKS)
+
+
+def _days(database: Warehouse, settings: Retailer, days: list[datetime]) -> "tuple[Array, ...]":
+    """Return the features of the customers of the first day on each of the days."""
+    import numpy as np
+
+    found = [read_customers(database, settings, day, day) for day in days]
+    return tuple(day.features[np.isin(day.numbers, found[0].numbers)] for day in found)
