@@ -15,6 +15,10 @@ from segmentation_pipeline_tests.shops import Shop
 for name in [name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"]:
     del os.environ[name]
 
+# A file of tests runs on each core. Threads of the linear algebra would wait for one another: 15 % of a small fit.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 # Dagster's event log waits for the disk some hundred times a run. Temporary folders in memory save that, if there is
 # room for the copies of the shops and the real data.
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest creates a folder of its own in it

@@ -6,7 +6,7 @@ For finished runs to start from, see `shops`.
 import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -169,19 +169,19 @@ def definitions() -> dg.Definitions:
     return defs()
 
 
-@contextmanager
-def instance_without_events() -> Iterator[dg.DagsterInstance]:
-    """Yield a Dagster instance that stores no events.
+@cache
+def instance_without_events() -> dg.DagsterInstance:
+    """Return this process's Dagster instance that stores no events.
 
-    Storing and reading them takes a third of a small run, and no run depends on them. Tests that read events pass an
-    instance that stores them.
+    Storing and reading them takes a third of a small run, and no run depends on them. Tests that read events, or what
+    other runs there were, pass an instance of their own.
     """
-    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patched:
-        storage = instance.event_log_storage
-        patched.setattr(storage, "store_event", lambda event: None)
-        patched.setattr(storage, "get_asset_records", lambda keys=None: [])
-        patched.setattr(storage, "fetch_observations", lambda *_, **__: dg.EventRecordsResult([], "", has_more=False))
-        yield instance
+    instance, patched = dg.DagsterInstance.ephemeral(), pytest.MonkeyPatch()
+    storage = instance.event_log_storage
+    patched.setattr(storage, "store_event", lambda event: None)
+    patched.setattr(storage, "get_asset_records", lambda keys=None: [])
+    patched.setattr(storage, "fetch_observations", lambda *_, **__: dg.EventRecordsResult([], "", has_more=False))
+    return instance
 
 
 def run_job(
@@ -207,18 +207,17 @@ def run_job(
         job = _job_of_a_night(run_config.get("resources", {}).get("retailer", {}).get("config", {}))
         if job == REFIT_JOB and not assets:
             run_config.setdefault("ops", {"segmentation_model": {"config": {"refit": False}}})
-    with nullcontext(instance) if instance else instance_without_events() as used:
-        return (
-            definitions()
-            .resolve_job_def(job)
-            .execute_in_process(
-                instance=used,
-                run_config=run_config,
-                tags=dict(tags or {}),
-                raise_on_error=False,
-                asset_selection=[dg.AssetKey(name) for name in assets] or None,
-            )
+    return (
+        definitions()
+        .resolve_job_def(job)
+        .execute_in_process(
+            instance=instance or instance_without_events(),
+            run_config=run_config,
+            tags=dict(tags or {}),
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(name) for name in assets] or None,
         )
+    )
 
 
 def assets_up_to(*last: str) -> list[str]:

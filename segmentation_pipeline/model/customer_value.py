@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, hyp2f1
+from scipy.special import digamma, gammaln, hyp2f1
 
 from segmentation_pipeline.model.arrays import Array, round_significant
 
@@ -67,6 +67,25 @@ def purchase_log_likelihood(parameters: Array, repeats: Array, last: Array, age:
     return np.asarray(together + np.logaddexp(active, np.where(repeats > 0, stopped, -np.inf)))
 
 
+def purchase_gradient(parameters: Array, repeats: Array, last: Array, age: Array) -> Array:
+    """Return the derivatives of `purchase_log_likelihood` by r, alpha, a and b, shape (4, n)."""
+    r, alpha, a, b = parameters
+    active = probability_active(parameters, repeats, last, age)
+    stopped, total = 1 - active, digamma(a + b) - digamma(a + b + repeats)
+    return np.array(
+        [
+            digamma(r + repeats)
+            - digamma(r)
+            + np.log(alpha)
+            - active * np.log(alpha + age)
+            - stopped * np.log(alpha + last),
+            r / alpha - (r + repeats) * (active / (alpha + age) + stopped / (alpha + last)),
+            total + stopped / a,
+            total + digamma(b + repeats) - digamma(b) - stopped / (b + np.maximum(repeats, 1) - 1),
+        ]
+    )
+
+
 def probability_active(parameters: Array, repeats: Array, last: Array, age: Array) -> Array:
     """Return the probability that each customer still buys; arguments as of `purchase_log_likelihood`.
 
@@ -119,6 +138,20 @@ def spend_log_likelihood(parameters: Array, purchases: Array, mean: Array) -> Ar
     return np.asarray(found + shape * np.log(purchases) - (shape + q) * np.log(gamma + mean * purchases))
 
 
+def spend_gradient(parameters: Array, purchases: Array, mean: Array) -> Array:
+    """Return the derivatives of `spend_log_likelihood` by p, q and gamma, shape (3, n)."""
+    p, q, gamma = parameters
+    shape, total = p * purchases, gamma + mean * purchases
+    both = digamma(shape + q)
+    return np.array(
+        [
+            purchases * (both - digamma(shape) + np.log(mean * purchases / total)),
+            both - digamma(q) + np.log(gamma / total),
+            q / gamma - (shape + q) / total,
+        ]
+    )
+
+
 def expected_spend(parameters: Array, purchases: Array, mean: Array) -> Array:
     """Return the expected spend of a purchase of each customer: equation 5 of the same note; needs q above 1."""
     p, q, gamma = parameters
@@ -148,7 +181,11 @@ def fit_purchases(
     columns = distinct.T
     middle = np.array([1.0, max(float(np.median(rows[:, 2])), 1.0), 1.0, 2.0])
     return _maximise(
-        lambda values: float(counts @ purchase_log_likelihood(values, *columns)), middle, len(rows), random_state
+        lambda values: float(counts @ purchase_log_likelihood(values, *columns)),
+        lambda values: purchase_gradient(values, *columns) @ counts,
+        middle,
+        len(rows),
+        random_state,
     )
 
 
@@ -170,6 +207,7 @@ def fit_spend(purchases: Array, mean: Array, *, random_state: int, max_customers
     columns = rows.T
     fitted = _maximise(
         lambda values: float(spend_log_likelihood(_with_finite_mean(values), *columns).sum()),
+        lambda values: spend_gradient(_with_finite_mean(values), *columns).sum(axis=1),
         np.array([4.0, 2.0, max(float(np.median(mean)), 1e-6)]),
         len(rows),
         random_state,
@@ -222,25 +260,32 @@ def _sampled(rows: Array, random_state: int, size: int) -> Array:
     return np.asarray(ordered[np.sort(chosen)])
 
 
-def _maximise(likelihood: Callable[[Array], float], middle: Array, customers: int, random_state: int) -> Parameters:
+def _maximise(
+    likelihood: Callable[[Array], float],
+    gradient: Callable[[Array], Array],
+    middle: Array,
+    customers: int,
+    random_state: int,
+) -> Parameters:
     """Return the best of several starts around a middle; the parameters are positive."""
     from scipy.optimize import Bounds, minimize
 
     random, center, best = np.random.RandomState(random_state), np.log(middle), None
     bounds = Bounds(center - _BOUND, center + _BOUND)
 
-    def missing(logs: Array) -> float:
+    def missing(logs: Array) -> tuple[float, Array]:
         # Divided by the customers, so that the tolerance means the same for every shop.
-        return -likelihood(np.exp(logs)) / customers
+        values = np.exp(logs)
+        return -likelihood(values) / customers, -gradient(values) * values / customers
 
     for start in range(_STARTS):
         moved = center + (random.normal(0, 1, len(middle)) if start else 0)
-        found: Any = minimize(missing, moved.tolist(), method="L-BFGS-B", bounds=bounds, tol=1e-12)
+        found: Any = minimize(missing, moved.tolist(), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12)
         if np.isfinite(found.fun) and (best is None or found.fun < best.fun):
             best = found
     if best is None:
         raise CannotFitError("the likelihood has no maximum that could be found")
-    covariance = _covariance(likelihood, best.x, np.abs(best.x - center) < _BOUND - 0.01)
+    covariance = _covariance(lambda logs: missing(logs)[1] * customers, best.x, np.abs(best.x - center) < _BOUND - 0.01)
     return Parameters(
         tuple(round_significant(np.exp(best.x)).tolist()),
         () if covariance is None else tuple(round_significant(covariance).ravel().tolist()),
@@ -249,24 +294,25 @@ def _maximise(likelihood: Callable[[Array], float], middle: Array, customers: in
     )
 
 
-def _covariance(likelihood: Callable[[Array], float], at: Array, is_free: NDArray[np.bool_]) -> Array | None:
+def _covariance(slopes: Callable[[Array], Array], at: Array, is_free: NDArray[np.bool_]) -> Array | None:
     """Return the inverse of the observed information of the logarithms; 0 for those that are not free.
 
     None where the information is not positive definite: the customers do not determine all parameters, as where hardly
     anyone stops, and no interval would be true.
+
+    Args:
+        slopes: Returns the derivatives of the negative logarithm of the likelihood.
+        at: The logarithms of the parameters.
+        is_free: Which parameters are not at a bound.
     """
-    free, step, size = np.flatnonzero(is_free), 1e-3, len(at)
-    hessian = np.zeros((size, size))
-    for i in free:
-        for j in free:
-            corners = [
-                sign_i * sign_j * likelihood(np.exp(at + step * (sign_i * np.eye(size)[i] + sign_j * np.eye(size)[j])))
-                for sign_i in (-1, 1)
-                for sign_j in (-1, 1)
-            ]
-            hessian[i, j] = -sum(corners) / (4 * step**2)
-    covariance, information = np.zeros((size, size)), hessian[np.ix_(free, free)]
-    if not (np.linalg.eigvalsh(information) > 0).all():
+    step, free = 1e-4, np.ix_(is_free, is_free)
+    differences = [(slopes(at + move) - slopes(at - move)) / (2 * step) for move in step * np.eye(len(at))]
+    information = np.array(differences)[free]
+    information = (information + information.T) / 2
+    found = np.linalg.eigvalsh(information)
+    # Below this share, the sign is that of rounding errors.
+    if not (found > 1e-7 * np.abs(found).max(initial=0)).all():
         return None
-    covariance[np.ix_(free, free)] = np.linalg.inv(information)
+    covariance = np.zeros((len(at), len(at)))
+    covariance[free] = np.linalg.inv(information)
     return covariance

@@ -134,12 +134,18 @@ def _write_database(
     *,
     constraints: bool = True,
 ) -> dict[str, int]:
-    """Write the rows of each SELECT as Parquet into the folder, and load these files into a new database."""
+    """Write the rows of each SELECT as Parquet into the folder, and load these files into a new database.
+
+    Returns:
+        The number of rows of each table.
+    """
+    rows = {}
     for contract, select in selects.items():
         ordered = f"select * from ({select}) order by {contract.key_order}"  # noqa: S608 - own SQL
         file = literal(str(folder / f"{contract.table}.parquet"))
         with statements_for(table=contract.table):
-            connection.execute(f"copy ({ordered}) to {file} (format parquet, compression zstd)")
+            copied = connection.execute(f"copy ({ordered}) to {file} (format parquet, compression zstd)").fetchall()
+        rows[contract.table] = int(copied[0][0])
     with _new_database(connection, database) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
         written.begin()
@@ -153,10 +159,7 @@ def _write_database(
         for macro in macros:
             written.execute(macro)
         written.commit()
-    return {
-        contract.table: connection.execute(f"select count(*) from ({select})").fetchall()[0][0]  # noqa: S608 - own SQL
-        for contract, select in selects.items()
-    }
+    return rows
 
 
 @contextmanager

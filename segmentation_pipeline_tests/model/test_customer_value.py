@@ -2,6 +2,8 @@
 
 import csv
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from segmentation_pipeline.model.customer_value import (
     fit_purchases,
     fit_spend,
     probability_active,
+    purchase_gradient,
     purchase_log_likelihood,
+    spend_gradient,
     spend_log_likelihood,
     standard_error,
 )
@@ -143,6 +147,25 @@ def test_sample_of_the_customers_gives_similar_parameters(cdnow: dict[str, Array
     assert np.log(sample.values) == pytest.approx(np.log(fitted.values), abs=0.5)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "gradient", "parameters", "columns"),
+    [
+        (purchase_log_likelihood, purchase_gradient, (0.2, 4.4, 0.8, 2.4), ([0, 1, 7], [0, 3, 30], [9, 38, 31])),
+        (spend_log_likelihood, spend_gradient, (6.2, 3.7, 15.4), ([1, 2, 7], [3, 30, 250])),
+    ],
+)
+def test_gradient_is_the_slope_of_the_likelihood(
+    likelihood: Callable[..., Array],
+    gradient: Callable[..., Array],
+    parameters: tuple[float, ...],
+    columns: tuple[list[float], ...],
+) -> None:
+    at, arrays, step = floats(*parameters), [floats(*column) for column in columns], 1e-5
+    moves = step * np.eye(len(at))
+    slopes = [(likelihood(at + move, *arrays) - likelihood(at - move, *arrays)) / (2 * step) for move in moves]
+    assert gradient(at, *arrays) == pytest.approx(np.array(slopes), rel=1e-6, abs=1e-8)
+
+
 @pytest.mark.parametrize("number", [0, 1, 29])
 def test_too_few_repeating_customers_are_a_reason(number: int) -> None:
     repeats = np.repeat([1.0, 0.0], [number, 200])
@@ -165,9 +188,9 @@ def test_customers_who_are_all_alike_are_fitted_within_bounds() -> None:
 def test_parameters_that_the_customers_do_not_determine_have_no_interval() -> None:
     """The first likelihood is flat in a parameter, the second a saddle; the third has the variances 1/2 and 1/8."""
     at, free = np.zeros(2), np.ones(2, bool)
-    for flat in (lambda v: -(np.log(v[0]) ** 2), lambda v: -(np.log(v[0]) ** 2) + np.log(v[1]) ** 2):
-        assert customer_value._covariance(flat, at, free) is None
-    found = customer_value._covariance(lambda v: -(np.log(v[0]) ** 2) - 4 * np.log(v[1]) ** 2, at, free)
+    for curvatures in ([2, 0], [2, -2]):
+        assert customer_value._covariance(partial(np.multiply, curvatures), at, free) is None
+    found = customer_value._covariance(lambda logs: np.array([2, 8]) * logs, at, free)
     assert found == pytest.approx(np.diag([0.5, 0.125]), abs=1e-6)
     undetermined = Parameters((0.2, 4.0, 0.8, 2.4), (), -1.0, 100)
     assert np.isnan(standard_error(undetermined, lambda values: np.full(3, values[0]))).all()

@@ -159,15 +159,12 @@ class Ingestion:
 
     def _run(self, path: Path) -> list[str]:
         """Run the job and return the failures without a message; others are allowed."""
-        import dagster as dg
-
         from segmentation_pipeline_tests.scenarios import run_job
 
         data = self.folder / "data"
         environment = {"SEGMENTATION_RETAILER": path, "SEGMENTATION_SOURCE": self.good, "SEGMENTATION_DATA": data}
         os.environ |= {name: str(value) for name, value in environment.items()}
-        with dg.DagsterInstance.ephemeral() as instance:
-            result = run_job(instance)
+        result = run_job()
         shutil.rmtree(data, ignore_errors=True)
         failures = [event.step_failure_data for event in result.get_step_failure_events()]
         return [str(failure.error)[:500] for failure in failures if not failure.user_failure_data]

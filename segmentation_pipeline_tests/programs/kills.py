@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,6 @@ from segmentation_pipeline_tests.scenarios import (
 SEED = 20_240_229
 # The kills are divided into so many parts, so that two processes can share them.
 PARTS = 5
-_until_the_end = ExitStack()
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ def _nothing() -> None: ...
 
 def _store_no_events() -> None:
     """Store no events in this process, until it ends."""
-    instance = _until_the_end.enter_context(instance_without_events())
-    mock.patch.object(dg.DagsterInstance, "get", return_value=instance).start()
+    mock.patch.object(dg.DagsterInstance, "get", return_value=instance_without_events()).start()
 
 
 def _kill_after_step(number: int) -> None:

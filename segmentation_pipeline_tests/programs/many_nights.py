@@ -93,8 +93,8 @@ class DailyFiles:
         """Run ingestion alone, and return how many files and bytes it read."""
         self._set_environment()
         job = definitions().resolve_job_def("nightly_segmentation")
-        with instance_without_events() as instance:
-            result = job.execute_in_process(instance=instance, run_config=QUIET, asset_selection=INGESTION)
+        instance = instance_without_events()
+        result = job.execute_in_process(instance=instance, run_config=QUIET, asset_selection=INGESTION)
         [metadata, *_] = [event.materialization.metadata for event in result.get_asset_materialization_events()]
         files, size = (metadata[name].value for name in ("files_read", "bytes_read"))
         assert isinstance(files, int)

@@ -17,7 +17,13 @@ from segmentation_pipeline.segments import backtest
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.commands import segments
-from segmentation_pipeline_tests.scenarios import Line, definitions, regular_customers, write_csv
+from segmentation_pipeline_tests.scenarios import (
+    Line,
+    definitions,
+    instance_without_events,
+    regular_customers,
+    write_csv,
+)
 from segmentation_pipeline_tests.shops import Shop
 
 SEGMENTS = Path(sys.executable).with_name("segments")
@@ -34,12 +40,14 @@ def _night_of(line: Line) -> int:
 def night(shop: Shop, number: int) -> None:
     """Add the month's file and run the job; the model group is included, so that every run is alike."""
     write_csv(shop.source / f"{number}.csv", [line for line in regular_customers() if _night_of(line) == number])
+    run_id, instance = f"0000000{number}-0000-4000-8000-000000000000", instance_without_events()
     with pytest.MonkeyPatch.context() as environment:
         shop.enter(environment)
         result = (
             definitions()
             .resolve_job_def(REFIT_JOB)
             .execute_in_process(
+                instance=instance,
                 run_config={
                     "ops": {"segmentation_model": {"config": {"refit": number == REFIT}}},
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -47,9 +55,11 @@ def night(shop: Shop, number: int) -> None:
                         "retailer": {"config": {"as_of": NIGHTS[number - 1], "accept_change": number == REFIT}}
                     },
                 },
-                run_id=f"0000000{number}-0000-4000-8000-000000000000",
+                run_id=run_id,
             )
         )
+    # A copy of the shop runs the same night.
+    instance.delete_run(run_id)
     assert result.success
 
 
