@@ -84,7 +84,7 @@ class Shop:
                 " order by hash(source_file, source_sheet, source_line, cast($order as integer))",
                 {"as_of": as_of, "order": order},
             )
-            for table in ("customer_totals", "inter_purchase_times", "rfm_features"):
+            for table in ("invoice_totals", "customer_totals", "inter_purchase_times", "rfm_features"):
                 warehouse.write([TableWrite(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
             return training.read_features(warehouse).to_numpy().copy()
 

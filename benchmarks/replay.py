@@ -47,7 +47,14 @@ WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
 # Nights between refits; nights within which a return counts as A→B→A; days of later spend.
 REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)
-BEFORE_MODEL = ("customer_totals", "inter_purchase_times", "rfm_features", "inactive_customers", "previous_segments")
+BEFORE_MODEL = (
+    "invoice_totals",
+    "customer_totals",
+    "inter_purchase_times",
+    "rfm_features",
+    "inactive_customers",
+    "previous_segments",
+)
 AFTER_MODEL = (
     "outlier_flags",
     "outlier_customers",

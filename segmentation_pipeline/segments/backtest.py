@@ -15,7 +15,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END
 from segmentation_pipeline.segments.past_customers import LATER, NUMBERS, month_ends
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -103,9 +103,8 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     )
     compared = set(model.pop("compared_month_ends") or ())
     settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
-    compact_lines(database)
     resamples = Resamples(
-        database.row("select count(distinct customer_id) as customers from temp.compact_lines")["customers"],
+        database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"],
         random_state=thresholds.FIT.random_state,
         resamples=thresholds.BACKTEST.resamples,
     )

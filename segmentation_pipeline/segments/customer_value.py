@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
@@ -49,14 +49,14 @@ _LATER = """
 select
     customer_id,
     sum(amount) as spend,
-    count(distinct case when not is_cancellation and amount >= 0 then cast(transaction_at as date) end) as purchases
-from temp.compact_lines
+    count(distinct case when is_purchase then cast(transaction_at as date) end) as purchases
+from main.invoice_totals
 where transaction_at >= $as_of and transaction_at < $until
 group by customer_id
 """
 _PAST = """
 select customer_id, sum(amount) as spend
-from temp.compact_lines
+from main.invoice_totals
 where transaction_at >= $year_before and transaction_at < $as_of
 group by customer_id
 """
@@ -266,8 +266,7 @@ def _tried(
 
     days = HORIZONS[0]
     start = as_of - timedelta(days=days)
-    compact_lines(database)
-    first = database.row("select min(transaction_at) as first_at from temp.compact_lines")["first_at"]
+    first = database.row("select min(transaction_at) as first_at from invoice_totals")["first_at"]
     if first is None or start - first < timedelta(days=thresholds.BACKTEST.history_days):
         return [], []
     year = min(365.0, (start - first) / timedelta(days=1))

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.tables.catalog import macros_called_by, select_of
-from segmentation_pipeline.tables.contract import literal, quoted
+from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.derivation import derivation_of
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
@@ -32,24 +32,11 @@ select
 from rfm_features as features
 inner join nearest_segments as nearest on features.customer_id = nearest.customer_id
 """
-# The lines of `clean_transactions` as far as recency, frequency and money depend on them: lines of one invoice at one
-# time are added up, those with money apart from refunds, because only they are purchases.
-_COMPACT_LINES = """
-create temp table compact_lines as
-select
-    customer_id,
-    invoice,
-    transaction_at,
-    is_cancellation,
-    cast(sum(amount) as decimal(38, 4)) as amount,
-    cast(null as varchar) as stock_code,
-    cast(null as varchar) as country
-from clean_transactions
-group by customer_id, invoice, transaction_at, is_cancellation, amount >= 0
-"""
-# The inputs of a past month end: the lines before it, and no previous segments, so that hysteresis plays no part.
+# The inputs of a past month end: the invoices before it, and no previous segments, so that hysteresis plays no part.
+# Without products and countries, which no column of a past month end needs.
 AS_OF_MONTH_END = {
-    "clean_transactions": "select * from temp.compact_lines where transaction_at < $as_of",
+    "invoice_totals": "select * replace ('' as country) from main.invoice_totals where transaction_at < $as_of",
+    "clean_transactions": "select * from main.clean_transactions where false",
     "previous_segments": "select * from main.previous_segments where false",
 }
 
@@ -65,7 +52,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     """
     _reset_if_missing(database, TABLES)
     text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
-    code = f"{_COMPACT_LINES} {text} {macros_called_by(text)} {settings.history_digest}"
+    code = f"{text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
     derived = derivation_of(database, "history_months", select, settings.sql_values | digest, QueryInputs()).write
     stored = database.rows("select * from history_months order by month_end")
@@ -73,21 +60,16 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     if derived.files is None:
         wanted = database.rows(f"{select} order by month_end", **bound_values(select, settings.sql_values | digest))
     if wanted == stored:
-        drop_compact_lines(database)
         unchanged = [TableWrite(table, files=frozenset()) for table in TABLES]
         return [replace(unchanged[0], versions=derived.versions), *unchanged[1:]], QueryInputs(), []
     restated = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
     scratch = "restated_history"
     database.connection.execute(f"drop table if exists temp.{quoted(scratch)}")
-    if restated:
-        compact_lines(database)
     for number, month in enumerate(restated):
         target = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
         values = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
         database.execute(f"{target} {text}", settings.sql_values | values)
-    # The last step that reads it.
-    drop_compact_lines(database)
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
         select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
@@ -105,27 +87,6 @@ def _reset_if_missing(database: Warehouse, tables: Sequence[str]) -> None:
         for table in tables:
             database.drop(table)
         database.create_missing(tables)
-
-
-def compact_lines(database: Warehouse) -> None:
-    """Aggregate `clean_transactions` into the temporary table that the SELECTs of past month ends read.
-
-    Every month end reads all lines before it. An invoice has twenty lines on average in Online Retail. The table is
-    kept for the next step that reads it, as long as the lines are the same.
-    """
-    versions = database.versions("clean_transactions")
-    version = hashlib.sha256(repr(sorted(versions.items())).encode()).hexdigest()
-    comment = "select comment from duckdb_tables() where table_name = 'compact_lines' and temporary"
-    if versions and database.rows(comment) == [{"comment": version}]:
-        return
-    drop_compact_lines(database)
-    database.connection.execute(_COMPACT_LINES)
-    database.connection.execute(f"comment on table compact_lines is {literal(version)}")
-
-
-def drop_compact_lines(database: Warehouse) -> None:
-    """Delete the temporary table, which takes memory."""
-    database.connection.execute("drop table if exists temp.compact_lines")
 
 
 def month_list(months: Sequence[datetime]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END, compact_lines
+from segmentation_pipeline.segments.history import AS_OF_MONTH_END
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
 
@@ -25,22 +25,22 @@ LATER = """
 select
     customer_id,
     sum(amount) as spend,
-    max(case when not is_cancellation and amount >= 0 then 1 else 0 end) as returned
-from temp.compact_lines
+    max(case when is_purchase then 1 else 0 end) as returned
+from main.invoice_totals
 where transaction_at >= $as_of and transaction_at < $until
 group by customer_id
 """
 # A customer has one number at every month end, because its noise is that of all of them.
 NUMBERS = """
 select customer_id, row_number() over (order by customer_id) - 1 as number
-from (select distinct customer_id from temp.compact_lines)
+from (select distinct customer_id from main.invoice_totals)
 """
 # A systematic sample of the customers, if there are more than its size.
 _SAMPLED = """
 select customer_id, number
 from (
     select customer_id, row_number() over (order by customer_id) - 1 as number, count(*) over () as customers
-    from (select distinct customer_id from temp.compact_lines)
+    from (select distinct customer_id from main.invoice_totals)
 )
 where number * $size % customers < $size
 """
@@ -57,12 +57,12 @@ inner join temp.sampled_customers as sampled on features.customer_id = sampled.c
 left join later on features.customer_id = later.customer_id
 order by sampled.number
 """
-_LINES = """
-select lines.*
-from temp.compact_lines as lines
-inner join temp.sampled_customers as sampled on lines.customer_id = sampled.customer_id
-where lines.transaction_at < $as_of
+_SAMPLED_INVOICES = """
+select totals.*
+from invoice_totals as totals
+inner join temp.sampled_customers as sampled on totals.customer_id = sampled.customer_id
 """
+_OF_SAMPLED = AS_OF_MONTH_END["invoice_totals"].replace("main.invoice_totals", "temp.sampled_invoices")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def month_ends(database: Warehouse, as_of: datetime) -> list[datetime]:
     """Return the month ends with enough days before them to form segments, and enough after them to evaluate them."""
     rows = database.rows(
         "with span as (select min(transaction_at) as first_at, date_trunc('month', min(transaction_at))"
-        " + interval '1' month as first_end from clean_transactions),"
+        " + interval '1' month as first_end from invoice_totals),"
         " month_ends as (select unnest(generate_series(first_end, cast($as_of as timestamp), interval '1' month))"
         " as month_end from span)"
         " select month_end from month_ends cross join span"
@@ -124,17 +124,17 @@ def read_customers(database: Warehouse, settings: Retailer, as_of: datetime, unt
     """Return the sampled customers at a past time, sorted by number, and what they spent until a later one."""
     import numpy as np
 
-    inputs = {**AS_OF_MONTH_END, "clean_transactions": _LINES, "later": LATER}
+    inputs = {**AS_OF_MONTH_END, "invoice_totals": _OF_SAMPLED, "later": LATER}
     values = settings.sql_values | {"as_of": as_of, "until": until}
     found = database.fetch(inline_upstream(_CUSTOMERS, inputs), values)
     return PastCustomers(found["number"], np.column_stack([found[name] for name in FEATURES]), found["spend"])
 
 
 def _sample(database: Warehouse) -> None:
-    """Create the temporary tables of the lines and of the sampled customers."""
-    compact_lines(database)
+    """Create the temporary tables of the sampled customers and of their invoices."""
     size = thresholds.SEARCH.compared_customers
     database.execute(f"create or replace temp table sampled_customers as {_SAMPLED}", {"size": size})
+    database.connection.execute(f"create or replace temp table sampled_invoices as {_SAMPLED_INVOICES}")
 
 
 def _month(database: Warehouse, settings: Retailer, month: datetime) -> "PastMonth":

@@ -13,14 +13,11 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, dependencies, tables_read_by
 
-_RAW, _CLEAN, _LINE = "raw_transactions", "clean_transactions", "source_line"
+_RAW, _CLEAN, _INVOICES, _LINE = "raw_transactions", "clean_transactions", "invoice_totals", "source_line"
 # Values that the rows of a table by customer do not depend on.
 _AS_OF = frozenset({"as_of", "to_end_of_day"})
-_OF_FILES = f"select * from main.{_RAW} where source_file in (select unnest($derived_files))"  # noqa: S608 - own SQL
-_OF_CUSTOMERS = (
-    f"select * from main.{_CLEAN} where customer_id in"  # noqa: S608 - own SQL
-    f" (select customer_id from main.{_CLEAN} where source_file in (select unnest($derived_files)))"
-)
+_IN_FILES = "source_file in (select unnest($derived_files))"
+_OF_CUSTOMERS = f"customer_id in (select customer_id from main.{_INVOICES} where {_IN_FILES})"  # noqa: S608 - own SQL
 
 
 @dataclass(frozen=True)
@@ -59,16 +56,16 @@ def derivation_of(
         select: Its SELECT.
         values: The values that the SELECT may bind, beside those of the inputs.
         inputs: Relations that the SELECT reads beside the tables.
-        by_file: Whether the rows of a source file depend on its lines in `raw_transactions` alone.
-        by_customer: Whether the row of a customer depends on its lines in `clean_transactions` alone, and not on the
-            as-of date.
+        by_file: Whether the rows of a source file depend on its rows in the one table that the SELECT reads alone.
+        by_customer: Whether the row of a customer depends on its lines in `clean_transactions` and `invoice_totals`
+            alone, and not on the as-of date.
     """
     stored = dependencies(select)
     versions = {name: _version_of(database, name) for name in stored}
     if not all(versions.values()):
         return Derivation(TableWrite(table, select), inputs, "all rows, as in every run")
-    by_file = by_file and stored == [_RAW]
-    by_customer = by_customer and stored == [_CLEAN] and WHOLE_TABLE not in versions[_CLEAN]
+    has_parts = all(WHOLE_TABLE not in version for version in versions.values())
+    by_file, by_customer = by_file and has_parts, by_customer and has_parts
     thresholds = inputs.thresholds if by_file else {}
     texts = [select, *(text for name, text in inputs.relations.items() if name in tables_read_by(select))]
     code = _code_digest(
@@ -78,8 +75,11 @@ def derivation_of(
     )
     if by_file or by_customer:
         reached = _reached_thresholds(database, inputs) if by_file else {}
-        parts = versions[_RAW if by_file else _CLEAN]
-        wanted = {file: f"{code}-{_digest(version, reached.get(file, ''))}" for file, version in parts.items()}
+        # Every file with lines is in each of the tables that it reads.
+        wanted = {
+            file: f"{code}-{_digest(*(version.get(file, '') for version in versions.values()), reached.get(file, ''))}"
+            for file in versions[stored[0]]
+        }
     else:
         wanted = {WHOLE_TABLE: f"{code}-{_digest(*(repr(sorted(version.items())) for version in versions.values()))}"}
     current = database.versions(table) if database.has(table) else {}
@@ -93,9 +93,10 @@ def derivation_of(
     if is_whole or (by_customer and files & current.keys()):
         reason = _why_all(current, code, [*stored, *thresholds])
         return Derivation(TableWrite(table, select, versions=wanted), inputs, reason)
-    lines = {_RAW: _OF_FILES} if by_file else {_CLEAN: _OF_CUSTOMERS}
+    condition = _IN_FILES if by_file else _OF_CUSTOMERS
+    parts = {name: f"select * from main.{quoted(name)} where {condition}" for name in stored}  # noqa: S608 - own SQL
     restricted = QueryInputs(
-        {**lines, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
+        {**parts, **inputs.relations}, {**inputs.values, "derived_files": sorted(files)}, inputs.thresholds
     )
     of_all = f"of {len(current.keys() | wanted.keys()):,} files"
     reason = (

@@ -41,16 +41,16 @@ VALUE = {"customer_value_model", "customer_value_calibration", "customer_value_e
 PYTHON: dict[str, set[str]] = {
     "ingested_files": set(),
     "erased_customers": set(),
-    **{name: {"clean_transactions", "rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
+    **{name: {"invoice_totals", "rfm_features", "previous_segments", "inactive_customers"} for name in MODEL},
     **{
-        name: {"clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"}
+        name: {"invoice_totals", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"}
         for name in BACKTEST
     },
     **{
-        name: {"clean_transactions", "rfm_features", "previous_segments", *ACTIVE_MODEL_TABLES}
+        name: {"invoice_totals", "rfm_features", "previous_segments", *ACTIVE_MODEL_TABLES}
         for name in ("history_months", "segment_history")
     },
-    **{name: {"clean_transactions", "rfm_features", "segmentation_models", "kmeans_model"} for name in VALUE},
+    **{name: {"invoice_totals", "rfm_features", "segmentation_models", "kmeans_model"} for name in VALUE},
     "customer_value": {"rfm_features", "customer_value_model"},
     "model_drift": {"customer_segments", "normal_customers", "previous_segments", "model_features"},
     "release": {contract.table for contract in published()},
@@ -64,7 +64,6 @@ BUILT_FROM: dict[str, set[str]] = {
     "judged_transactions": {"raw_transactions"},
     "cleaning_rules": set(),
     "read_lines": set(),
-    "compact_lines": {"clean_transactions"},
     "assigned_by_previous_model": {"assigned_segments", "segmentation_models"},
 }
 WARNINGS = {

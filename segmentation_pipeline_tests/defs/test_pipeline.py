@@ -7,8 +7,15 @@ import numpy as np
 from segmentation_pipeline_tests.scenarios import assets_up_to, line, regular_customers
 from segmentation_pipeline_tests.shops import FIRST_NIGHT, ODD_LINES, REFIT_NIGHT, Shop
 
-# They number the lines of files.
-LINE_TABLES = {"raw_transactions", "ingested_files", "rejected_transactions", "clean_transactions", "unparsed_values"}
+# They name files, and number their lines.
+LINE_TABLES = {
+    "raw_transactions",
+    "ingested_files",
+    "rejected_transactions",
+    "clean_transactions",
+    "unparsed_values",
+    "invoice_totals",
+}
 
 
 def test_a_run_publishes_every_customer_in_one_segment(finished_template: Shop) -> None:

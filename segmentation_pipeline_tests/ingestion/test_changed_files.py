@@ -22,6 +22,7 @@ ASSETS = (
     "clean_transactions",
     "rejected_transactions",
     "cleaning_report",
+    "invoice_totals",
     "customer_totals",
     "inter_purchase_times",
     "rfm_features",
@@ -172,13 +173,14 @@ def test_a_night_writes_the_lines_of_new_files_alone(shop: Shop) -> None:
     found = reasons(shop)
     assert {text.split(",")[0] for text in found.values()} == {"no rows"}
     assert found["rfm_features"] == (
-        "no rows, because clean_transactions, customer_totals, inter_purchase_times and the settings are as before"
+        "no rows, because customer_totals, inter_purchase_times, invoice_totals and the settings are as before"
     )
     kept = rowids(shop, "a.csv")
     shop.add_files({"c": File("csv", [Row(line(invoice="700002"), None, None, True)], "\n")})
     found = reasons(shop)
     assert found["clean_transactions"] == "the rows of 1 of 3 files, because their lines changed"
-    assert found["rfm_features"].startswith("all rows, because clean_transactions")
+    assert found["invoice_totals"] == found["clean_transactions"]
+    assert found["rfm_features"].startswith("all rows, because customer_totals")
     assert rowids(shop, "a.csv") == kept
     assert len(rowids(shop, "c.csv")) == 1
 

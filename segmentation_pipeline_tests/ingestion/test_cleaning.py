@@ -266,7 +266,7 @@ def test_negative_money_is_a_refund_without_a_pattern(
 
 
 def features_of(warehouse: Warehouse, retailer: Retailer) -> dict[str, dict[str, Any]]:
-    for table in ("customer_totals", "inter_purchase_times", "rfm_features"):
+    for table in ("invoice_totals", "customer_totals", "inter_purchase_times", "rfm_features"):
         [result] = warehouse.write([TableWrite(table, select_of(table))], retailer.sql_values)
         assert not result.violations
     rows = warehouse.rows(

@@ -40,7 +40,7 @@ def retailer_of(**sections: Any) -> Retailer:
 def read(warehouse: Warehouse, retailer: Retailer, base: Path) -> list[Overlap]:
     """Read a source, and return which lines of which file are found again in which other."""
     read_source(warehouse, retailer, base)
-    for table in ("clean_transactions", "file_overlaps"):
+    for table in ("clean_transactions", "invoice_totals", "file_overlaps"):
         inputs = cleaning.query_inputs(retailer)
         [result] = warehouse.write([TableWrite(table, select_of(table))], retailer.sql_values, inputs)
         assert not result.violations

@@ -10,7 +10,7 @@ import numpy as np
 from segmentation_pipeline.tables.catalog import contracts, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
-from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
 
 timestamp = datetime.fromisoformat
 AS_OF = timestamp("2024-03-31 12:00:00")
@@ -34,7 +34,12 @@ def store(warehouse: Warehouse, table: str, *rows: Row) -> None:
 
 
 def derive(warehouse: Warehouse, table: str, relations: dict[str, str] | None = None, **values: Any) -> list[Row]:
-    """Return the rows of a table's SELECT, which follow its contract, in the order of the key."""
+    """Return the rows of a table's SELECT, which follow its contract, in the order of the key.
+
+    A SELECT that reads `invoice_totals` gets those of the stored lines.
+    """
+    if "invoice_totals" in tables_read_by(select_of(table)):
+        derive(warehouse, "invoice_totals")
     [result] = warehouse.write([TableWrite(table, select_of(table))], values, QueryInputs(relations or {}))
     assert result.violations == ()
     return warehouse.rows(f"select * from {quoted(table)} order by {contracts()[table].key_order}")

@@ -86,6 +86,26 @@ def test_cleaning_report_counts_what_each_rule_rejects_and_leaves(warehouse: War
     ]
 
 
+def test_invoice_totals_adds_up_purchases_apart_from_refunds(warehouse: Warehouse) -> None:
+    """Money paid back on an ordinary invoice is a refund, a free line is part of a purchase."""
+    at = "2024-01-10 10:00:00"
+    lines = [
+        *sales(("a", "1", "P1", at, 10), ("a", "1", "P2", at, 0), ("a", "1", "P3", at, -4), ("a", "C2", "P1", at, 3)),
+        *sales(("a", "1", "P1", at, 5), source_line=9, country=None),
+        *sales(("a", "3", "P1", at, 1), ("a", "3", "P2", at, 2), source_file="query/2024-01"),
+    ]
+    lines[-2]["source_sheet"], lines[-1]["source_sheet"] = "key 1", "key 2"
+    store(warehouse, "clean_transactions", *lines)
+    rows = derive(warehouse, "invoice_totals")
+    assert sorted(columns_of(rows, "source_file", "invoice", "country", "is_purchase", "lines", "amount")) == [
+        ("", "1", "", True, 1, 5),
+        ("", "1", "Spain", False, 1, -4),
+        ("", "1", "Spain", True, 2, 10),
+        ("", "C2", "Spain", False, 1, 3),
+        ("query/2024-01", "3", "Spain", True, 2, 3),
+    ]
+
+
 def test_file_overlaps_lists_the_invoices_that_two_files_have(warehouse: Warehouse) -> None:
     """The largest file has the lines of the others; an invoice with other money is another one."""
     both = [("a", "1", "P1", "2024-01-10", 10), ("a", "1", "P2", "2024-01-10", 5), ("b", "2", "P1", "2024-01-11", 7)]

@@ -103,7 +103,7 @@ def test_a_column_is_derived_from_what_its_expression_names(select: str, sources
         ("clean_transactions", "is_cancellation", "raw_transactions: invoice, amount"),
         ("rejected_transactions", "rule", ""),
         ("raw_transactions", "amount", ""),
-        ("customer_totals", "country", "clean_transactions: country"),
+        ("customer_totals", "country", "invoice_totals: country"),
         ("rfm_thresholds", "threshold", "rfm_features: monetary, frequency, recency"),
         ("kmeans_segments", "cluster", "nearest_centroids: cluster"),
         ("segment_profiles", "median_monetary", "customer_segments: monetary"),
@@ -164,6 +164,7 @@ def test_monetary_of_customer_segments_leads_to_amount_of_raw_transactions(
     assert steps == [
         ("rfm_features", "monetary"),
         ("customer_totals", "monetary"),
+        ("invoice_totals", "amount"),
         ("clean_transactions", "amount"),
         ("raw_transactions", "amount"),
     ]

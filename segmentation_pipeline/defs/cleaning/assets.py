@@ -49,6 +49,7 @@ cleaning_assets = sql_assets(
             inputs=cleaning.query_inputs, explain=explain_loss, by_file=cleaning.is_by_file
         ),
         "rejected_transactions": SqlAssetOptions(inputs=cleaning.query_inputs, by_file=cleaning.is_by_file),
+        "invoice_totals": SqlAssetOptions(by_file=lambda _: True),
         "unparsed_values": SqlAssetOptions(metadata=_unparsed),
         "cleaning_report": SqlAssetOptions(inputs=cleaning.query_inputs, metadata=_report),
     },

@@ -9,7 +9,7 @@ from segmentation_pipeline.warehouse.database import Warehouse
 def _money(database: Warehouse) -> dict[str, Any]:
     """Return revenue and refunds, and the customers without a purchase with their lines and money."""
     row = database.row(
-        "with lines as (select count(*) as lines, coalesce(sum(amount), 0) as money from clean_transactions"
+        "with lines as (select coalesce(sum(lines), 0) as lines, coalesce(sum(amount), 0) as money from invoice_totals"
         " inner join rfm_features using (customer_id) where first_purchase_at is null)"
         " select max(as_of) as as_of, sum(monetary) as revenue, sum(refunds) as refunds,"
         " count(*) filter (where refunds > 0) as with_refunds,"

@@ -56,7 +56,7 @@ def segment_membership(
         table_spec(
             table,
             history.METHOD_VERSION + select_of("history_months"),
-            deps=["clean_transactions", "rfm_features", "previous_segments", *ACTIVE_MODEL_TABLES],
+            deps=["invoice_totals", "rfm_features", "previous_segments", *ACTIVE_MODEL_TABLES],
             kinds=("duckdb", "python"),
         )
         for table in history.TABLES

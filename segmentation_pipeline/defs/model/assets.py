@@ -50,7 +50,7 @@ class FitConfig(dg.Config):
         table_spec(
             table,
             f"{promotion.METHOD_VERSION} {thresholds.FIT} {thresholds.SEARCH} {thresholds.PROMOTION}",
-            deps=["clean_transactions", "rfm_features", "previous_segments", "inactive_customers"],
+            deps=["invoice_totals", "rfm_features", "previous_segments", "inactive_customers"],
             kinds=_FITTED_WITH,
         )
         for table in TABLES
@@ -92,7 +92,7 @@ def _model_metadata(registry: Registry) -> dict[str, Any]:
         table_spec(
             table,
             f"{backtest.METHOD_VERSION} {thresholds.FIT} {thresholds.BACKTEST}",
-            deps=["clean_transactions", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"],
+            deps=["invoice_totals", "rfm_features", "previous_segments", "rfm_segment_map", "segmentation_models"],
             kinds=_FITTED_WITH,
         )
         for table in backtest.TABLES
@@ -113,7 +113,7 @@ def segment_backtest(retailer: RetailerConfig, warehouse: WarehouseResource) -> 
         table_spec(
             table,
             f"{customer_value.METHOD_VERSION} {thresholds.FIT} {thresholds.BACKTEST}",
-            deps=["clean_transactions", "rfm_features", "segmentation_models", "kmeans_model"],
+            deps=["invoice_totals", "rfm_features", "segmentation_models", "kmeans_model"],
             kinds=_VALUE_WITH,
         )
         for table in customer_value.TABLES

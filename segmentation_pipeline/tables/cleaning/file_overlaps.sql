@@ -1,20 +1,16 @@
--- Of a month of a query, which is no file with sheets, source_sheet is the key of each row.
-with lines_of_parts as (
-    select
-        source_file,
-        case when source_file like 'query/%' then '' else source_sheet end as source_sheet,
-        invoice, customer_id, transaction_at, stock_code, quantity, amount
-    from clean_transactions
+with totals as (
+    select source_file, source_sheet, invoice, transaction_at, lines, amount, digest
+    from invoice_totals
     where not $sources_overlap
 ),
 
 parts as (
     select
         source_file, source_sheet,
-        count(*) as lines,
+        sum(lines) as lines,
         min(transaction_at) as first_at,
         max(transaction_at) as last_at
-    from lines_of_parts
+    from totals
     group by source_file, source_sheet
 ),
 
@@ -30,18 +26,17 @@ shared_periods as (
     group by part.source_file, part.source_sheet, part.lines
 ),
 
--- The sum does not depend on the order of the lines.
 invoices as (
     select
-        line.source_file, line.source_sheet, line.invoice,
-        count(*) as lines,
-        sum(line.amount) as amount,
-        sum(hash(line.customer_id, line.transaction_at, line.stock_code, line.quantity, line.amount)) as digest
-    from lines_of_parts as line
+        total.source_file, total.source_sheet, total.invoice,
+        sum(total.lines) as lines,
+        sum(total.amount) as amount,
+        sum(total.digest) as digest
+    from totals as total
     inner join shared_periods as period
-        on line.source_file = period.source_file and line.source_sheet = period.source_sheet
-    where line.transaction_at between period.first_at and period.last_at
-    group by line.source_file, line.source_sheet, line.invoice
+        on total.source_file = period.source_file and total.source_sheet = period.source_sheet
+    where total.transaction_at between period.first_at and period.last_at
+    group by total.source_file, total.source_sheet, total.invoice
 ),
 
 repeated as (

@@ -1,14 +1,12 @@
 with run as (
-    select as_of_time(max(transaction_at), $as_of, $to_end_of_day) as as_of from clean_transactions
+    select as_of_time(max(transaction_at), $as_of, $to_end_of_day) as as_of from invoice_totals
 ),
 
-lines as (
+invoices as (
     select
-        clean.*,
-        -- Negative money on an ordinary invoice is a refund, as on a cancellation; a free line is part of a purchase.
-        not clean.is_cancellation and clean.amount >= 0 as is_purchase,
-        coalesce(clean.transaction_at >= run.as_of - $look_back_days * interval '1' day, true) as is_within
-    from clean_transactions as clean
+        totals.*,
+        coalesce(totals.transaction_at >= run.as_of - $look_back_days * interval '1' day, true) as is_within
+    from invoice_totals as totals
     cross join run
 ),
 
@@ -20,12 +18,22 @@ customers as (
         coalesce(sum(amount), 0) as total_spend,
         coalesce(sum(case when is_purchase and is_within then amount end), 0) as gross,
         coalesce(-sum(case when not is_purchase and is_within then amount end), 0) as refunds,
-        count(distinct case when is_purchase and is_within then stock_code end) as products,
         min(case when is_purchase then transaction_at end) as first_purchase_at,
         max(case when is_purchase then transaction_at end) as last_purchase_at,
         min(transaction_at) as first_line_at
-    from lines
+    from invoices
     group by customer_id
+),
+
+products as (
+    select clean.customer_id, count(distinct clean.stock_code) as products
+    from clean_transactions as clean
+    cross join run
+    where
+        not clean.is_cancellation
+        and clean.amount >= 0
+        and coalesce(clean.transaction_at >= run.as_of - $look_back_days * interval '1' day, true)
+    group by clean.customer_id
 ),
 
 countries as (
@@ -35,8 +43,8 @@ countries as (
         row_number() over (
             partition by customer_id order by sum(case when is_purchase then amount else 0 end) desc, country
         ) as place
-    from lines
-    where country is not null
+    from invoices
+    where country <> ''
     group by customer_id, country
 )
 
@@ -46,11 +54,12 @@ select
     cast(customers.monetary as decimal(18, 4)) as monetary,
     cast(customers.gross as decimal(18, 4)) as gross,
     cast(customers.refunds as decimal(18, 4)) as refunds,
-    cast(customers.products as integer) as products,
+    cast(coalesce(products.products, 0) as integer) as products,
     cast(customers.total_spend as decimal(18, 4)) as total_spend,
     customers.first_purchase_at,
     customers.last_purchase_at,
     customers.first_line_at,
     countries.country
 from customers
+left join products on customers.customer_id = products.customer_id
 left join countries on customers.customer_id = countries.customer_id and countries.place = 1

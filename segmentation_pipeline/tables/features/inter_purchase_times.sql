@@ -1,7 +1,7 @@
 with purchase_days as (
     select distinct customer_id, cast(transaction_at as date) as purchase_day
-    from clean_transactions
-    where not is_cancellation and amount >= 0
+    from invoice_totals
+    where is_purchase
 ),
 
 gaps as (

@@ -1,5 +1,5 @@
 with run as (
-    select as_of_time(max(transaction_at), $as_of, $to_end_of_day) as as_of from clean_transactions
+    select as_of_time(max(transaction_at), $as_of, $to_end_of_day) as as_of from invoice_totals
 )
 
 select

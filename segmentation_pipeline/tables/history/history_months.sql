@@ -7,7 +7,7 @@ span as (
         min(transaction_at) as first_at,
         date_trunc('month', min(transaction_at)) + interval '1' month as first_end,
         max(transaction_at) as last_at
-    from clean_transactions
+    from invoice_totals
 ),
 
 month_ends as (
@@ -16,13 +16,13 @@ month_ends as (
     cross join run
 ),
 
--- A sum of hashes does not depend on the order of lines; a late line changes every month after it.
+-- A sum of hashes does not depend on the order of rows; a late line changes every month after it.
 monthly as (
     select
         date_trunc('month', transaction_at) + interval '1' month as month_end,
-        count(*) as lines,
-        sum(cast(hash(customer_id, invoice, transaction_at, amount, is_cancellation) % 1000000007 as bigint)) as print
-    from clean_transactions
+        sum(lines) as lines,
+        sum(cast(hash(customer_id, invoice, transaction_at, lines, amount, is_purchase) % 1000000007 as bigint)) as print
+    from invoice_totals
     group by date_trunc('month', transaction_at) + interval '1' month
 ),
 

@@ -5,13 +5,13 @@ with run as (
 sales as (
     select
         case when customers.customer_group = 'outlier' then customers.segment_key end as segment_key,
-        month(clean.transaction_at) as month_of_year,
-        sum(clean.amount) as revenue,
-        count(distinct case when not clean.is_cancellation and clean.amount >= 0 then clean.invoice end) as purchases
-    from clean_transactions as clean
-    inner join customer_segments as customers on clean.customer_id = customers.customer_id
+        month(totals.transaction_at) as month_of_year,
+        sum(totals.amount) as revenue,
+        count(distinct case when totals.is_purchase then totals.invoice end) as purchases
+    from invoice_totals as totals
+    inner join customer_segments as customers on totals.customer_id = customers.customer_id
     cross join run
-    where coalesce(clean.transaction_at >= run.as_of - $look_back_days * interval '1' day, true)
+    where coalesce(totals.transaction_at >= run.as_of - $look_back_days * interval '1' day, true)
     group by 1, 2
 ),
 
