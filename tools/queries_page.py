@@ -1,7 +1,7 @@
 """Write `docs/queries.md`: the questions in `docs/queries/`, their SQL, and their answers on the sample.
 
-`python tools/queries_page.py DOCS` runs the sample twice in a temporary folder, runs every query on the release, and
-writes the page into the folder DOCS. `make queries` runs it.
+`python tools/queries_page.py DOCS [FOLDER]` runs the sample twice in a new folder, by default a temporary one. It runs
+every query on the release, and writes the page into the folder DOCS. `make queries` runs it.
 """
 
 import os
@@ -117,22 +117,23 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("|", "\\|")
 
 
-def answers_of_the_sample(docs: Path) -> list[tuple[Query, Answer]]:
-    """Run the sample in a temporary folder, and every query on its release."""
+def answers_of_the_sample(docs: Path, folder: Path) -> list[tuple[Query, Answer]]:
+    """Run the sample in the folder `data` of a folder, and every query on its release."""
     segments = Path(sys.executable).with_name("segments")
-    with TemporaryDirectory() as folder:
-        unset = {name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"}
-        environment = {name: value for name, value in os.environ.items() if name not in unset}
-        environment["SEGMENTATION_DATA"] = str(Path(folder) / "data")
-        for arguments in _RUNS:
-            command = [str(segments), "run", *arguments]
-            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - own command
-        # The queries name the files of the sample relative to the project, which has the folder `data`.
-        os.chdir(folder)
-        with duckdb.connect(_RELEASE, read_only=True) as connection:
-            return [(query, answer(connection, query.sql)) for query in queries(docs)]
+    unset = {name for name in os.environ if name.startswith("SEGMENTATION_") or name == "DAGSTER_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment["SEGMENTATION_DATA"] = str(folder / "data")
+    for arguments in _RUNS:
+        command = [str(segments), "run", *arguments]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - own command
+    # The queries name the files of the sample relative to the project, which has the folder `data`.
+    os.chdir(folder)
+    with duckdb.connect(_RELEASE, read_only=True) as connection:
+        return [(query, answer(connection, query.sql)) for query in queries(docs)]
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]).resolve()
-    (target / "queries.md").write_text(page(answers_of_the_sample(target)), "utf-8")
+    with TemporaryDirectory() as temporary:
+        written = page(answers_of_the_sample(target, Path(*sys.argv[2:3] or [temporary]).resolve()))
+    (target / "queries.md").write_text(written, "utf-8")

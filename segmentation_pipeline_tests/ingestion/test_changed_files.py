@@ -117,7 +117,7 @@ def change(shop: Shop, versions: Versions, random: Random) -> None:
         shop.set("cleaning", refunds=random.choice(["net", "ignore"]))
 
 
-@settings(max_examples=examples(4), **SAME)
+@settings(max_examples=examples(3), **SAME)
 @given(seed=st.integers(0, 2**32))
 def test_tables_after_any_nights_equal_a_rebuild(seed: int) -> None:
     """Files arrive, change, disappear and supersede others, settings change, and nights are killed between tables."""

@@ -589,7 +589,7 @@ def expected_rules(files: Sequence[Sequence[Line]], *, ignore: bool, overlap: bo
     return found
 
 
-@settings(max_examples=examples(6), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(4), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(files=FILES, ignore=st.booleans(), overlap=st.booleans(), shuffle=st.randoms(use_true_random=False))
 def test_any_lines_reconcile_to_the_penny_in_any_order(
     files: list[list[Line]], ignore: bool, overlap: bool, shuffle: Any

@@ -96,7 +96,7 @@ cells = st.tuples(
 
 @given(st.lists(st.lists(cells, min_size=1, max_size=12), min_size=1, max_size=3))
 @settings(
-    max_examples=examples(20),
+    max_examples=examples(12),
     derandomize=True,
     deadline=None,
     database=None,

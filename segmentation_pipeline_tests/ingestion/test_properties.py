@@ -277,7 +277,7 @@ def numbered(some: Sequence[File]) -> dict[str, File]:
 # -- lines and pence
 
 
-@settings(max_examples=examples(10), **SAME)
+@settings(max_examples=examples(6), **SAME)
 @given(some=SOURCES, delimiter=st.sampled_from(",;\t|"))
 def test_every_line_and_penny_is_clean_or_rejected(some: list[File], delimiter: str) -> None:
     """The expected numbers are counted from the lines that the test writes."""

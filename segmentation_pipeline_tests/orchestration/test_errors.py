@@ -157,9 +157,14 @@ def remount(folder: Path, *, read_only: bool) -> None:
 
 
 def tables_of(releases: Releases) -> dict[str, str]:
-    """Return each table of the working database as text."""
+    """Return each table of the working database as text.
+
+    `table_versions` is left out: a table can be derived from other inputs and still have the same rows.
+    """
     with duckdb.connect(str(releases.folder.parent / "work.duckdb")) as connection:
-        names = connection.execute("select table_name from duckdb_tables() order by 1").fetchall()
+        names = connection.execute(
+            "select table_name from duckdb_tables() where table_name <> 'table_versions' order by 1"
+        ).fetchall()
         return {name: repr(connection.execute(f'from "{name}" order by all').fetchall()) for (name,) in names}
 
 
@@ -264,11 +269,11 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
 ) -> None:
     lines = [
         line(f"{100000 + number % 900000}", f"{10000 + number % 89999}", "A LANTERN WITH A LONG NAME " * 3, *rest)
-        for number, (_, _, _, *rest) in enumerate(regular_customers() * 700)
+        for number, (_, _, _, *rest) in enumerate(regular_customers() * 400)
     ]
     shop, features = Shop.build(tmp_path, lines), assets_up_to("rfm_features")
     shop.enter(monkeypatch)
-    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "120MB")
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "80MB")
     spilled = set[str]()
     over, spill = Event(), shop.folders.working_database.parent / "tmp"
 

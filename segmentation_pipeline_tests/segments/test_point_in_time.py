@@ -129,7 +129,7 @@ LATER_LINES = st.lists(
 )
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(
     later=LATER_LINES,
     as_of=st.sampled_from([DAY, f"{DAY} 23:59:59.999999"]),
