@@ -1,28 +1,25 @@
-"""Write the files of one release, verify them, and hand them over to their readers.
+"""Verify the files of one release, and hand them over to their readers.
 
-Contains what is in the folder of a release, and its permissions. The manifest is in `manifest`; which releases exist,
-and which of them is current, is in `store`.
+Contains what is in the folder of a release, and its permissions. The files are written in `writing`; the manifest is in
+`manifest`; which releases exist, and which of them is current, is in `store`.
 """
 
 import grp
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from segmentation_pipeline.errors import ReleaseError, RetailerError
 from segmentation_pipeline.releases.manifest import MANIFEST
-from segmentation_pipeline.tables.catalog import contracts, published, state_selects, withholdable_columns
-from segmentation_pipeline.tables.contract import Contract, literal, quoted
-from segmentation_pipeline.warehouse.statements import statements_for
+from segmentation_pipeline.tables.catalog import withholdable_columns
+from segmentation_pipeline.tables.contract import literal, quoted
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"
@@ -31,7 +28,6 @@ REPORT = "report.html"
 # Two years older than the newest DuckDB that the package supports; it reads what this storage version writes.
 OLDEST_CLIENT = "1.1.3"
 STORAGE_VERSION = "v1.0.0"
-_NEW_DATABASE = "new_release"
 
 
 @dataclass(frozen=True)
@@ -87,96 +83,6 @@ def check_withheld(columns: Sequence[str]) -> None:
         raise RetailerError(
             f"privacy.withhold: {', '.join(unknown)} cannot be withheld; allowed: {', '.join(withholdable_columns())}"
         )
-
-
-def write_files(
-    connection: duckdb.DuckDBPyConnection, folder: Path, macros: Sequence[str], withheld: Sequence[str]
-) -> dict[str, Any]:
-    """Write the published tables, as a database and as Parquet, and the database of the state.
-
-    Args:
-        connection: The working database. Each table is read in the order of its key.
-        folder: An empty folder.
-        macros: The statements that create functions for consumers.
-        withheld: Columns to leave out of the tables that describe customers.
-
-    Returns:
-        Entries of the manifest: the row count of each table in the working database, and the checksum of each file.
-    """
-    published_contracts = [contract.without(withheld) for contract in published()]
-    selects = {
-        contract: f"select {contract.names} from {quoted(contract.table)}"  # noqa: S608 - quoted names
-        for contract in published_contracts
-    }
-    with statements_for("release"), TemporaryDirectory(dir=folder) as temporary:
-        tables = _write_database(connection, folder / DATABASE, selects, folder, macros)
-        state_tables = {_stored_contract(connection, table): select for table, select in state_selects().items()}
-        state = _write_database(connection, folder / STATE_DATABASE, state_tables, Path(temporary), constraints=False)
-    files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
-    return {"tables": tables, "state": state, "files": files}
-
-
-def _stored_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Contract:
-    """Return the contract of a table with the columns of text that it has beyond it."""
-    contract = contracts()[table]
-    if not contract.has_extra_columns:
-        return contract
-    stored = connection.table(quoted(table)).columns[len(contract.columns) :]
-    return contract.with_extra_columns(dict.fromkeys(stored, ""))
-
-
-def _write_database(
-    connection: duckdb.DuckDBPyConnection,
-    database: Path,
-    selects: Mapping[Contract, str],
-    folder: Path,
-    macros: Sequence[str] = (),
-    *,
-    constraints: bool = True,
-) -> dict[str, int]:
-    """Write the rows of each SELECT as Parquet into the folder, and load these files into a new database.
-
-    Returns:
-        The number of rows of each table.
-    """
-    rows = {}
-    for contract, select in selects.items():
-        ordered = f"select * from ({select}) order by {contract.key_order}"  # noqa: S608 - own SQL
-        file = literal(str(folder / f"{contract.table}.parquet"))
-        with statements_for(table=contract.table):
-            copied = connection.execute(f"copy ({ordered}) to {file} (format parquet, compression zstd)").fetchall()
-        rows[contract.table] = int(copied[0][0])
-    with _new_database(connection, database) as written:
-        # One transaction: otherwise each of the hundred comments waits for the disk.
-        written.begin()
-        for contract in selects:
-            file = escape(str(folder / f"{contract.table}.parquet"))
-            insert = f"insert into {quoted(contract.table)} from read_parquet($file)"
-            with statements_for(table=contract.table):
-                written.execute(contract.ddl(constraints=constraints))
-                written.execute(insert, {"file": file})
-                contract.write_comments(written)
-        for macro in macros:
-            written.execute(macro)
-        written.commit()
-    return rows
-
-
-@contextmanager
-def _new_database(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Create a database, and yield a connection to it that shares the memory of the given one.
-
-    Opening a database of its own takes 14 ms, and as much memory again.
-    """
-    attach = f"attach {literal(str(file))} as {_NEW_DATABASE} (storage_version {literal(STORAGE_VERSION)})"
-    connection.execute(attach)
-    try:
-        with closing(connection.cursor()) as cursor:
-            cursor.execute(f"use {_NEW_DATABASE}")
-            yield cursor
-    finally:
-        # Also writes everything from the log into the file.
-        connection.execute(f"detach {_NEW_DATABASE}")
 
 
 def verify_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

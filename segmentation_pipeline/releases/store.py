@@ -19,6 +19,7 @@ from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases import files
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.manifest import read_manifest, write_manifest
+from segmentation_pipeline.releases.writing import write_files
 from segmentation_pipeline.tables.catalog import CONTRACT_VERSION
 from segmentation_pipeline.warehouse.lock import folder_lock
 
@@ -109,6 +110,8 @@ class Releases:
     ) -> Release:
         """Write a new release from the working database, verify it, and make it current unless publishing is paused.
 
+        Files that the last release made from the same rows are copied from it.
+
         Args:
             connection: The working database. Each table is read in the order of its key.
             entries: Entries of the manifest, beyond those of this module.
@@ -140,7 +143,8 @@ class Releases:
         building = self.folder / f".building-{run_id}"
         building.mkdir(mode=0o700)
         try:
-            write_manifest(building, manifest | files.write_files(connection, building, macros, withheld))
+            last = next(reversed(self.all()), None)
+            write_manifest(building, manifest | write_files(connection, building, macros, withheld, last))
             files.set_permissions(building, group)
             manifest = read_manifest(building)
             if errors := files.verify_files(building, manifest):

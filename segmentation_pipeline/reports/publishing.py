@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from segmentation_pipeline.reports.figures import Drawing
 
 # Entries of the manifest that differ between releases of the same content.
-_OF_ONE_RELEASE = ("release", "run_id", "published_at", "files", "digest")
+_OF_ONE_RELEASE = ("release", "run_id", "published_at", "files", "made_from", "copied", "digest")
 _DIGEST = re.compile(r'<meta name="digest" content="(\w+)">')
 # The digest is in the first lines of a page.
 _HEAD = 2_000

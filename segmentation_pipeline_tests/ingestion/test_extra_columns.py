@@ -15,7 +15,8 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
-from segmentation_pipeline.releases.files import STATE_DATABASE, write_files
+from segmentation_pipeline.releases.files import STATE_DATABASE
+from segmentation_pipeline.releases.writing import write_files
 from segmentation_pipeline.tables.catalog import contracts, select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline_tests.scenarios import write_csv

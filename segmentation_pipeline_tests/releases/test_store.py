@@ -186,6 +186,30 @@ def test_the_manifest_has_the_checksum_of_every_file(shop: Shop) -> None:
     assert is_intact(shop.release)
 
 
+def test_files_of_the_same_rows_are_copied_from_the_last_release(
+    releases: Releases, work: duckdb.DuckDBPyConnection
+) -> None:
+    """A table that changes is written again with the database; so is a file that was damaged meanwhile."""
+    first = releases.find(publish(releases, work, 1))
+    second = releases.find(publish(releases, work, 2))
+    assert first.manifest["copied"] == []
+    assert set(second.manifest["copied"]) == set(second.manifest["files"])
+    damaged = second.folder / "rfm_thresholds.parquet"
+    damaged.chmod(0o600)
+    damaged.write_bytes(b"damaged")
+    work.execute("update segment_profiles set customers = customers + 1")
+    third = releases.find(publish(releases, work, 3))
+    written = set(third.manifest["files"]) - set(third.manifest["copied"])
+    assert written == {"segment_profiles.parquet", "rfm_thresholds.parquet", "segments.duckdb"}
+    assert [is_intact(release) for release in (first, second, third)] == [True, False, True]
+    select = "select * from segment_profiles order by all"
+    for rows in (third.folder / "segment_profiles.parquet", third.database):
+        with duckdb.connect(str(rows) if rows.suffix == ".duckdb" else ":memory:") as connection:
+            source = "segment_profiles" if rows.suffix == ".duckdb" else f"'{rows}'"
+            found = connection.execute(select.replace("segment_profiles", source)).fetchall()
+        assert found == work.execute(select).fetchall()
+
+
 def test_the_files_of_a_release_are_read_only(shop: Shop) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in shop.release.folder.iterdir()}
     assert modes.pop("state.duckdb") == 0o600

@@ -94,6 +94,7 @@ def _metadata(context: dg.AssetExecutionContext, published_release: Release, cur
         "current": current is not None and current.name == published_release.name,
         "customers": published_release.metrics["customers"],
         "revenue": float(published_release.metrics["revenue"]),
+        "files_copied": len(manifest["copied"]),
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
         "seconds": _seconds_since_start(context),
     }
