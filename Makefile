@@ -73,8 +73,8 @@ bench-pages: $(DEVELOPMENT)  ## replay nights, compare numbers of clusters, draw
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs
 
-picture: run  ## the same, and draw the picture of the README
-	$(BIN)/python tools/readme_picture.py docs
+picture: $(DEVELOPMENT) $(CHROMIUM)  ## run the sample in the web interface, and make the pictures of the README
+	$(BIN)/python tools/pictures.py docs
 
 queries: $(DEVELOPMENT)  ## run the sample, and write docs/queries.md with the answers of docs/queries/ on it
 	$(BIN)/python tools/queries_page.py docs

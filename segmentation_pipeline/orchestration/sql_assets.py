@@ -20,6 +20,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import PipelineError, first_line
 from segmentation_pipeline.orchestration.previews import preview_of
 from segmentation_pipeline.orchestration.resources import RetailerConfig, WarehouseResource
+from segmentation_pipeline.reports.figures import FIGURES
 from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.column_lineage import lineage_of_tables
@@ -149,13 +150,27 @@ def table_spec(
     return dg.AssetSpec(
         table,
         deps=deps,
-        description=contract.description,
+        description=contract.description + _where_the_chart_is(table),
         group_name=contract.stage,
         owners=OWNERS,
         kinds=set(kinds),
         code_version=hashlib.sha256(f"{code}{macros_called_by(code)}".encode()).hexdigest()[:8],
         freshness_policy=freshness,
         metadata={"dagster/column_schema": column_schema(contract), "dagster/table_name": table},
+    )
+
+
+def _where_the_chart_is(table: str) -> str:
+    """Return where the page of an asset shows its chart; empty if it has none.
+
+    The page begins with the last materialization, and a chart is an observation, because it is drawn after the release.
+    """
+    titles = [figure.title for figure in FIGURES if figure.asset == table]
+    if not titles:
+        return ""
+    return (
+        f"\n\nChart: *{titles[0]}*, in [Events](/assets/{table}?view=events): the newest entry *Observed*,"
+        " *Show Markdown*."
     )
 
 
@@ -202,15 +217,23 @@ def write_tables(
 
 
 def _lineage_metadata(table: str) -> dict[str, Any]:
-    """Return the column lineage of a table that has a SELECT, without the table itself."""
+    """Return the column lineage of a table that has a SELECT, without the table itself.
+
+    `column_sources` says the same as a table, because only Dagster+ draws `dagster/column_lineage`.
+    """
     lineage = lineage_of_tables(data_folder() / "column_lineage.json").get(table)
     if lineage is None:
         return {}
+    sources = {column: [item for item in found if item.table != table] for column, found in lineage.items()}
     deps = {
-        column: [dg.TableColumnDep(dg.AssetKey(item.table), item.column) for item in sources if item.table != table]
-        for column, sources in lineage.items()
+        column: [dg.TableColumnDep(dg.AssetKey(item.table), item.column) for item in found]
+        for column, found in sources.items()
     }
-    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
+    shown = [
+        dg.TableRecord({"column": column, "from": ", ".join(f"{item.table}.{item.column}" for item in found)})
+        for column, found in sources.items()
+    ]
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps), "column_sources": dg.MetadataValue.table(shown)}
 
 
 def _contract_result(result: WriteResult) -> dg.AssetCheckResult:

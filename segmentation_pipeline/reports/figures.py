@@ -5,11 +5,13 @@ Draws them from the frames of a release, once for the interface and the report. 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from segmentation_pipeline.reports import charts
-from segmentation_pipeline.reports.charts import AnyChart
 from segmentation_pipeline.reports.frames import Frames
 from segmentation_pipeline.reports.rendering import svg_of
+
+if TYPE_CHECKING:
+    from segmentation_pipeline.reports.charts import AnyChart
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,11 @@ class Figure:
     empty: str = ""
 
     @property
-    def function(self) -> Callable[..., AnyChart]:
+    def function(self) -> Callable[..., "AnyChart"]:
         """The function that makes the chart."""
+        # More than a second to import, and every start of Dagster reads which assets have a chart.
+        from segmentation_pipeline.reports import charts
+
         function: Callable[..., AnyChart] = getattr(charts, self.name)
         return function
 

@@ -19,6 +19,7 @@ from sqlglot import exp
 
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
+from segmentation_pipeline.reports.figures import FIGURES
 from segmentation_pipeline.segments import backtest, history, past_customers
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES
 from segmentation_pipeline.tables.catalog import FOLDER, check_select, contracts, has_select, published, select_of
@@ -131,7 +132,10 @@ def test_every_table_shows_its_contract_in_dagster() -> None:
     for contract in contracts().values():
         node = asset(contract.table)
         columns = node.metadata["dagster/column_schema"].columns
-        assert node.description == contract.description
+        chart = next((figure.title for figure in FIGURES if figure.asset == contract.table), "")
+        description, _, rest = node.description.partition("\n\nChart: ")
+        assert description == contract.description
+        assert rest.startswith(f"*{chart}*, in [Events](/assets/{contract.table}?view=events)") if chart else rest == ""
         assert node.group_name == contract.stage
         assert node.metadata["dagster/table_name"] == contract.table
         assert [(column.name, column.type) for column in columns] == [(c.name, c.type) for c in contract.columns]

@@ -1,18 +1,15 @@
 """Tests of the web interface and the daemon, as `make dev` starts them, in a real browser and beside the command line.
 
-All tests use one shop, because a start takes ten seconds and a run of its own process five. It loses power once.
+All tests use one shop, because a start takes ten seconds and a run of its own process five. A new user looks at its
+first run, its source breaks, and it loses power once.
 """
 
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,25 +19,30 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import duckdb
 import pytest
-from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
+from segmentation_pipeline.defs.automation import declared
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import definitions
 from segmentation_pipeline_tests.shops import Shop
+from segmentation_pipeline_tests.web_interface import (
+    COMMANDS,
+    SECONDS,
+    WINDOW,
+    Server,
+    browser_of,
+    choose,
+    materialize_all,
+    open_chart,
+    started,
+    wait_until,
+)
 
-PROJECT = Path(__file__).parents[2]
-COMMANDS = Path(sys.executable).parent
-HOST = "127.0.0.1"
-EXTERNAL = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
-# The browser of the system, which `make test` installs. Playwright switches off its background requests.
-CHROMIUM = "/usr/bin/chromium"
-WINDOW = ViewportSize(width=1600, height=1200)
 # Only the part of the lineage within the window is drawn, and the lineage is taller than wide. Large pages take long.
 LINEAGE_WINDOW = ViewportSize(width=2400, height=6400)
-SECONDS = 30
 ZONE = ZoneInfo("Europe/London")
 NIGHTLY = "nightly"
 SECRETS = {"SEGMENTATION_PRIVACY_KEY": "7e" * 32, "SEGMENTATION_WEBHOOK": "http://127.0.0.1:9/hook-5c0ffee5"}
@@ -48,44 +50,6 @@ SECRETS = {"SEGMENTATION_PRIVACY_KEY": "7e" * 32, "SEGMENTATION_WEBHOOK": "http:
 
 QUEUED, STARTED = dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED
 AT = {"repositoryName": "__repository__", "repositoryLocationName": "segmentation_pipeline"}
-
-
-class Server:
-    """`dg dev` of a shop: the web interface and the daemon, always on the same port."""
-
-    def __init__(self, shop: Shop, log: Path) -> None:
-        self.shop, self.log = shop, log
-        with socket.create_server((HOST, 0)) as free:
-            self.port = free.getsockname()[1]
-        self.address = f"http://{HOST}:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the processes; `wait` returns when they serve."""
-        command = [str(COMMANDS / "dg"), "dev", "--host", HOST, "--port", str(self.port)]
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, cwd=PROJECT, env=environment(self.shop), stdout=out, stderr=out, start_new_session=True
-            )
-
-    def wait(self) -> None:
-        """Wait until the web interface serves."""
-        serving, process = f"Serving dagster-webserver on {self.address}", self.process
-        assert process is not None
-        wait_until(lambda: process.poll() is not None or serving in self.text, lambda: self.text)
-        assert serving in self.text, self.text
-
-    @property
-    def text(self) -> str:
-        """The log since the last start."""
-        return self.log.read_text("utf-8")
-
-    def kill(self) -> None:
-        """Kill all processes of the server and of its runs."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 class Visit(NamedTuple):
@@ -97,7 +61,8 @@ class Visit(NamedTuple):
 
     @property
     def statuses(self) -> list[dg.DagsterRunStatus]:
-        return sorted((run.status for run in self.home.get_runs()), key=str)
+        """The statuses of the runs that are not finished."""
+        return sorted((run.status for run in self.home.get_runs() if not run.is_finished), key=str)
 
     def run(self, **tags: str) -> dg.DagsterRun | None:
         """Return the run with these tags of Dagster, or none."""
@@ -114,38 +79,19 @@ class Visit(NamedTuple):
         [value] = answer["data"].values()
         return value
 
-    def choose(self, entry: str) -> None:
-        """Click an entry of the menu; fails while a dialog covers it."""
-        self.page.get_by_role("navigation").get_by_text(entry, exact=True).click()
-
 
 def environment(shop: Shop) -> dict[str, str]:
-    """Return the environment of a process of the shop."""
-    return os.environ | shop.environment | SECRETS | {"DAGSTER_HOME": str(shop.data / "dagster")}
-
-
-def wait_until(condition: Callable[[], object], message: str | Callable[[], str]) -> None:
-    deadline = time.monotonic() + 3 * SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, message if isinstance(message, str) else message()
-        time.sleep(0.3)
-
-
-@contextmanager
-def started(server: Server) -> Iterator[None]:
-    """Start a server, and kill it at the end."""
-    server.start()
-    try:
-        yield
-    finally:
-        server.kill()
+    """Return the environment variables of a process of the shop."""
+    return shop.environment | SECRETS | {"DAGSTER_HOME": str(shop.data / "dagster")}
 
 
 @contextmanager
 def command(shop: Shop, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Start `segments run`, and kill it at the end."""
     with log.open("wb") as out:
-        process = subprocess.Popen([COMMANDS / "segments", "run"], env=environment(shop), stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [COMMANDS / "segments", "run"], env=os.environ | environment(shop), stdout=out, stderr=out
+        )
         try:
             yield process
         finally:
@@ -153,15 +99,22 @@ def command(shop: Shop, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait()
 
 
+def settings_of(*, report: bool) -> dict[str, Any]:
+    """Return the settings of the shop."""
+    return {
+        "source": {"settle_seconds": 2},
+        "rfm": {"look_back_days": 200},
+        "release": {"max_as_of_jump_days": 30, "report": report},
+    }
+
+
 @pytest.fixture(scope="module")
-def home(
-    finished_template: Shop, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Shop, dg.DagsterInstance]]:
-    """Return a finished shop, and its instance with the shipped dagster.yaml, but for one interval."""
-    shop = finished_template.copy(tmp_path_factory.mktemp("interface"))
-    shop.configure(source={"settle_seconds": 2}, rfm={"look_back_days": 200}, release={"max_as_of_jump_days": 30})
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, dg.DagsterInstance]]:
+    """Return a shop that has not run yet, and its instance with the shipped dagster.yaml, but for one interval."""
+    shop = Shop.build(tmp_path_factory.mktemp("interface"), **settings_of(report=True))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DAGSTER_HOME", environment(shop)["DAGSTER_HOME"])
+        patched.setenv("SEGMENTATION_DATA", str(shop.data))
         settings = prepare() / "dagster.yaml"
         # The daemon looks at the queue every second, not every five.
         settings.write_text(f"{settings.read_text('utf-8')}\nrun_queue:\n  dequeue_interval_seconds: 1\n", "utf-8")
@@ -173,49 +126,44 @@ def home(
 
 
 @pytest.fixture(scope="module")
-def another_run(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[ExitStack]:
-    """Hold the lock of the shop, as another run does, until the stack is closed."""
-    shop, _ = home
-    with ExitStack() as stack:
-        stack.enter_context(lock.writer(shop.folders.lock, "another", 0, pytest.fail))
-        yield stack
+def visit(home: tuple[Shop, dg.DagsterInstance]) -> Iterator[Visit]:
+    """Start the server and the browser."""
+    shop, instance = home
+    server, external = Server(environment(shop), shop.folder / "log"), list[str]()
+    with started(server), browser_of(server, external) as page:
+        yield Visit(page, shop, server, instance, external)
+
+
+@pytest.fixture(scope="module")
+def begun(visit: Visit) -> str:
+    """Start the first run of the shop in the browser; the first tests look around meanwhile."""
+    return materialize_all(visit.page)
+
+
+@pytest.fixture(scope="module")
+def first_run(visit: Visit, begun: str) -> str:
+    """The first run of the shop, which is finished."""
+    visit.wait(lambda: visit.statuses == [])
+    return begun
+
+
+@pytest.fixture(scope="module")
+def broken_run(visit: Visit, first_run: str) -> str:
+    """A run while the source has no column of customers. Afterwards the source is as it was."""
+    [file] = visit.shop.source.iterdir()
+    text = file.read_text("utf-8")
+    file.write_text(text.replace("CustomerID", "Kunde", 1), "utf-8")
+    run = materialize_all(visit.page)
+    visit.wait(lambda: visit.statuses == [])
+    file.write_text(text, "utf-8")
+    # Nobody looks at the reports of later runs.
+    visit.shop.configure(**settings_of(report=False))
+    return run
 
 
 START_SENSOR = """mutation($sensor: SensorSelector!) {
     startSensor(sensorSelector: $sensor) { ... on Sensor { sensorState { status } } }
 }"""
-
-
-@pytest.fixture(scope="module")
-def visit(home: tuple[Shop, dg.DagsterInstance], another_run: ExitStack) -> Iterator[Visit]:
-    """Start the server and the sensor of new files, whose run waits for `another_run` while the first tests look."""
-    shop, instance = home
-    server = Server(shop, shop.folder / "log")
-    external: list[str] = []
-
-    def block(route: Route) -> None:
-        external.append(route.request.url)
-        route.abort()
-
-    with (
-        # The browser starts while the server does.
-        started(server),
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"]) as browser,
-        browser.new_context(
-            base_url=server.address, viewport=WINDOW, service_workers="block", reduced_motion="reduce"
-        ) as context,
-    ):
-        context.set_default_timeout(SECONDS * 1000)
-        expect.set_options(timeout=SECONDS * 1000)
-        context.route(EXTERNAL, block)
-        # A routed socket connects to no server unless the route does it.
-        context.route_web_socket(EXTERNAL, lambda route: external.append(route.url))
-        server.wait()
-        visit = Visit(context.new_page(), shop, server, instance, external)
-        sensor = visit.query(START_SENSOR, sensor={**AT, "sensorName": "new_files"})
-        assert sensor == {"sensorState": {"status": "RUNNING"}}
-        yield visit
 
 
 class Outage(NamedTuple):
@@ -226,33 +174,22 @@ class Outage(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def outage(visit: Visit, another_run: ExitStack) -> Outage:
+def outage(visit: Visit, broken_run: str) -> Outage:
     """The machine loses power while a run of the daemon and a command wait for the lock, and another run is queued."""
     shop, home = visit.shop, visit.home
     heartbeats = shop.data / "runs"
-    with another_run:
+    with lock.writer(shop.folders.lock, "another", 0, pytest.fail):
+        sensor = visit.query(START_SENSOR, sensor={**AT, "sensorName": "new_files"})
+        assert sensor == {"sensorState": {"status": "RUNNING"}}
         visit.wait(lambda: visit.statuses == [STARTED])
         with command(shop, shop.folder / "first.log"):
-            queued = materialize_all(visit)
+            queued = materialize_all(visit.page)
             visit.wait(lambda: visit.statuses == [QUEUED, STARTED, STARTED])
             visit.wait(lambda: len(list(heartbeats.iterdir())) == 2)
             visit.wait(lambda: {NIGHTLY, "dead_runs"} <= instigators(home).keys())
             visit.server.kill()
     assert visit.statuses == [QUEUED, STARTED, STARTED], "Dagster does not know that they are dead"
     return Outage(queued, [run.run_id for run in home.get_runs() if run.status == STARTED])
-
-
-def materialize_all(visit: Visit) -> str:
-    """Start a run in the browser, and return its id."""
-    visit.page.goto("/")
-    visit.choose("Lineage")
-    visit.page.get_by_role("button", name="Materialize all").click()
-    visit.page.get_by_text("View", exact=True).click()
-    visit.page.wait_for_url("**/runs/*")
-    run_id = Path(visit.page.url).name
-    # An open page asks the server for news, and draws them.
-    visit.page.goto("about:blank")
-    return run_id
 
 
 def instigators(instance: dg.DagsterInstance) -> dict[str, Any]:
@@ -269,7 +206,7 @@ class Restart(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def restart(visit: Visit, outage: Outage) -> Restart:
+def restart(visit: Visit, first_run: str, broken_run: str, outage: Outage) -> Restart:
     """After the restart the queued run, a command that waits for it, and the schedule's run wait for each other.
 
     A reader of the working database holds up the run that has the lock until the others have started. Dagster queues a
@@ -300,15 +237,22 @@ def restart(visit: Visit, outage: Outage) -> Restart:
     visit.wait(lambda: all(run.is_finished for run in home.get_runs()))
     scheduled = visit.run(schedule_name=NIGHTLY)
     assert scheduled is not None
-    [commanded] = {run.run_id for run in home.get_runs()} - {outage.queued, *outage.begun, scheduled.run_id}
+    [commanded] = {run.run_id for run in home.get_runs()} - {
+        first_run,
+        broken_run,
+        outage.queued,
+        *outage.begun,
+        scheduled.run_id,
+    }
     return Restart(outage.queued, commanded, scheduled.run_id)
 
 
+@pytest.mark.usefixtures("begun")
 def test_lineage_shows_every_asset(visit: Visit) -> None:
     assets = {key.to_user_string() for key in definitions().resolve_asset_graph().get_all_asset_keys()}
     visit.page.set_viewport_size(LINEAGE_WINDOW)
     visit.page.goto("/")
-    visit.choose("Lineage")
+    choose(visit.page, "Lineage")
     expect(visit.page.get_by_role("button", name="Materialize all")).to_be_visible()
     visit.page.keyboard.press("Alt+KeyE")  # expand all groups
     drawn = visit.page.locator("foreignObject:not(.group) > div").filter(has_text=re.compile(r"\w"))
@@ -326,9 +270,57 @@ def test_no_dialog_opens(visit: Visit) -> None:
     with visit.page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")):
         visit.page.goto("/")
     for entry in ("Overview", "Runs", "Catalog", "Jobs", "Automation", "Lineage", "Deployment"):
-        visit.choose(entry)
+        choose(visit.page, entry)
         visit.page.wait_for_load_state("networkidle")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_run_of_all_assets_succeeds(visit: Visit, first_run: str) -> None:
+    visit.page.goto(f"/runs/{first_run}")
+    expect(visit.page.get_by_text("Success", exact=True).first).to_be_visible()
+    assert [release.manifest["run_id"] for release in visit.shop.releases.all()] == [first_run]
+
+
+@pytest.mark.usefixtures("first_run")
+def test_asset_page_shows_rows_columns_their_sources_and_passed_checks(visit: Visit) -> None:
+    page, name = visit.page, "customer_segments"
+    page.goto(f"/assets/{name}")
+    [(rows,)] = visit.shop.rows(f"select count(*) from {name}")
+    expect(page.get_by_text("Row count", exact=True).locator("..")).to_have_text(re.compile(rf"^Row count\s*{rows}$"))
+    for column in contracts()[name].columns:
+        row = page.get_by_role("row").filter(has=page.get_by_text(column.name, exact=True))
+        expect(row.filter(has_text=column.description).first).to_be_visible()
+    sources = page.get_by_role("row").filter(has=page.get_by_text("assigned_segments.margin", exact=True)).last
+    expect(sources).to_contain_text("margin")
+    page.get_by_role("tab", name="Checks").click()
+    checks = definitions().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(name)})
+    assert len(checks) > 1
+    expect(page.get_by_text(f"Checks ({len(checks)})")).to_be_visible()
+    for check in checks:
+        expect(page.get_by_title(check.name, exact=True).locator("..")).to_contain_text("Succeeded")
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_page_of_an_asset_leads_to_its_chart(visit: Visit) -> None:
+    picture = open_chart(visit.page, "customer_segments")
+    # A picture that cannot be drawn has no size.
+    visit.page.wait_for_function("image => image.naturalWidth > 300", arg=picture.element_handle())
+
+
+def test_schedules_are_switched_on(visit: Visit) -> None:
+    visit.page.goto("/automation")
+    for name, kind, starts_on, _ in declared():
+        if kind == "schedule":
+            link = visit.page.locator(f'a[href$="/schedules/{name}"]')
+            expect(link.locator("xpath=following::input[@type='checkbox'][1]")).to_be_checked(checked=starts_on)
+
+
+def test_a_broken_source_fails_the_run_and_says_what_to_do(visit: Visit, broken_run: str) -> None:
+    visit.page.goto(f"/runs/{broken_run}")
+    expect(visit.page.get_by_text("Failure", exact=True).first).to_be_visible()
+    expect(visit.page.get_by_text("Correct [columns] of the retailer file").first).to_be_visible()
+    # The release of the first run is still the current one.
+    assert len(visit.shop.releases.all()) == 1
 
 
 def test_new_files_start_one_run(visit: Visit, restart: Restart) -> None:
@@ -337,11 +329,13 @@ def test_new_files_start_one_run(visit: Visit, restart: Restart) -> None:
     assert [(run.job_name, run.status) for run in runs] == [(NIGHTLY_JOB, dg.DagsterRunStatus.FAILURE)]
 
 
-def test_dead_runs_fail_and_the_queue_goes_on(visit: Visit, outage: Outage, restart: Restart) -> None:
+def test_dead_runs_fail_and_the_queue_goes_on(
+    visit: Visit, first_run: str, broken_run: str, outage: Outage, restart: Restart
+) -> None:
     """A dead run that Dagster takes for a live one would block the queue."""
     assert {run.run_id: run.status for run in visit.home.get_runs()} == {
-        **dict.fromkeys(outage.begun, dg.DagsterRunStatus.FAILURE),
-        **dict.fromkeys(restart, dg.DagsterRunStatus.SUCCESS),
+        **dict.fromkeys([broken_run, *outage.begun], dg.DagsterRunStatus.FAILURE),
+        **dict.fromkeys([first_run, *restart], dg.DagsterRunStatus.SUCCESS),
     }
 
 
@@ -365,27 +359,6 @@ def test_concurrent_runs_of_both_interfaces_wait_and_publish(visit: Visit, resta
     assert others == [one, one]
 
 
-@pytest.mark.usefixtures("restart")
-def test_asset_page_shows_columns_rows_and_passed_checks(visit: Visit) -> None:
-    """Of an asset that only the run of the browser materialises.
-
-    Dagster shows the checks of the run that was created last, which is not the one that published last here.
-    """
-    page, name = visit.page, "kmeans_model"
-    page.goto(f"/assets/{name}")
-    for column in contracts()[name].columns:
-        row = page.get_by_role("row").filter(has=page.get_by_text(column.name, exact=True))
-        expect(row.filter(has_text=column.description)).to_have_count(1)
-    [(rows,)] = visit.shop.rows(f"select count(*) from {name}")
-    expect(page.get_by_text("Row count", exact=True).locator("..")).to_have_text(re.compile(rf"^Row count\s*{rows}$"))
-    page.get_by_role("tab", name="Checks").click()
-    checks = definitions().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(name)})
-    assert len(checks) > 1
-    expect(page.get_by_text(f"Checks ({len(checks)})")).to_be_visible()
-    for check in checks:
-        expect(page.get_by_title(check.name, exact=True).locator("..")).to_contain_text("Succeeded")
-
-
 RESOURCES = """query ($at: RepositorySelector!) { allTopLevelResourceDetailsOrError(repositorySelector: $at) {
   ... on ResourceDetailsList { results { name configuredValues { key value } resourceType } } } }"""
 EVENTS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
@@ -400,7 +373,9 @@ def test_graphql_exposes_no_secret_and_no_customer(visit: Visit, restart: Restar
     assert [word for word in expected if word not in answers] == []
     customers = {str(customer) for (customer,) in visit.shop.rows("select customer_id from rfm_features")}
     assert len(customers) > 50
-    assert [word for word in (*customers, *SECRETS.values()) if word in answers] == []
+    # A digest may contain the digits of a customer.
+    assert customers & set(re.findall(r"\w+", answers)) == set()
+    assert [secret for secret in SECRETS.values() if secret in answers] == []
 
 
 def test_no_page_contacts_another_host(visit: Visit) -> None:

@@ -91,11 +91,12 @@ def test_the_keyboard_reaches_sections_and_tables(browser: Browser, address: str
     page.close()
 
 
-def test_the_print_is_dark_on_white_even_in_dark_mode(browser: Browser, address: str) -> None:
+def test_the_print_is_short_and_dark_on_white_even_in_dark_mode(browser: Browser, address: str) -> None:
     page, _ = opened(browser, address, color_scheme="dark")
     colour = "getComputedStyle(document.body).color"
     assert page.evaluate(colour) == "rgb(232, 237, 242)"
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(colour) == "rgb(27, 39, 51)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert len(re.findall(rb"/Type /Page\b", page.pdf(prefer_css_page_size=True))) <= 8
     page.close()
