@@ -104,7 +104,7 @@ def run(request: RunRequest) -> None:
     if (release := releases.current) is not None:
         show_segments(release, settings)
         show_pause(releases)
-        show_paths(release, releases)
+        show_paths(release, releases, request.retailer)
 
 
 def execute(request: RunRequest, settings: Retailer) -> bool:

@@ -15,6 +15,7 @@ from segmentation_pipeline.cli.console import (
     retailer_settings,
 )
 from segmentation_pipeline.cli.releases import current_of, releases_of
+from segmentation_pipeline.config.loading import absolute_arguments, resolve_retailer
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
@@ -40,7 +41,7 @@ def show(retailer: str, traceback: bool) -> None:
         settings = retailer_settings(retailer)
         release = current_of(settings)
         show_segments(release, settings)
-        show_paths(release, releases_of(settings))
+        show_paths(release, releases_of(settings), retailer)
 
 
 def show_segments(release: Release, settings: Retailer) -> None:
@@ -70,15 +71,18 @@ def show_segments(release: Release, settings: Retailer) -> None:
     print_text(out, _MEDIANS, "dim")
 
 
-def show_paths(release: Release, releases: Releases) -> None:
-    """Print how to open the release."""
+def show_paths(release: Release, releases: Releases, retailer: str) -> None:
+    """Print how to open the release, of the retailer that the command line names."""
     current = releases.folder / "current"
+    # The web interface shows the retailer of its environment.
+    named, _ = absolute_arguments(retailer, "")
+    variable = "" if named == resolve_retailer("") else f"SEGMENTATION_RETAILER={shlex.quote(named)} "
     for label, text in (
         ("release", release.name),
         ("SQL", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
         *([] if shutil.which("duckdb") else [("", "(where duckdb is missing: pip install duckdb-cli)")]),
         ("files", f"{current}/*.parquet, {current}/manifest.json"),
         *([("report", str(current / release.report.name))] if release.report.exists() else []),
-        ("browser", "make dev, then http://127.0.0.1:3000"),
+        ("browser", f"{variable}make dev, then http://127.0.0.1:3000"),
     ):
         typer.echo(f"{label:8} {text}")

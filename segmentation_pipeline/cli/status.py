@@ -107,7 +107,10 @@ def _database(found: Status) -> str:
 
 
 def _dagster(dagster: DagsterStatus, now: datetime) -> Iterator[tuple[str, str]]:
-    if dagster.daemon_is_running:
+    if dagster.daemon_is_running and dagster.nights_of_another:
+        other = dagster.nights_of_another
+        yield "daemon", f"running for {other}: its SEGMENTATION_RETAILER says whose nights it runs"
+    elif dagster.daemon_is_running:
         yield "daemon", "running"
     elif dagster.daemon_last_seen_at is not None:
         yield "daemon", f"stopped, last seen {_ago(dagster.daemon_last_seen_at, now)}"

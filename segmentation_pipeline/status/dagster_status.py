@@ -13,8 +13,9 @@ from typing import Any
 
 import dagster as dg
 
-from segmentation_pipeline.config.loading import resolve_retailer
+from segmentation_pipeline.config.loading import absolute_arguments, resolve_retailer
 from segmentation_pipeline.defs import automation
+from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.run_messages import MESSAGE_EVENTS, RunMessages
 from segmentation_pipeline.status.problems import Problem, error, warning
@@ -68,12 +69,16 @@ class ScheduleStatus:
 
 @dataclass(frozen=True)
 class DagsterStatus:
-    """The last runs of a retailer, newest first, and what starts runs."""
+    """The last runs of a retailer, newest first, and what starts runs.
+
+    A daemon runs the nights of one retailer; `nights_of_another` names it if it is not this one, else it is empty.
+    """
 
     runs: list[RunStatus]
     daemon_is_running: bool
     daemon_last_seen_at: datetime | None
     schedules: list[ScheduleStatus]
+    nights_of_another: str = ""
 
     @property
     def last_ended(self) -> RunStatus | None:
@@ -83,7 +88,8 @@ class DagsterStatus:
     @property
     def runs_nightly(self) -> bool:
         """Whether a release is due every night."""
-        return self.daemon_is_running and any(one.on for one in self.schedules if one.name == "nightly")
+        on = any(one.on for one in self.schedules if one.name == "nightly")
+        return on and self.daemon_is_running and not self.nights_of_another
 
 
 def dagster_status(home: Path, retailer: str) -> DagsterStatus:
@@ -103,6 +109,7 @@ def dagster_status(home: Path, retailer: str) -> DagsterStatus:
             seen is not None and time.time() - seen < _DAEMON_SILENCE,
             None if seen is None else datetime.fromtimestamp(seen, UTC),
             list(_schedules(instance.all_instigator_state(), instance)),
+            "" if (nights_of := _retailer_of_nights(instance)) == retailer else nights_of,
         )
 
 
@@ -141,6 +148,17 @@ def _retailer_of(run: dg.DagsterRun) -> str:
     if isinstance(config, str) and config:
         return config
     return run.tags.get(automation.NIGHT_TAG, "").rpartition(" ")[0] or resolve_retailer("")
+
+
+def _retailer_of_nights(instance: dg.DagsterInstance) -> str:
+    """Return whose nights the daemon runs: the retailer of the last night, or else that of this environment."""
+    for run in instance.get_runs(limit=_SEARCHED_RUNS):
+        if night := run.tags.get(automation.NIGHT_TAG):
+            return night.rpartition(" ")[0]
+    try:
+        return absolute_arguments("", "")[0]
+    except PipelineError:
+        return resolve_retailer("")
 
 
 def _started_by(run: dg.DagsterRun) -> str:
@@ -200,7 +218,7 @@ def run_problems(status: DagsterStatus) -> Iterator[Problem]:
 
 def schedule_problems(status: DagsterStatus) -> Iterator[Problem]:
     """Yield what keeps nights from running: a daemon that stopped, and schedules that are off or fail."""
-    if not status.daemon_is_running and status.daemon_last_seen_at is not None:
+    if not status.daemon_is_running and status.daemon_last_seen_at is not None and not status.nights_of_another:
         yield warning(
             "schedules",
             f"The daemon was last seen at {status.daemon_last_seen_at:%Y-%m-%d %H:%M} UTC, so no night runs.",

@@ -87,7 +87,11 @@ class Status:
             "database": asdict(self.database),
             "daemon": None
             if dagster is None
-            else {"running": dagster.daemon_is_running, "last_seen_at": dagster.daemon_last_seen_at},
+            else {
+                "running": dagster.daemon_is_running,
+                "last_seen_at": dagster.daemon_last_seen_at,
+                "nights_of_another": dagster.nights_of_another,
+            },
             "schedules": [] if dagster is None else [asdict(one) for one in dagster.schedules],
             "runs": [] if dagster is None else [asdict(one) for one in dagster.runs],
             "disk": asdict(self.disk),

@@ -144,6 +144,17 @@ def test_nightly_releases_are_stale_after_a_day_while_the_daemon_runs(
     assert problems(found(shop)) == [("warning", "schedules")], "the daemon has stopped"
 
 
+def test_a_daemon_runs_the_nights_of_the_retailer_of_its_environment(
+    shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentation_pipeline.status.report._NIGHTLY_HOURS", 0.0)
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SCHEDULER", "1", []))
+    other = {"SEGMENTATION_RETAILER": "sample"}
+    assert problems(found(shop, "--retailer", str(shop.retailer), **other)) == [], "no night of this one is due"
+    ended = status(shop, "--retailer", str(shop.retailer), **other)
+    assert re.search("^daemon +running for sample:", ended.stdout, re.M), ended.stdout
+
+
 def test_a_schedule_that_is_off_names_the_command(shop: Shop, instance: dg.DagsterInstance) -> None:
     target = LoadableTargetOrigin(module_name="segmentation_pipeline.definitions")
     location = InProcessCodeLocationOrigin(target, location_name="segmentation_pipeline")
