@@ -65,10 +65,12 @@ bench: $(DEVELOPMENT)  ## measure what runs cost, in minutes, and write docs/ben
 bench-scale: $(DEVELOPMENT)  ## the same with up to 100 million lines: an hour, and 20 GB of disk
 	$(BIN)/python -m benchmarks.cost --scale
 
-bench-pages: $(DEVELOPMENT)  ## replay nights, compare numbers of clusters, draw the pictures, and write their pages
+bench-pages: $(DEVELOPMENT)  ## replay nights, compare segments and models with others, and write their pages
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/choice_of_k.py
 	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/worth.py
+	$(BIN)/python benchmarks/customer_value.py
 
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs

@@ -201,7 +201,7 @@ Online Retail with the shipped settings, with refunds netted (as shipped) and ig
 number of clusters from {k_min} to {k_max} that meets three conditions: a silhouette within {tolerance:.0%} of the
 best, a smallest cluster of at least {min_share:.0%} of the normal customers, and an adjusted Rand index (ARI) of at
 least {min_stability} with the worst of {resamples} resamples. [ADR 9](adr/0009-a-hundred-resamples.md) explains their
-number. Numbers are compared here under the transform that the run chose.
+number.
 """
 
 

@@ -109,7 +109,6 @@ class Window:
 
     last: datetime
     clusters: int
-    transform: Transform
     promoted: list[bool]
     partial_fences: list[tuple[datetime, float]]
     pending: list[tuple[datetime, str]]
@@ -322,7 +321,6 @@ def window(
     return Window(
         seen[-1].as_of,
         seen[0].clusters,
-        seen[0].transform,
         [night.promoted for night in seen[1:]],
         [(night.as_of, night.fence_step) for night in seen if night.promoted and night.fence_step < 1],
         [(night.as_of, night.pending_because) for night in seen if night.pending_because],
@@ -382,8 +380,8 @@ PAGE = """# Stability
 
 Written by `benchmarks/replay.py` (`make bench-pages`): {nights} nights of Online Retail to each of three dates, each
 night with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
-promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The transform and the number of
-clusters are what the search chose on the night before the first.
+promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The number of clusters is what the
+search chose on the night before the first.
 
 - **kept**: the share of the customers of the night before that keep their segment, including outliers and inactive
   customers.
@@ -428,7 +426,7 @@ def page(found: Sequence[Window], count: int) -> str:
 def _section(of: Window) -> Iterator[str]:
     yield f"## To {of.last:%Y-%m-%d}"
     yield ""
-    yield f"{of.clusters} clusters, {of.transform}; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
+    yield f"{of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
     yield ""
     yield (
         "| | kept, mean | kept, worst | A→B→A | pending moves | names that changed their meaning"
