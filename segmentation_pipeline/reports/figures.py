@@ -3,7 +3,8 @@
 Draws them from the frames of a release, once for the interface and the report. The charts are in `charts`.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,20 +44,39 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A figure on the page of an earlier report.
+
+    Attributes:
+        rows: The digest of the rows that it shows.
+        svg: The chart, as an element of the page.
+        text: What it shows, as text of the page.
+    """
+
+    rows: str
+    svg: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A figure of one release.
 
     Attributes:
         figure: Which one.
-        svg: The chart; empty where there is none.
+        svg: The chart; empty where there is none, or where it was drawn before.
         text: What it shows, in words; or why there is none.
         error: The error that prevented it; empty without one.
+        rows: A digest of the rows that it shows; empty without a chart.
+        shown: The same figure on the last page; None where it was drawn now.
     """
 
     figure: Figure
     svg: str
     text: str
     error: str = ""
+    rows: str = ""
+    shown: Shown | None = None
 
 
 FIGURES = (
@@ -116,22 +136,43 @@ FIGURES = (
 )
 
 
-def draw(frames: Frames, currency: str | None) -> Iterator[Drawing]:
-    """Draw every figure. An error in one leaves out that one."""
+def draw(
+    frames: Frames, currency: str | None, *, code: str = "", last: Mapping[str, Shown] | None = None
+) -> Iterator[Drawing]:
+    """Draw every figure. An error in one leaves out that one.
+
+    Args:
+        frames: The rows of the release.
+        currency: The retailer's currency.
+        code: A digest of what draws the charts.
+        last: The figures of the last page. One that shows the same rows is not drawn again: those of the model and of
+            past months change with a fit and with a month, and not at night.
+    """
     for figure in FIGURES:
         reasons = [frames.missing[name] for name in figure.needs if name in frames.missing]
         if reasons:
             yield Drawing(figure, "", reasons[0])
-        elif frames[figure.needs[0]].empty:
+            continue
+        if frames[figure.needs[0]].empty:
             yield Drawing(figure, "", figure.empty)
+            continue
+        rows, shown = _digest(figure, frames, currency, code), (last or {}).get(figure.name)
+        if shown is not None and shown.rows == rows:
+            yield Drawing(figure, "", "", rows=rows, shown=shown)
         else:
-            yield _drawn(figure, frames, currency)
+            yield _drawn(figure, frames, currency, rows)
 
 
-def _drawn(figure: Figure, frames: Frames, currency: str | None) -> Drawing:
+def _digest(figure: Figure, frames: Frames, currency: str | None, code: str) -> str:
+    """Return a digest of what a figure shows."""
+    parts = [code, str(currency), *(frames[name].to_csv(index=False) for name in figure.needs)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _drawn(figure: Figure, frames: Frames, currency: str | None, rows: str) -> Drawing:
     try:
         chart = figure.function(*(frames[name] for name in figure.needs), currency)
-        return Drawing(figure, svg_of(chart), str(chart.description))
+        return Drawing(figure, svg_of(chart), str(chart.description), rows=rows)
     except Exception as error:
         # A chart that cannot be drawn must not cost the others.
         message = f"{type(error).__name__}: {error}"

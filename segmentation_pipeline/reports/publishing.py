@@ -32,7 +32,7 @@ class Written:
     """How a report was written.
 
     Attributes:
-        drawings: Its charts; none where the page of another release was used again.
+        drawings: Its charts, without SVG where that of the last page was used again; none where the whole page was.
         same_as: The release whose page shows the same; empty where this one was drawn.
     """
 
@@ -56,7 +56,7 @@ def write_report(
         release: The release.
         title: The name of the retailer for readers.
         group: The group that may read the release.
-        redraw: Draw it even where the last release shows the same.
+        redraw: Draw it, and each of its charts, even where the last release shows the same.
     """
     everyone = releases.all()
     previous = previous_of(release, everyone)
@@ -68,7 +68,8 @@ def write_report(
     # Drawing takes half a second to import.
     from segmentation_pipeline.reports.report import report_of
 
-    report = report_of(release, title, previous, digest=digest)
+    page = "" if redraw or last is None else _page_of(last)
+    report = report_of(release, title, previous, digest=digest, code=_code(), last=page)
     add_report(release, report.html, group)
     return Written(report.drawings)
 
@@ -88,6 +89,14 @@ def _code() -> str:
     for file in sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".sql", ".jinja")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _page_of(release: Release) -> str:
+    """Return the report of a release; empty where there is none."""
+    try:
+        return release.report.read_text("utf-8")
+    except OSError:
+        return ""
 
 
 def _digest_in(release: Release) -> str:

@@ -3,6 +3,7 @@
 Contains what the page says. How it looks is in `report.html.jinja`; its charts are in `charts`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,18 @@ import pandas as pd
 
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.reports import theme
-from segmentation_pipeline.reports.figures import Drawing, draw
+from segmentation_pipeline.reports.figures import Drawing, Shown, draw
 from segmentation_pipeline.reports.formatting import format_money, format_number, format_share
 from segmentation_pipeline.reports.frames import COMPARED, Frames, read_frames
 from segmentation_pipeline.reports.rendering import inlined
 
 _TEMPLATE = "report.html.jinja"
+# A figure of the template that has a chart.
+_FIGURE = re.compile(
+    r'<figure data-rows="(\w+)">\s*<h3 id="(\w+)-title">[^<]*</h3>\s*'
+    r"(<svg.*?</svg>)\s*<figcaption[^>]*>(.*?)</figcaption>",
+    re.DOTALL,
+)
 # Kaufman & Rousseeuw (1990), "Finding Groups in Data".
 _SILHOUETTES = ((0.7, "a strong structure"), (0.5, "a reasonable structure"), (0.25, "a weak structure"))
 _DRIFT = {
@@ -42,7 +49,9 @@ class Report:
     drawings: Sequence[Drawing]
 
 
-def report_of(release: Release, title: str, previous: Release | None = None, *, digest: str = "") -> Report:
+def report_of(
+    release: Release, title: str, previous: Release | None = None, *, digest: str = "", code: str = "", last: str = ""
+) -> Report:
     """Return the report of a release.
 
     Args:
@@ -50,13 +59,15 @@ def report_of(release: Release, title: str, previous: Release | None = None, *, 
         title: The name of the retailer for readers.
         previous: The release that it is compared with.
         digest: A digest of all that the page shows, which it contains.
+        code: A digest of what draws the page.
+        last: The last page, whose charts are used again where they show the same rows.
     """
     from jinja2 import Environment, StrictUndefined
 
     frames = read_frames(release, previous)
     before = read_frames(previous, names=COMPARED) if previous is not None else None
     currency = release.manifest.get("currency")
-    drawings = list(draw(frames, currency))
+    drawings = list(draw(frames, currency, code=code, last=figures_on(last)))
     template = (Path(__file__).parent / _TEMPLATE).read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = _Page(release, previous, frames, before, currency)
@@ -70,13 +81,21 @@ def report_of(release: Release, title: str, previous: Release | None = None, *, 
     return Report(html, drawings)
 
 
+def figures_on(page: str) -> dict[str, Shown]:
+    """Return the figures of a page by name, without those that have no chart."""
+    return {name: Shown(rows, svg, text) for rows, name, svg, text in _FIGURE.findall(page)}
+
+
 def _figure(drawing: Drawing) -> dict[str, Any]:
     from markupsafe import Markup
 
-    name = drawing.figure.name
+    name, svg, text = drawing.figure.name, "", drawing.text
     # The charts are drawn here, and their texts are escaped by the renderer.
-    svg = Markup(inlined(drawing.svg, f"{name}-title {name}-text")) if drawing.svg else ""  # noqa: S704
-    return {"name": name, "title": drawing.figure.title, "text": drawing.text, "svg": svg}
+    if drawing.shown is not None:
+        svg, text = Markup(drawing.shown.svg), Markup(drawing.shown.text)  # noqa: S704
+    elif drawing.svg:
+        svg = Markup(inlined(drawing.svg, f"{name}-title {name}-text"))  # noqa: S704
+    return {"name": name, "title": drawing.figure.title, "text": text, "svg": svg, "rows": drawing.rows}
 
 
 class _Page:

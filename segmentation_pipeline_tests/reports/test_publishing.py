@@ -10,6 +10,7 @@ from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.reports import charts, figures
 from segmentation_pipeline.reports.publishing import Written, previous_of, write_report
+from segmentation_pipeline.reports.report import figures_on
 from segmentation_pipeline_tests.shops import Shop
 
 
@@ -56,6 +57,28 @@ def test_a_page_is_drawn_where_anything_that_it_shows_differs(shop: Shop) -> Non
     assert write(shop, changed).drawings
     assert "Call them." in changed.report.read_text("utf-8")
     assert write(shop, night_without_news(shop, 7), redraw=True).drawings
+
+
+def test_charts_whose_rows_are_those_of_the_last_page_are_not_drawn_again(shop: Shop) -> None:
+    """A night changes the customers. What a fit found, and past months, stay as they are."""
+    last = shop.releases.all()[-1]
+    write(shop, last)
+    changed = night_without_news(shop)
+    with duckdb.connect(str(changed.database)) as connection:
+        connection.execute("update segment_profiles set customers = customers + 1")
+    drawings = {drawing.figure.name: drawing for drawing in write(shop, changed).drawings}
+    drawn = {name for name, drawing in drawings.items() if drawing.svg}
+    used_again = {name for name, drawing in drawings.items() if drawing.shown is not None}
+    assert "segment_sizes" in drawn
+    assert {"lift", "monthly_flows", "rfm_grid"} <= used_again
+    before, after = (figures_on(release.report.read_text("utf-8")) for release in (last, changed))
+    assert before.keys() == after.keys() == drawn | used_again
+    assert {name for name in after if before[name] == after[name]} == used_again
+    # As drawn anew.
+    redrawn = night_without_news(shop, 5)
+    write(shop, redrawn, redraw=True)
+    page = redrawn.report.read_text("utf-8").replace(redrawn.name, changed.name)
+    assert page.partition("<body")[2] == changed.report.read_text("utf-8").partition("<body")[2]
 
 
 def test_a_page_that_lacks_a_chart_by_an_error_is_not_used_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
