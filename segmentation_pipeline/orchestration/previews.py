@@ -15,6 +15,8 @@ from segmentation_pipeline.warehouse.database import Warehouse
 
 _ROWS = 3
 _LINES, _FILE = "raw_transactions", "source_file"
+# Where a line is in the source.
+_PLACE = {_FILE, "source_sheet", "source_line"}
 _TEXT_OR_NUMBER = ("VARCHAR", "DECIMAL")
 
 
@@ -37,7 +39,7 @@ def preview_of(warehouse: Warehouse, contract: Contract, privacy: Privacy) -> di
     masked = {column.name for column in contract.columns if column.personal or column.name in privacy.withhold}
     if contract.key[0] == _FILE:
         masked |= {column.name for column in contracts()[_LINES].columns if column.type.startswith(_TEXT_OR_NUMBER)}
-        masked -= {*contract.key}
+        masked -= _PLACE
     if masked and (privacy.pseudonymise or privacy.drop or privacy.withhold):
         masked |= {column.name for column in contract.columns if column.type == "VARCHAR"}
     records = [
