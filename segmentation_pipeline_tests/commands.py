@@ -3,7 +3,6 @@
 Use a real process for what needs one: signals, standard output that is closed, limits, and the installed command.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import dagster as dg
@@ -35,14 +34,14 @@ def segments(shop: Shop, *arguments: str, event_log: bool = False, **environment
         environment: Further environment variables.
     """
     variables = {"DAGSTER_HOME": str(shop.data / "dagster"), "COLUMNS": "200", **shop.environment, **environment}
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         # Set here, and not by the runner, because the command itself sets DAGSTER_HOME.
         for name, value in variables.items():
             patched.setenv(name, value)
         # Loaded once per process, as a real process does.
         patched.setattr(run, "defs", definitions)
         if not event_log:
-            patched.setattr(dg.DagsterInstance, "get", lambda: stack.enter_context(instance_without_events()))
+            patched.setattr(dg.DagsterInstance, "get", instance_without_events)
         result = CliRunner().invoke(app, list(arguments))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     return Ended(result.exit_code, result.stdout, " ".join(result.stderr.split()))

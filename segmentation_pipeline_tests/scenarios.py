@@ -178,6 +178,8 @@ def instance_without_events() -> dg.DagsterInstance:
     """
     instance, patched = dg.DagsterInstance.ephemeral(), pytest.MonkeyPatch()
     storage = instance.event_log_storage
+    # Commands close the instance that they get.
+    patched.setattr(instance, "dispose", lambda: None)
     patched.setattr(storage, "store_event", lambda event: None)
     patched.setattr(storage, "get_asset_records", lambda keys=None: [])
     patched.setattr(storage, "fetch_observations", lambda *_, **__: dg.EventRecordsResult([], "", has_more=False))
