@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from segmentation_pipeline.config.cleaning_rules import Rule
 from segmentation_pipeline.config.model_settings import REMOVED_SETTINGS
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.config.sections import Sample
+from segmentation_pipeline.config.source_settings import Sample
 
 _MAX_LENGTH = 100
 # Pydantic's wording of allowed values, and ours.

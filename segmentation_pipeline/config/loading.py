@@ -16,7 +16,7 @@ from segmentation_pipeline.config.error_messages import error_lines
 from segmentation_pipeline.config.open_choices import open_settings
 from segmentation_pipeline.config.paths import data_folder, expanded
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.config.sections import is_url
+from segmentation_pipeline.config.source_settings import is_url
 from segmentation_pipeline.errors import PathError, RetailerError
 
 SHIPPED = Path(__file__).parents[1] / "retailers"

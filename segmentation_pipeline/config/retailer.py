@@ -15,16 +15,8 @@ from pydantic import Field, field_validator
 
 from segmentation_pipeline.config.cleaning_rules import Cleaning
 from segmentation_pipeline.config.model_settings import Membership, Model
-from segmentation_pipeline.config.sections import (
-    Checks,
-    Columns,
-    Customers,
-    Outliers,
-    Privacy,
-    Release,
-    Rfm,
-    Source,
-)
+from segmentation_pipeline.config.sections import Checks, Columns, Customers, Outliers, Privacy, Release, Rfm
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.config.validation import NUMBERS, ColumnName, Section, SettingError, Text, normalised, tables
 from segmentation_pipeline.model import thresholds
 

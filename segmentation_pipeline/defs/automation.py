@@ -7,7 +7,7 @@ import dagster as dg
 
 from segmentation_pipeline.config.loading import load_settings, resolve_retailer
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import FileCursor, current_files
 from segmentation_pipeline.orchestration import alerts, run_liveness

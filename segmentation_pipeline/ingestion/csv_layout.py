@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from segmentation_pipeline.config.sections import WHITESPACE, Source
+from segmentation_pipeline.config.source_settings import WHITESPACE, Source
 from segmentation_pipeline.config.validation import normalised
 
 if typing.TYPE_CHECKING:

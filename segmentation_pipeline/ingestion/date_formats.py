@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from segmentation_pipeline.config.sections import EPOCH_FORMATS, EXCEL_FORMATS, ISO_FORMAT, NAME_CODES
+from segmentation_pipeline.config.source_settings import EPOCH_FORMATS, EXCEL_FORMATS, ISO_FORMAT, NAME_CODES
 from segmentation_pipeline.ingestion.calendar_names import MONTHS, WEEKDAYS
 
 # A cell of a workbook that holds a date, not a text, has no notation; it is passed on in these.

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from zstandard import ZstdDecompressor, ZstdError
 
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 
 COMPRESSED = (".gz", ".zst")
 # Raised by a compressed file that is damaged or cut off.

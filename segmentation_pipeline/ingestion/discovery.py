@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segmentation_pipeline.config.paths import expanded
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.decompression import COMPRESSED
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.csv_layout import positions
 from segmentation_pipeline.ingestion.decompression import chunks, limited

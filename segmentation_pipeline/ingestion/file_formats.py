@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import duckdb
 
-from segmentation_pipeline.config.sections import WHITESPACE, Source
+from segmentation_pipeline.config.source_settings import WHITESPACE, Source
 from segmentation_pipeline.config.validation import MAX_COLUMNS
 from segmentation_pipeline.errors import SourceError, first_line, is_system_error
 from segmentation_pipeline.ingestion.csv_layout import Layout, csv_reader, layout_of, numbered_columns

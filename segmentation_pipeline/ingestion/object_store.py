@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segmentation_pipeline.config.sections import WEB
+from segmentation_pipeline.config.source_settings import WEB
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.driver_errors import without_cause
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segmentation_pipeline.config.sections import ISO_FORMAT, Source
+from segmentation_pipeline.config.source_settings import ISO_FORMAT, Source
 
 # Forms of dates that only one format of `source.date_format` reads.
 _CERTAIN_FORMATS = {

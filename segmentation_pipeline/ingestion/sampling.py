@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.config.sections import is_url
+from segmentation_pipeline.config.source_settings import is_url
 from segmentation_pipeline.ingestion.cleaning import query_inputs
 from segmentation_pipeline.ingestion.discovery import source_roots
 from segmentation_pipeline.ingestion.file_ledger import QUARANTINED, IngestedFile
@@ -99,6 +99,9 @@ def sampled(
             return
         if errors:
             errors.append(explain_loss(warehouse, retailer))
+        else:
+            # The search for copies reads them.
+            warehouse.write([TableWrite("invoice_totals", select_of("invoice_totals"))], retailer.sql_values, inputs)
         yield Sample(warehouse, load.files, Losses.of(warehouse, inputs), " ".join(filter(None, errors)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segmentation_pipeline.config.paths import expanded
-from segmentation_pipeline.config.sections import Source, is_url
+from segmentation_pipeline.config.source_settings import Source, is_url
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import source_files, source_roots
 from segmentation_pipeline.ingestion.object_store import ObjectStores, check_packages

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from segmentation_pipeline.config.sections import VERSION_GROUP
+from segmentation_pipeline.config.source_settings import VERSION_GROUP
 from segmentation_pipeline.ingestion.file_ledger import LOADED, MISSING, SUPERSEDED, IngestedFile
 
 # Equal for two versions of the same export.

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.file_formats import Part, parts_of
 from segmentation_pipeline.ingestion.number_formats import currency_signs, number_sql, number_values

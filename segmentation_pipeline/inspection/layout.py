@@ -15,7 +15,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
-from segmentation_pipeline.config.sections import WHITESPACE
+from segmentation_pipeline.config.source_settings import WHITESPACE
 from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.ingestion.csv_layout import csv_reader, separator_of
 from segmentation_pipeline.ingestion.decompression import byte_order_encoding, decompressed

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segmentation_pipeline.config.sections import ISO_FORMAT
+from segmentation_pipeline.config.source_settings import ISO_FORMAT
 from segmentation_pipeline.errors import mask
 from segmentation_pipeline.ingestion.calendar_names import MONTHS, WEEKDAYS
 from segmentation_pipeline.ingestion.date_formats import date_format_values, time_sql

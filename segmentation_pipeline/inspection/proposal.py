@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_pipeline.config.loading import load, shipped_names
-from segmentation_pipeline.config.sections import Source
+from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.config.validation import normalised
 from segmentation_pipeline.errors import SourceError
 from segmentation_pipeline.ingestion.discovery import format_of, source_files

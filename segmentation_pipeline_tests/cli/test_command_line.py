@@ -182,6 +182,13 @@ def test_show_prints_the_end_of_the_run_again(shop: Shop, first_run: Ended) -> N
     assert first_run.stdout.endswith(shown.stdout)
 
 
+def test_command_of_the_web_interface_shows_the_retailer_of_the_command_line(shop: Shop, first_run: Ended) -> None:
+    then = "make dev, then http://127.0.0.1:3000\n"
+    assert f"browser  {then}" in first_run.stdout
+    named = segments(shop, "show", "--retailer", str(shop.retailer), SEGMENTATION_RETAILER="sample")
+    assert f"browser  SEGMENTATION_RETAILER={shlex.quote(str(shop.retailer))} {then}" in named.stdout
+
+
 def test_show_before_the_first_run_names_the_command(new_shop: Shop) -> None:
     shown = segments(new_shop, "show")
     assert (shown.code, shown.stdout) == (2, "")
