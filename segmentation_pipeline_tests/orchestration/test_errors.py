@@ -273,7 +273,7 @@ def test_run_spills_below_the_memory_limit_with_the_same_tables(
     ]
     shop, features = Shop.build(tmp_path, lines), assets_up_to("rfm_features")
     shop.enter(monkeypatch)
-    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "80MB")
+    monkeypatch.setenv("SEGMENTATION_MEMORY_LIMIT", "100MB")
     spilled = set[str]()
     over, spill = Event(), shop.folders.working_database.parent / "tmp"
 
