@@ -74,7 +74,7 @@ def _write_state(
     database: Path, release: Release, state: list[StateTable], spill: Path, report: Callable[[str], None]
 ) -> dict[str, int]:
     """Write the tables of the state into a new working database, and check the contract of each."""
-    # The models first, by which rows of an earlier version are completed.
+    # The models first: rows of an earlier version are completed from them.
     tables = sorted((table for table in state if table.rows), key=lambda table: table.name != "segmentation_models")
     with connection_to(database, spill, LOCK_TIMEOUT, report, folders=[release.folder]) as connection:
         warehouse = Warehouse(connection)

@@ -231,7 +231,7 @@ def test_search_leaves_another_number_pending(nights: Nights) -> None:
     nights.run(FIRST + WEEK, search=True, until=MODEL)
     assert (nights.last_model.status, nights.last_model.n_clusters) == ("pending", 3)
     assert nights.active_model == active
-    # The data cover month ends by which the four transforms are compared.
+    # The data cover enough month ends to compare the four transforms.
     searched = "select transform, n_clusters from kmeans_candidates where gini is not null order by is_chosen desc"
     assert nights.rows(searched)[0] == ("standard", 3)
     assert len(nights.rows(searched)) == 4
