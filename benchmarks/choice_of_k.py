@@ -27,8 +27,9 @@ from replay import ROOT, WINDOWS, prepared
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model.arrays import Array
-from segmentation_pipeline.model.k_search import KCandidate, bootstrap_ari, search_k
+from segmentation_pipeline.model.k_search import KCandidate, search_k
 from segmentation_pipeline.model.kmeans import fit
+from segmentation_pipeline.model.resampling import bootstrap_ari
 from segmentation_pipeline.model.segmentation_model import is_normal, tukey_fences
 from segmentation_pipeline.model.thresholds import FIT, SEARCH, FitRules, SearchRules
 from segmentation_pipeline.segments import training

@@ -19,10 +19,11 @@ from segmentation_pipeline.model.k_search import (
     fit_on_all,
     searched_sample,
 )
-from segmentation_pipeline.model.kmeans import Transform
-from segmentation_pipeline.model.segmentation_model import Fence
+from segmentation_pipeline.model.kmeans import KMeansFit, Transform
+from segmentation_pipeline.model.naming import name_clusters
+from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
-from segmentation_pipeline.model.usefulness import Lead, Past, kept_overnight, lead_over, mean_ginis
+from segmentation_pipeline.model.usefulness import Lead, Past, lead_over, mean_ginis
 
 DEFAULT: Transform = "standard"
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
@@ -45,15 +46,15 @@ def search_model(
     clearly more useful: its clusters, formed at past month ends, predict the later spend of normal customers with a
     Gini that is higher by `min_lead`, and by more than the noise. Of these the one with the highest Gini is chosen that
     meets the conditions of `search_k` for its transform, and under which `min_kept_overnight` of the customers keep
-    their segment from one day to the next. What cannot change the choice is not measured.
+    their segment from one night to the next. What cannot change the choice is not measured.
 
     Args:
         features: Shape (n, 3), the normal customers in natural units, sorted by customer.
         fences: The fences of the model.
-        past: What candidates are compared by. With fewer than `min_month_ends`, the default is chosen.
-        rules: The range and the conditions; default: `SearchRules()`.
-        method: The fit's seed and starts; default: `FitRules()`.
-        report: Called with what the search is doing.
+        past: What candidates are compared by.
+        rules: As of `search_k`.
+        method: As of `search_k`.
+        report: As of `search_k`.
 
     Raises:
         ValueError: There are too few distinct customers for the fewest clusters, or no feature varies.
@@ -62,41 +63,36 @@ def search_model(
     sample = searched_sample(features, rules, method)
     searches = {transform: NumberSearch(sample, transform, rules, method, report) for transform in TRANSFORMS}
     number, passes = searches[DEFAULT].choose()
-    known = {(DEFAULT, one.n_clusters): one for one in searches[DEFAULT].candidates(number, passes)}
-    default = DEFAULT, number
-    leads = _leads(default, past, rules, method, report) if len(past.months) >= rules.min_month_ends else {}
+    default, found = (DEFAULT, number), searches[DEFAULT].candidates(number, passes)
+    leads = _leads(default, past, rules, method, report)
     if not leads:
-        fitted = fit_on_all(features, sample, searches[DEFAULT].models[number], method)
-        return KSearchResult(fitted, list(known.values()), passes)
-    judged = dict(_judged(leads, default, searches, fences, past, rules))
-    winner = next((choice for choice, one in judged.items() if one.is_chosen), default)
-    if winner == default:
-        judged[default] = _Judged(
-            known[default].verdict, kept_overnight(searches[DEFAULT].models[number], fences, past.days), True
-        )
+        return KSearchResult(fit_on_all(features, sample, searches[DEFAULT].models[number], method), found, passes)
+    judged = {(DEFAULT, one.n_clusters): _Judged(one.verdict) for one in found}
+    judged |= dict(_judged(leads, searches, fences, past, rules, default))
+    chosen = next((choice for choice, one in judged.items() if one.is_chosen), default)
+    if chosen != default:
+        judged[default] = _Judged(f"Not chosen: {_words(chosen)} is clearly more useful, and passes.")
     candidates = []
-    for transform, search in searches.items():
-        for k in search.numbers:
-            choice = transform, k
-            lead, one = leads.get(choice), judged.get(choice)
-            verdict = one.verdict if one else known[choice].verdict if choice in known else _not_useful(lead, default)
-            candidates.append(
-                replace(
-                    search.candidate(k, verdict, is_chosen=choice == winner),
-                    gini=lead.gini if lead else None,
-                    gini_lead=lead.difference if lead else None,
-                    gini_lead_low=lead.low if lead else None,
-                    kept_overnight=one.kept if one else None,
-                )
+    for choice in ((transform, k) for transform, search in searches.items() for k in search.numbers):
+        (transform, k), lead = choice, leads.get(choice)
+        one = judged.get(choice) or _Judged(_not_useful(lead, default))
+        candidates.append(
+            replace(
+                searches[transform].candidate(k, one.verdict, is_chosen=choice == chosen),
+                gini=lead.gini if lead else None,
+                gini_lead=lead.difference if lead else None,
+                gini_lead_low=lead.low if lead else None,
+                kept_overnight=one.kept,
             )
-    fitted = fit_on_all(features, sample, searches[winner[0]].models[winner[1]], method)
+        )
+    fitted = fit_on_all(features, sample, searches[chosen[0]].models[chosen[1]], method)
     months = tuple(month.month_end for month in past.months)
-    return KSearchResult(fitted, candidates, passes or winner != default, months)
+    return KSearchResult(fitted, candidates, passes or chosen != default, months)
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A candidate whose further conditions were looked at.
+    """The verdict on a candidate.
 
     Attributes:
         verdict: The reason for or against it.
@@ -114,7 +110,7 @@ def _leads(default: Choice, past: Past, rules: SearchRules, method: FitRules, re
     from threadpoolctl import threadpool_limits
 
     ginis, numbers = dict[Choice, Array](), range(rules.k_min, rules.k_max + 1)
-    # As in `k_search.bootstrap_ari`: each fit has one thread, so that its sums do not depend on their number.
+    # As in `resampling.bootstrap_ari`: each fit has one thread, so that its sums do not depend on their number.
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=threadpool_limits, initargs=(1,))
     with threadpool_limits(1), pool:
         for transform in TRANSFORMS:
@@ -132,41 +128,42 @@ def _leads(default: Choice, past: Past, rules: SearchRules, method: FitRules, re
 
 def _judged(
     leads: dict[Choice, Lead],
-    default: Choice,
     searches: dict[Transform, NumberSearch],
     fences: dict[str, Fence],
     past: Past,
     rules: SearchRules,
+    default: Choice,
 ) -> Iterator[tuple[Choice, _Judged]]:
-    """Yield the default, and the clearly more useful candidates, the most useful first."""
+    """Yield the candidates that are clearly more useful than the default, the most useful first."""
     useful = [choice for choice, lead in leads.items() if lead.difference >= rules.min_lead and lead.low > 0]
     winner: Choice | None = None
     for choice in sorted(useful, key=lambda choice: (-leads[choice].gini, choice)):
-        transform, k = choice
+        (transform, k), search = choice, searches[choice[0]]
         if winner is not None:
-            verdict = f"Not chosen: {_words(winner)} is more useful and passes, so the rest was not measured."
-            yield choice, _Judged(verdict)
-            continue
-        kept = kept_overnight(searches[transform].models[k], fences, past.days)
-        share = f"{kept:.2%} of the customers keep their segment overnight"
-        if kept < rules.min_kept_overnight:
-            yield choice, _Judged(f"Not chosen: {share}, less than {rules.min_kept_overnight:.1%}.", kept)
-        elif not searches[transform].passes(k):
-            yield choice, _Judged(f"Not chosen: {' and '.join(searches[transform].shortfalls(k))}.", kept)
-        else:
-            winner = choice
             yield (
                 choice,
-                _Judged(
-                    f"Chosen, the most useful that passes: {_useful(leads[choice], default)}; {share} (at least"
-                    f" {rules.min_kept_overnight:.1%}), {searches[transform].met(k)}.",
-                    kept,
-                    is_chosen=True,
-                ),
+                _Judged(f"Not chosen: {_words(winner)} is more useful and passes, so the rest was not measured."),
             )
-    if winner is not None:
-        kept = kept_overnight(searches[default[0]].models[default[1]], fences, past.days)
-        yield default, _Judged(f"Not chosen: {_words(winner)} is clearly more useful, and passes.", kept)
+        elif not search.passes(k):
+            yield choice, _Judged(f"Not chosen: {' and '.join(search.shortfalls(k))}.")
+        else:
+            # Replayed last, because it takes longest.
+            kept = past.kept_overnight(_model(search.models[k], fences))
+            share = f"{kept:.2%} of the customers keep their segment overnight"
+            if kept < rules.min_kept_overnight:
+                yield choice, _Judged(f"Not chosen: {share}, less than {rules.min_kept_overnight:.1%}.", kept)
+                continue
+            winner = transform, k
+            verdict = (
+                f"Chosen, the most useful that passes: {_useful(leads[choice], default)}; {share} (at least"
+                f" {rules.min_kept_overnight:.1%}), {search.met(k)}."
+            )
+            yield choice, _Judged(verdict, kept, is_chosen=True)
+
+
+def _model(found: KMeansFit, fences: dict[str, Fence]) -> SegmentationModel:
+    """Return the model that a first fit would make of these clusters."""
+    return SegmentationModel(fences, found.scaler, found.centroids_, tuple(name_clusters(found.standardised_)))
 
 
 def _not_useful(lead: Lead | None, default: Choice) -> str:

@@ -1,20 +1,20 @@
-"""How useful clusters would have been: the later spend that they predict, and the customers they keep overnight.
+"""How useful clusters would have been: the later spend that they predict.
 
 Contains the measures of one candidate of a search. Which candidate is chosen is decided in `model_search`; the past of
-the customers is read in `segments.past_customers`.
+the customers is read in `segments.past_customers`, their nights in `segments.past_nights`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segmentation_pipeline.model.arrays import Array, round_decimals
-from segmentation_pipeline.model.kmeans import KMeansFit, Transform, fit, nearest, sampled_rows
+from segmentation_pipeline.model.kmeans import Transform, fit, nearest, sampled_rows
 from segmentation_pipeline.model.lift import block_ginis
-from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
+from segmentation_pipeline.model.segmentation_model import SegmentationModel
 from segmentation_pipeline.model.thresholds import FitRules
 
 # Blocks of customers, from whose absence the noise is computed.
@@ -46,11 +46,11 @@ class Past:
 
     Attributes:
         months: Past month ends.
-        days: The features of the same customers on consecutive days, oldest first, each of shape (n, 3).
+        kept_overnight: Returns the share of customers that keep their segment from one night to the next under a model.
     """
 
-    months: tuple[PastMonth, ...] = ()
-    days: tuple[Array, ...] = ()
+    months: tuple[PastMonth, ...]
+    kept_overnight: Callable[[SegmentationModel], float]
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,3 @@ def lead_over(ginis: Array, others: Array, *, comparisons: int, chance: float) -
     error = np.sqrt((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())
     low = differences[0] - ndtri(1 - chance / max(comparisons, 1)) * error
     return Lead(float(ginis[0]), float(others[0]), float(round_decimals(low)))
-
-
-def kept_overnight(found: KMeansFit, fences: dict[str, Fence], days: tuple[Array, ...]) -> float:
-    """Return the share of customers that keep their segment from one day to the next, if the model is kept.
-
-    Without hysteresis, which keeps more.
-
-    Args:
-        found: The fit of the clusters.
-        fences: The fences of the model.
-        days: The features of the same customers on consecutive days, each of shape (n, 3).
-    """
-    keys = tuple(str(number) for number in range(len(found.centroids_)))
-    model = SegmentationModel(fences, found.scaler, found.centroids_, keys)
-    segments = [model.assign(features) for features in days]
-    return float(round_decimals(np.mean([(before == after).mean() for before, after in pairwise(segments)])))

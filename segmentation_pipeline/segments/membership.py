@@ -40,5 +40,4 @@ def assigned_by_previous_model(database: Warehouse, as_of: datetime) -> QueryInp
     previous = None if last is None else registry.active_at(last)
     if previous is None or previous.status == "active":
         return QueryInputs({"assigned_by_previous_model": _NO_CUSTOMERS})
-    inputs = with_model(database, previous, "assigned_segments")
-    return QueryInputs({"assigned_by_previous_model": inputs.relations["with_other_model"]}, inputs.values)
+    return QueryInputs({"assigned_by_previous_model": with_model(database, previous.model, "assigned_segments")})

@@ -11,6 +11,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.history import AS_OF_MONTH_END
+from segmentation_pipeline.segments.past_nights import PastNights
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
 
@@ -62,7 +63,9 @@ select totals.*
 from invoice_totals as totals
 inner join temp.sampled_customers as sampled on totals.customer_id = sampled.customer_id
 """
-_OF_SAMPLED = AS_OF_MONTH_END["invoice_totals"].replace("main.invoice_totals", "temp.sampled_invoices")
+AS_OF_SAMPLED = AS_OF_MONTH_END | {
+    "invoice_totals": AS_OF_MONTH_END["invoice_totals"].replace("main.invoice_totals", "temp.sampled_invoices")
+}
 
 
 @dataclass(frozen=True)
@@ -106,25 +109,23 @@ def compared_months(found: list[datetime], rules: thresholds.SearchRules = thres
     return compared if len(found) >= 2 * rules.min_month_ends else []
 
 
-def read_past(database: Warehouse, settings: Retailer, as_of: datetime) -> "Past":
-    """Return what the candidates of a search are compared by; without month ends where there are too few."""
+def read_past(database: Warehouse, settings: Retailer, as_of: datetime) -> "Past | None":
+    """Return what the candidates of a search are compared by; None where there are too few month ends."""
     from segmentation_pipeline.model.usefulness import Past
 
     months = compared_months(month_ends(database, as_of))
     if not months:
-        return Past()
+        return None
     _sample(database)
-    return Past(
-        tuple(_month(database, settings, month) for month in months),
-        _days(database, settings, [as_of - timedelta(days=day) for day in range(thresholds.SEARCH.nights, -1, -1)]),
-    )
+    nights = PastNights(database, settings, as_of, AS_OF_SAMPLED)
+    return Past(tuple(_month(database, settings, month) for month in months), nights.kept)
 
 
 def read_customers(database: Warehouse, settings: Retailer, as_of: datetime, until: datetime) -> PastCustomers:
     """Return the sampled customers at a past time, sorted by number, and what they spent until a later one."""
     import numpy as np
 
-    inputs = {**AS_OF_MONTH_END, "invoice_totals": _OF_SAMPLED, "later": LATER}
+    inputs = {**AS_OF_SAMPLED, "later": LATER}
     values = settings.sql_values | {"as_of": as_of, "until": until}
     found = database.fetch(inline_upstream(_CUSTOMERS, inputs), values)
     return PastCustomers(found["number"], np.column_stack([found[name] for name in FEATURES]), found["spend"])
@@ -146,11 +147,3 @@ def _month(database: Warehouse, settings: Retailer, month: datetime) -> "PastMon
     fences = tukey_fences(found.features, list(settings.outliers.features), settings.outliers.factor)
     normal = is_normal(fences, found.features)
     return PastMonth(month, found.features[normal], found.spend[normal], found.numbers[normal] % BLOCKS)
-
-
-def _days(database: Warehouse, settings: Retailer, days: list[datetime]) -> "tuple[Array, ...]":
-    """Return the features of the customers of the first day on each of the days."""
-    import numpy as np
-
-    found = [read_customers(database, settings, day, day) for day in days]
-    return tuple(day.features[np.isin(day.numbers, found[0].numbers)] for day in found)

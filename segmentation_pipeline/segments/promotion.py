@@ -17,7 +17,6 @@ from segmentation_pipeline.segments.membership import is_before_last_change, las
 from segmentation_pipeline.segments.past_customers import read_past
 from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.segments.training import CandidateModel, fit_candidate, read_features
-from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
@@ -157,14 +156,12 @@ def _segments_under(database: Warehouse, model: ModelRecord, settings: Retailer)
         "rfm_features": "select * from main.rfm_features",
         "previous_segments": "select * from main.previous_segments",
     }
-    inputs = with_model(database, model, "assigned_segments", stored)
-    [(name, text)] = inputs.relations.items()
+    assigned = with_model(database, model.model, "assigned_segments", stored)
     found = database.fetch(
-        f"with {quoted(name)} as ({text})"  # noqa: S608 - quoted names
-        " select today.segment_key, coalesce(before.segment_key, '') as before"
-        f" from {quoted(name)} as today left join previous_segments as before using (customer_id)"
+        "select today.segment_key, coalesce(before.segment_key, '') as before"  # noqa: S608 - own SQL
+        f" from ({assigned}) as today left join previous_segments as before using (customer_id)"
         " order by customer_id",
-        settings.sql_values | inputs.values,
+        settings.sql_values,
     )
     return found["segment_key"].astype("U32"), found["before"].astype("U32")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segmentation_pipeline.model import k_search, kmeans
+from segmentation_pipeline.model import k_search, kmeans, resampling
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
 from segmentation_pipeline_tests.scenarios import REAL_DATA
 
@@ -333,7 +333,7 @@ def test_a_search_among_many_customers_uses_a_sample_and_fits_all(monkeypatch: p
     """The number of clusters, and nearly every customer's cluster, are those of a search among all of them."""
     features = blobs(4, each=1_000)
     searched = list[int]()
-    monkeypatch.setattr(k_search, "bootstrap_ari", spied(k_search.bootstrap_ari, searched))
+    monkeypatch.setattr(k_search, "bootstrap_ari", spied(resampling.bootstrap_ari, searched))
     sampled = search_k(features, resamples=3, k_max=5, max_customers=1_000)
     of_all = search_k(features, resamples=3, k_max=5, max_customers=4_000)
     assert set(searched) == {1_000, 4_000}

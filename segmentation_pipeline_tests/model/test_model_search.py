@@ -1,5 +1,6 @@
 """The search over transforms: what makes a candidate useful, and that noise does not."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -9,11 +10,10 @@ from numpy.typing import NDArray
 
 from segmentation_pipeline.model import model_search
 from segmentation_pipeline.model.k_search import KCandidate, KSearchResult
-from segmentation_pipeline.model.kmeans import fit
 from segmentation_pipeline.model.lift import block_ginis, lift
 from segmentation_pipeline.model.segmentation_model import tukey_fences
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
-from segmentation_pipeline.model.usefulness import BLOCKS, Past, PastMonth, kept_overnight
+from segmentation_pipeline.model.usefulness import BLOCKS, Past, PastMonth
 
 Array = NDArray[np.float64]
 NUMBER = 1200
@@ -29,24 +29,20 @@ def customers(seed: int) -> Array:
     return np.column_stack([money, np.ones(NUMBER), np.ones(NUMBER)])
 
 
-def past(*, signal: bool, restless: bool = False, months: int = 2, seed: int = 7) -> Past:
-    """Return month ends after which customers spend more the more they spent before, or anything; and three days.
+def past(*, signal: bool, kept: float = 1, seed: int = 7) -> Past:
+    """Return month ends after which customers spend more the more they spent before, or anything.
 
     Args:
         signal: Whether past spend predicts.
-        restless: Whether customers spend a multiple from one day to the next, or a part.
-        months: How many month ends there are.
+        kept: The share of customers that keep their segment overnight.
         seed: Seed of the later spend.
     """
     found, random = [], np.random.default_rng(seed)
-    for place, month in enumerate(MONTHS[:months]):
+    for place, month in enumerate(MONTHS):
         features = customers(place)
         spend = (np.log(features[:, 0]) if signal else 1) * random.lognormal(0, 0.3, NUMBER)
         found.append(PastMonth(month, features, spend, np.arange(NUMBER) % BLOCKS))
-    today = customers(9)
-    other = today.copy()
-    other[:, 0] *= 30.0 ** random.integers(-1, 2, NUMBER) if restless else 1
-    return Past(tuple(found), (today, other, today))
+    return Past(tuple(found), lambda _: kept)
 
 
 def search(of: Past, **rules: Any) -> KSearchResult:
@@ -80,7 +76,7 @@ def test_a_transform_whose_segments_predict_spend_is_chosen(useful: KSearchResul
     assert one.gini_lead is not None
     assert one.gini_lead_low is not None
     assert 0 < one.gini_lead_low < one.gini_lead
-    assert one.kept_overnight == 1
+    assert [other.kept_overnight for other in useful.candidates if other.kept_overnight is not None] == [1]
     assert useful.month_ends == MONTHS
 
 
@@ -115,7 +111,7 @@ def test_a_lead_that_nobody_would_notice_is_not_taken() -> None:
 
 
 def test_segments_that_change_overnight_are_not_taken() -> None:
-    found = search(past(signal=True, restless=True))
+    found = search(past(signal=True, kept=0.99))
     assert chosen(found).transform == "standard"
     assert any("keep their segment overnight, less than 99.2%" in one.verdict for one in found.candidates)
 
@@ -127,8 +123,9 @@ def test_an_unstable_candidate_is_not_taken() -> None:
     assert any(one.transform != "standard" and "resamples agrees" in one.verdict for one in found.candidates)
 
 
-def test_with_too_few_month_ends_only_numbers_are_searched() -> None:
-    found = search(past(signal=True, months=1))
+def test_without_spend_afterwards_only_numbers_are_searched() -> None:
+    without = replace(past(signal=True).months[0], spend=np.zeros(NUMBER))
+    found = search(Past((without, without), lambda _: 1))
     assert {one.transform for one in found.candidates} == {"standard"}
     assert {one.gini for one in found.candidates} == {None}
     assert found.month_ends == ()
@@ -145,16 +142,3 @@ def test_block_ginis_are_those_of_the_customers_outside_each_block() -> None:
     for block in range(5):
         rest = blocks != block
         assert found[1 + block] == pytest.approx(lift(groups[rest], past_spend[rest], future[rest]).gini, abs=1e-11)
-
-
-def test_kept_overnight_counts_customers_of_all_groups() -> None:
-    """Of four customers on three days, one changes its cluster once, and one becomes an outlier and returns."""
-    fitted = fit(customers(1), transform="standard", n_clusters=3, random_state=0)
-    fences = tukey_fences(np.array([[1.0, 1, 1], [2, 2, 1], [3, 3, 1]]), ["frequency"], 1.5)
-    low, high = (fitted.means_[cluster] for cluster in np.argsort(fitted.means_[:, 0])[[0, -1]])
-    first = np.array([low, low, high, high])
-    first[:, 1] = 2
-    second, third = first.copy(), first.copy()
-    second[0, 0] = third[0, 0] = high[0]
-    second[1, 1] = 99
-    assert kept_overnight(fitted, fences, (first, second, third)) == (2 / 4 + 3 / 4) / 2

@@ -190,9 +190,8 @@ def test_search_compares_every_second_month_end_as_it_was_then(nights: Nights) -
     """What happened since is unknown to the features, and the spend is that of the 90 days after."""
     as_of = datetime.fromisoformat("2024-02-20")
     past = read_past(nights.warehouse, nights.settings, as_of)
+    assert past is not None
     assert [f"{month.month_end:%Y-%m-%d}" for month in past.months] == ["2023-07-01", "2023-09-01", "2023-11-01"]
-    assert len(past.days) == 8
-    assert len({features.shape for features in past.days}) == 1
     start = past.months[0].month_end
     known = sorted({sold[6] for sold in LINES if sold[4] < f"{start}"})
     every = read_customers(nights.warehouse, nights.settings, start, start + timedelta(days=90))
@@ -200,7 +199,7 @@ def test_search_compares_every_second_month_end_as_it_was_then(nights: Nights) -
     assert len(every.features) == len(known)
     assert every.spend.sum() == pytest.approx(sum(int(sold[3]) * float(sold[5]) for sold in later))
     # Three month ends are too few to compare one and to report another.
-    assert read_past(nights.warehouse, nights.settings, datetime.fromisoformat("2023-12-15")).months == ()
+    assert read_past(nights.warehouse, nights.settings, datetime.fromisoformat("2023-12-15")) is None
 
 
 def test_backtest_is_computed_whole_and_reproducible(nights: Nights) -> None:
