@@ -37,35 +37,19 @@ from segmentation_pipeline.model.segment_catalog import SEGMENTS
 from segmentation_pipeline.model.segmentation_model import SegmentationModel, is_normal, tukey_fences
 from segmentation_pipeline.segments import training
 from segmentation_pipeline.segments.promotion import next_registry
-from segmentation_pipeline.segments.registry import Registry
+from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES, Registry
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
-from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.queries import QueryInputs, derived_between
 
 ROOT = Path(__file__).parents[1]
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
 # Nights between refits; nights within which a return counts as A→B→A; days of later spend.
 REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)
-BEFORE_MODEL = (
-    "invoice_totals",
-    "customer_totals",
-    "inter_purchase_times",
-    "rfm_features",
-    "inactive_customers",
-    "previous_segments",
-)
-AFTER_MODEL = (
-    "outlier_flags",
-    "outlier_customers",
-    "normal_customers",
-    "outlier_segments",
-    "scaled_customers",
-    "nearest_centroids",
-    "nearest_segments",
-    "kmeans_segments",
-    "assigned_segments",
-)
+_ASSIGNED = "select * from assigned_segments"
+AFTER_MODEL = derived_between(ACTIVE_MODEL_TABLES, _ASSIGNED)
+BEFORE_MODEL = [table for table in derived_between(["clean_transactions"], _ASSIGNED) if table not in AFTER_MODEL]
 _PUBLISHED = (
     "select assigned.customer_id, assigned.segment_key, assigned.is_move_pending, model.model_id, features.as_of"
     " from assigned_segments as assigned join rfm_features as features using (customer_id)"

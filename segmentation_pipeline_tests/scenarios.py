@@ -44,9 +44,10 @@ from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.segments.membership import last_change_at
 from segmentation_pipeline.segments.promotion import fit_is_due
-from segmentation_pipeline.segments.registry import ModelRecord, Registry
+from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES, ModelRecord, Registry
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.queries import derived_between
 
 SHARED = Path(__file__).parents[2] / "shared"
 REAL_DATA = SHARED / "data"
@@ -295,28 +296,14 @@ ASSETS: dict[str, dg.AssetsDefinition] = {
         model_drift,
     ]
 }
+_SEGMENTS = "select * from customer_segments"
+_OF_MODEL = derived_between(ACTIVE_MODEL_TABLES, _SEGMENTS)
 # In an order in which each asset finds its inputs. Tests materialise the others by name.
 NIGHT = (
-    "invoice_totals",
-    "customer_totals",
-    "inter_purchase_times",
-    "rfm_features",
-    "inactive_customers",
-    "previous_segments",
-    "segmentation_model",
-    "outlier_flags",
-    "outlier_customers",
-    "normal_customers",
-    "outlier_segments",
-    "scaled_customers",
-    "nearest_centroids",
-    "nearest_segments",
-    "kmeans_segments",
-    "assigned_segments",
-    "rfm_thresholds",
     "rfm_segment_map",
-    "rfm_scores",
-    "customer_segments",
+    *(table for table in derived_between(["clean_transactions"], _SEGMENTS) if table not in _OF_MODEL),
+    "segmentation_model",
+    *_OF_MODEL,
     "segment_membership",
     "segment_changes",
 )

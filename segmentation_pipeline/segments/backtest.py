@@ -5,7 +5,6 @@ Contains which month ends are evaluated, and the rows of the tables of the back-
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.history import AS_OF_MONTH_END
-from segmentation_pipeline.segments.past_customers import LATER, NUMBERS, month_ends
+from segmentation_pipeline.segments.past_customers import CUSTOMERS, LATER, NUMBERS, month_ends
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from segmentation_pipeline.model.lift import Draws, Interval, LiftMetrics, Resamples
@@ -55,24 +55,37 @@ SENTENCES = {
 }
 # Raise it when the method of the back-test changes.
 METHOD_VERSION = "5"
-_CUSTOMERS = """
-select
-    features.customer_id,
-    numbers.number,
-    cast(features.monetary as double) as monetary,
-    cast(features.frequency as double) as frequency,
-    cast(features.recency as double) as recency,
-    cast(features.refunds as double) as refunds,
-    scores.rfm_segment,
-    cast(coalesce(later.spend, 0) as double) as spend,
-    coalesce(later.returned, 0) as returned
-from rfm_features as features
-inner join rfm_scores as scores on features.customer_id = scores.customer_id
-inner join numbers on features.customer_id = numbers.customer_id
-left join later on features.customer_id = later.customer_id
-order by features.customer_id
-"""
+_CUSTOMERS = f"""
+select customers.*, scores.rfm_segment
+from ({CUSTOMERS}) as customers
+inner join rfm_scores as scores on customers.customer_id = scores.customer_id
+order by customers.number
+"""  # noqa: S608 - own SQL
 _INPUTS = {**AS_OF_MONTH_END, "later": LATER, "numbers": NUMBERS}
+
+
+@dataclass(frozen=True)
+class PastSegments:
+    """The segments of the customers at a month end, as they would have been then.
+
+    Attributes:
+        month_end: The month end.
+        customers: The customers, and what they did afterwards.
+        keys: The segment of each customer, shape (n,).
+        is_normal: Whether each is a normal customer, shape (n,).
+    """
+
+    month_end: datetime
+    customers: "Columns"
+    keys: "NDArray[Any]"
+    is_normal: "NDArray[np.bool_]"
+
+    def of(self, population: str) -> "tuple[NDArray[Any], Columns]":
+        """Return the segments and columns of the customers of a population."""
+        if population == "all":
+            return self.keys, self.customers
+        columns = {name: column[self.is_normal] for name, column in self.customers.items()}
+        return self.keys[self.is_normal], columns
 
 
 @dataclass(frozen=True)
@@ -91,18 +104,9 @@ class _Month:
 
 
 def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime]]:
-    """Return the content of the back-test's tables, and the month ends that they cover.
-
-    Transform and number of clusters are those of the active model, since its segments are evaluated. Month ends whose
-    later spend decided these are left out, and those with too few distinct customers.
-    """
+    """Return the content of the back-test's tables, and the month ends that they cover."""
     from segmentation_pipeline.model.lift import Resamples
 
-    model = database.row(
-        "select transform, n_clusters, compared_month_ends from segmentation_models where status = 'active'"
-    )
-    compared = set(model.pop("compared_month_ends") or ())
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
     resamples = Resamples(
         database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"],
         random_state=thresholds.FIT.random_state,
@@ -110,26 +114,45 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     )
     segments, metrics, months = list[tuple[Any, ...]](), list[tuple[Any, ...]](), list[datetime]()
     evaluated: dict[str, list[_Month]] = {population: [] for population in POPULATIONS}
-    as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
-    reported = [month for month in month_ends(database, as_of) if month not in compared]
-    for number, month in enumerate(reported, start=1):
-        progress.report(f"testing month {number} of {len(reported)}")
-        with suppress(FitError):
-            rows, found = _evaluate(database, settings, resamples, month)
-            segments.extend(rows)
-            months.append(month)
-            for population, one in found.items():
-                metrics.extend(_metric_rows(month, population, one))
-                evaluated[population].append(one)
+    for past in past_segments(database, settings):
+        segments.extend(_segment_rows(past))
+        months.append(past.month_end)
+        for population in POPULATIONS:
+            one = _predicted(*past.of(population), resamples)
+            metrics.extend(_metric_rows(past.month_end, population, one))
+            evaluated[population].append(one)
     verdicts = [_verdict_row(population, found) for population, found in evaluated.items()]
     contents = zip(TABLES, (segments, metrics, verdicts), strict=True)
     return [TableWrite(table, rows=rows) for table, rows in contents], months
 
 
-def _evaluate(
-    database: Warehouse, settings: Retailer, resamples: "Resamples", month: datetime
-) -> tuple[list[tuple[Any, ...]], dict[str, _Month]]:
-    """Return the rows of `segment_backtest` for one month end, and how well each population's spend is predicted.
+def past_segments(database: Warehouse, settings: Retailer) -> Iterator[PastSegments]:
+    """Yield the segments at each month end that is reported, as they would have been then.
+
+    Transform and number of clusters are those of the active model, since its segments are evaluated. Month ends whose
+    later spend decided these are left out, and those with too few distinct customers.
+    """
+    model = database.row(
+        "select transform, n_clusters, compared_month_ends from segmentation_models where status = 'active'"
+    )
+    compared = set(model.pop("compared_month_ends") or ())
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
+    as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
+    reported = [month for month in month_ends(database, as_of) if month not in compared]
+    for number, month in enumerate(reported, start=1):
+        progress.report(f"testing month {number} of {len(reported)}")
+        until = month + timedelta(days=thresholds.BACKTEST.horizon_days)
+        values = settings.sql_values | {"as_of": month, "until": until}
+        customers = database.fetch(inline_upstream(_CUSTOMERS, _INPUTS), values)
+        try:
+            past = _formed(month, customers, settings)
+        except FitError:
+            continue
+        yield past
+
+
+def _formed(month: datetime, customers: "Columns", settings: Retailer) -> PastSegments:
+    """Return the segments of the customers at a month end.
 
     Raises:
         FitError: There are too few distinct customers.
@@ -138,22 +161,10 @@ def _evaluate(
 
     from segmentation_pipeline.model.segmentation_model import is_normal
 
-    until = month + timedelta(days=thresholds.BACKTEST.horizon_days)
-    values = settings.sql_values | {"as_of": month, "until": until}
-    customers = database.fetch(inline_upstream(_CUSTOMERS, _INPUTS), values)
     features = np.column_stack([customers[name] for name in FEATURES])
     model, *_ = fit_model(features, settings)
     keys = model.assign(features, customers["refunds"])
-    members = {"all": np.ones(len(features), bool), "normal": is_normal(model.fences, features)}
-    found = {
-        population: _predicted(
-            keys[members[population]],
-            {name: column[members[population]] for name, column in customers.items()},
-            resamples,
-        )
-        for population in POPULATIONS
-    }
-    return list(_segment_rows(month, keys, customers)), found
+    return PastSegments(month, customers, keys, is_normal(model.fences, features))
 
 
 def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples") -> _Month:
@@ -176,10 +187,11 @@ def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples
     )
 
 
-def _segment_rows(month: datetime, keys: "NDArray[Any]", customers: "Columns") -> Iterator[tuple[Any, ...]]:
+def _segment_rows(found: PastSegments) -> Iterator[tuple[Any, ...]]:
     """Yield the later spend of each segment."""
     import numpy as np
 
+    month, customers, keys = found.month_end, found.customers, found.keys
     total = customers["spend"].sum()
     for key in np.unique(keys).tolist():
         members = keys == key

@@ -45,18 +45,22 @@ from (
 )
 where number * $size % customers < $size
 """
-_CUSTOMERS = """
+_SAMPLED_NUMBERS = "select customer_id, number from temp.sampled_customers"
+# The customers at a past time, and what they did afterwards.
+CUSTOMERS = """
 select
     features.customer_id,
-    sampled.number,
+    numbers.number,
     cast(features.monetary as double) as monetary,
     cast(features.frequency as double) as frequency,
     cast(features.recency as double) as recency,
-    cast(coalesce(later.spend, 0) as double) as spend
+    cast(features.refunds as double) as refunds,
+    cast(coalesce(later.spend, 0) as double) as spend,
+    coalesce(later.returned, 0) as returned
 from rfm_features as features
-inner join temp.sampled_customers as sampled on features.customer_id = sampled.customer_id
+inner join numbers on features.customer_id = numbers.customer_id
 left join later on features.customer_id = later.customer_id
-order by sampled.number
+order by numbers.number
 """
 _SAMPLED_INVOICES = """
 select totals.*
@@ -125,9 +129,9 @@ def read_customers(database: Warehouse, settings: Retailer, as_of: datetime, unt
     """Return the sampled customers at a past time, sorted by number, and what they spent until a later one."""
     import numpy as np
 
-    inputs = {**AS_OF_SAMPLED, "later": LATER}
+    inputs = {**AS_OF_SAMPLED, "later": LATER, "numbers": _SAMPLED_NUMBERS}
     values = settings.sql_values | {"as_of": as_of, "until": until}
-    found = database.fetch(inline_upstream(_CUSTOMERS, inputs), values)
+    found = database.fetch(inline_upstream(CUSTOMERS, inputs), values)
     return PastCustomers(found["number"], np.column_stack([found[name] for name in FEATURES]), found["spend"])
 
 

@@ -4,7 +4,7 @@ Contains functions of text. Nothing here reads or writes the working database.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -69,6 +69,30 @@ def dependencies(select: str) -> list[str]:
     return sorted((read | built) & set(contracts()))
 
 
+def derived_between(first: Collection[str], select: str) -> list[str]:
+    """Return the derived tables between some tables and a SELECT that depends on them, in an order to derive them in.
+
+    State is read as stored, because the membership history would otherwise derive from itself.
+    """
+    found, changed = list[str](), set(first)
+
+    def is_changed(table: str) -> bool:
+        if table in changed:
+            return True
+        if not (table in contracts() and has_select(table)) or contracts()[table].state:
+            return False
+        # Visit every input, so that the tables are in the order of their dependencies.
+        reads = [is_changed(read) for read in sorted(tables_read_by(select_of(table))) if read != table]
+        if any(reads):
+            changed.add(table)
+            found.append(table)
+        return table in changed
+
+    for table in sorted(tables_read_by(select)):
+        is_changed(table)
+    return found
+
+
 def inline_upstream(select: str, replacements: dict[str, str]) -> str:
     """Return a SELECT in which other relations replace some of the tables that it depends on.
 
@@ -80,22 +104,7 @@ def inline_upstream(select: str, replacements: dict[str, str]) -> str:
         replacements: The SELECT of each relation that replaces a table. Inside it, `main.<table>` names the stored
             table of the same name.
     """
-    ctes = dict(replacements)
-
-    def is_replaced(table: str) -> bool:
-        if table in ctes:
-            return True
-        # State is read as stored: the membership history would otherwise derive from itself.
-        if not (table in contracts() and has_select(table)) or contracts()[table].state:
-            return False
-        # Visit every input, so that the CTEs are in the order of their dependencies.
-        replaced = [read for read in sorted(tables_read_by(select_of(table))) if read != table and is_replaced(read)]
-        if replaced:
-            ctes[table] = select_of(table)
-        return bool(replaced)
-
-    for table in sorted(tables_read_by(select)):
-        is_replaced(table)
+    ctes = replacements | {table: select_of(table) for table in derived_between(replacements, select)}
     relations = ", ".join(f"{quoted(name)} as (\n{text}\n)" for name, text in ctes.items())
     return f"with {relations} {select}"
 

@@ -275,7 +275,7 @@ def test_backtest_leaves_out_months_without_active_customers() -> None:
     """The shop opened again after a year, and only the last sixty days count."""
     again = [(*sold[:4], f"{datetime.fromisoformat(sold[4]) + timedelta(days=730)}", *sold[5:]) for sold in LINES]
     nights = Nights([*LINES, *again], rfm={"look_back_days": 60})
-    nights.run(LAST + timedelta(days=730), until="rfm_scores")
+    nights.run(LAST + timedelta(days=730), until="customer_segments")
     metadata = nights.materialize("segment_backtest")
     months = month_ends(nights, "segment_backtest")
     assert "2024-04-01" in months
