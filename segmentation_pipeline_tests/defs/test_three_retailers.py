@@ -27,7 +27,7 @@ from segmentation_pipeline_tests.scenarios import (
     write_csv,
 )
 
-RFM = "[rfm]\nas_of = 2024-12-31\n\n"
+RFM = "[rfm]\nas_of = 2024-12-31\n\n[release]\nreport = false\n\n"
 CHECKS = "[checks]\nmin_customers = 20\nmin_days = 30\nmin_silhouette = -1.0\n"
 
 

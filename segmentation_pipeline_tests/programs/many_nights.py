@@ -76,7 +76,7 @@ class DailyFiles:
         settings = tomllib.loads((SHIPPED / "online_retail.toml").read_text("utf-8"))
         settings["source"]["path"] = str(self.source)
         # The search and the back-test do not depend on the order in which lines arrive.
-        settings |= {"model": {"n_clusters": 4}}
+        settings |= {"model": {"n_clusters": 4}, "release": {"report": False}}
         settings.setdefault("checks", {})["min_days"] = 0
         (folder / "retailer.toml").write_text(tomli_w.dumps(settings), "utf-8")
 
