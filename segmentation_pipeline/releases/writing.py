@@ -17,12 +17,13 @@ import duckdb
 from segmentation_pipeline.releases.files import DATABASE, STATE_DATABASE, STORAGE_VERSION, Release, checksum
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.tables.contract import Contract, literal, quoted
-from segmentation_pipeline.warehouse.database import content_digest
+from segmentation_pipeline.warehouse.database import Content, contents_of
 from segmentation_pipeline.warehouse.statements import statements_for
 
 _NEW_DATABASE = "new_release"
 
 Selects = Mapping[Contract, str]
+Contents = Mapping[Contract, Content]
 
 
 def write_files(
@@ -51,7 +52,8 @@ def write_files(
     }
     state = {_stored_contract(connection, table): select for table, select in state_selects().items()}
     with statements_for("release"):
-        made_from = _made_from(connection, tables, state, macros)
+        contents = {name: contents_of(connection, selects) for name, selects in (("tables", tables), ("state", state))}
+        made_from = _made_from(contents["tables"], contents["state"], macros)
         copied = _copy_unchanged(previous, folder, made_from)
         with TemporaryDirectory(dir=folder) as temporary:
             _write_parquet(connection, folder, tables, copied)
@@ -60,7 +62,7 @@ def write_files(
             if STATE_DATABASE not in copied:
                 _write_parquet(connection, Path(temporary), state)
                 _write_database(connection, folder / STATE_DATABASE, state, Path(temporary), constraints=False)
-        counts = {name: _row_counts(connection, selects) for name, selects in (("tables", tables), ("state", state))}
+    counts = {name: {contract.table: content.rows for contract, content in of.items()} for name, of in contents.items()}
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     return {**counts, "files": files, "made_from": made_from, "copied": sorted(copied)}
 
@@ -74,16 +76,11 @@ def _stored_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Contr
     return contract.with_extra_columns(dict.fromkeys(stored, ""))
 
 
-def _made_from(
-    connection: duckdb.DuckDBPyConnection, tables: Selects, state: Selects, macros: Sequence[str]
-) -> dict[str, str]:
+def _made_from(tables: Contents, state: Contents, macros: Sequence[str]) -> dict[str, str]:
     """Return of each file a digest of the rows, contracts and functions that it is made from."""
     of_tables, of_state = (
-        {
-            _parquet(contract): _digest(contract.model_dump_json(), content_digest(connection, select))
-            for contract, select in selects.items()
-        }
-        for selects in (tables, state)
+        {_parquet(contract): _digest(contract.model_dump_json(), content.digest) for contract, content in of.items()}
+        for of in (tables, state)
     )
     return {
         **of_tables,
@@ -167,13 +164,6 @@ def _new_database(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator
     finally:
         # Also writes everything from the log into the file.
         connection.execute(f"detach {_NEW_DATABASE}")
-
-
-def _row_counts(connection: duckdb.DuckDBPyConnection, selects: Selects) -> dict[str, int]:
-    return {
-        contract.table: connection.execute(f"select count(*) from ({select})").fetchall()[0][0]  # noqa: S608 - own SQL
-        for contract, select in selects.items()
-    }
 
 
 def _parquet(contract: Contract) -> str:

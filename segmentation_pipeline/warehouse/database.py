@@ -7,7 +7,7 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import duckdb
 
@@ -23,6 +23,8 @@ _ERASED_IN_VERSION_2 = "forgotten_customers"
 # What each table was derived from: the version of the rows of a source file, or of all rows under WHOLE_TABLE.
 _VERSIONS_DDL = "create table if not exists table_versions (table_name varchar, part varchar, version varchar)"
 WHOLE_TABLE = ""
+
+_Key = TypeVar("_Key")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,13 @@ class WriteResult:
             f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in self.violations
         )
         return f"{self.table} would break its contract ({broken}), so the table was not changed."
+
+
+class Content(NamedTuple):
+    """How many rows there are, and a digest of them."""
+
+    rows: int
+    digest: str
 
 
 class Warehouse:
@@ -128,7 +137,8 @@ class Warehouse:
     def content_digest(self, table: str) -> str:
         """Return a digest of the rows of a table, whatever their order; computed again after the table is written."""
         if table not in self._digests:
-            self._digests[table] = content_digest(self.connection, f"select * from {quoted(table)}")  # noqa: S608 - names are quoted
+            select = f"select * from {quoted(table)}"  # noqa: S608 - names are quoted
+            self._digests[table] = contents_of(self.connection, {table: select})[table].digest
         return self._digests[table]
 
     def write(
@@ -244,7 +254,8 @@ class Warehouse:
     def _write_versions(self, write: TableWrite) -> None:
         if self.versions(write.table) == write.versions:
             return
-        self.connection.execute("delete from table_versions where table_name = $table", {"table": write.table})
+        if self.versions(write.table):
+            self.connection.execute("delete from table_versions where table_name = $table", {"table": write.table})
         self.connection.execute(
             "insert into table_versions select $table, unnest(cast($parts as varchar[])), unnest($versions)",
             {"table": write.table, "parts": [*write.versions], "versions": [*write.versions.values()]},
@@ -345,15 +356,22 @@ class Warehouse:
         return self.has("ingested_files") and bool(self.rows(f"{WITHOUT_SOURCE} limit 1"))
 
 
-def content_digest(connection: duckdb.DuckDBPyConnection, select: str) -> str:
-    """Return a digest of the rows of a SELECT, whatever their order: 0.02 s for 100,000 customers.
+def contents_of(connection: duckdb.DuckDBPyConnection, selects: Mapping[_Key, str]) -> dict[_Key, Content]:
+    """Return the number and a digest of the rows of each SELECT, whatever their order: 0.02 s for 100,000 customers.
 
     The hash is that of this version of DuckDB.
     """
     # Hashed twice, because one hash of several columns is the exclusive or of theirs: the sum of two rows could stay
-    # the same where they exchange a value.
-    [(rows, digest)] = connection.execute(f"select count(*), sum(hash(hash(one))) from ({select}) as one").fetchall()  # noqa: S608 - own SQL
-    return f"{rows}-{digest or 0}-{duckdb.__version__}"
+    # the same where they exchange a value. One statement, because a statement takes a millisecond.
+    counts = [
+        f"select {number} as number, count(*), sum(hash(hash(one))) from ({select}) as one"  # noqa: S608 - own SQL
+        for number, select in enumerate(selects.values())
+    ]
+    rows = connection.execute(f"{' union all '.join(counts)} order by number").fetchall() if counts else []
+    return {
+        key: Content(count, f"{count}-{digest or 0}-{duckdb.__version__}")
+        for key, (_, count, digest) in zip(selects, rows, strict=True)
+    }
 
 
 def _fits(table: str, found: Sequence[tuple[str, str]]) -> bool:
