@@ -70,6 +70,7 @@ bench-pages: $(DEVELOPMENT)  ## replay nights, compare segments and models with 
 	$(BIN)/python benchmarks/choice_of_k.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/worth.py
+	$(BIN)/python benchmarks/value_at_night.py
 	$(BIN)/python benchmarks/customer_value.py
 
 docs: $(DEVELOPMENT)  ## write the reference pages from the code

@@ -22,7 +22,8 @@ from typing import Any
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from replay import ROOT, WINDOWS, prepared
+from replay import WINDOWS
+from shops import ROOT, Folders, finished_run
 
 from segmentation_pipeline.config.loading import SHIPPED, load_settings
 from segmentation_pipeline.config.retailer import Retailer
@@ -183,7 +184,7 @@ def findings(shop: Shop, pool: ProcessPoolExecutor, seeds: int, orders: int, nig
 
 
 @contextmanager
-def shop_of(data: Path, refunds: str) -> Iterator[Shop]:
+def shop_of(folders: Folders, refunds: str) -> Iterator[Shop]:
     """Run the pipeline with refunds netted or ignored."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "online_retail.toml"
@@ -191,8 +192,8 @@ def shop_of(data: Path, refunds: str) -> Iterator[Shop]:
         path.write_text(text.replace('refunds = "net"', f'refunds = "{refunds}"'), "utf-8")
         settings = load_settings(str(path))
         assert settings.cleaning.refunds == refunds
-        with prepared(data, str(path)) as database:
-            yield Shop(database, settings)
+        with finished_run("online_retail", folders, str(path)) as run:
+            yield Shop(run.database, settings)
 
 
 PAGE = """# The choice of the number of clusters
@@ -301,15 +302,12 @@ def _nights(found: dict[str, Findings]) -> Iterator[str]:
 def main() -> None:
     """Measure everything, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the Online Retail data"
-    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--nights", type=int, default=60)
-    options = parser.parse_args()
+    folders, options = Folders.parsed(parser)
     with ExitStack() as stack:
-        shops = {kind: stack.enter_context(shop_of(options.data, kind)) for kind in KINDS}
+        shops = {kind: stack.enter_context(shop_of(folders, kind)) for kind in KINDS}
         pool = stack.enter_context(ProcessPoolExecutor(os.cpu_count(), get_context("spawn")))
         found = {
             kind: findings(shop, pool, options.seeds, options.orders, options.nights) for kind, shop in shops.items()

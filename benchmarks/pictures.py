@@ -14,9 +14,9 @@ from pathlib import Path
 import altair as alt
 import duckdb
 import pandas as pd
-from replay import ROOT, WINDOWS, prepared, window
+from replay import WINDOWS, window
+from shops import ROOT, Folders, finished_run
 
-from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.releases.store import Releases
@@ -181,11 +181,10 @@ def month_by_month(connection: Connection, population: str, metric: str) -> Iter
 def main() -> None:
     """Draw the pictures, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data")
-    options = parser.parse_args()
-    settings = load_settings("online_retail")
+    folders, _ = Folders.parsed(parser)
     FOLDER.mkdir(exist_ok=True)
-    with prepared(options.data) as database:
+    with finished_run("online_retail", folders) as run:
+        database, settings = run.database, run.settings
         release = Releases(database.parent / "releases").all()[-1]
         frames, currency = read_frames(release), settings.currency
         # A few hundred customers, because every reader of the page downloads them.

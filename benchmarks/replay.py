@@ -1,6 +1,6 @@
-"""Replay sixty nights of Online Retail, each on the data of that day, and measure who changed segment.
+"""Replay sixty nights of two shops, each on the data of that day, and measure who changed segment.
 
-Usage: python benchmarks/replay.py [--data FOLDER] [--nights N] [--clusters N] [--sweep]
+Usage: python benchmarks/replay.py [--data FOLDER] [--packages FOLDER] [--nights N] [--clusters N] [--sweep]
 
 Each night uses the pipeline's own SELECTs, fits and promotion; every seventh night has a refit. Other methods are
 compared with it: the nearest segment under the same models, a fit from scratch each night, the same matched to the
@@ -10,24 +10,19 @@ hysteresis margins are compared instead, and the table of ADR 7 is printed.
 
 import argparse
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise, product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from shops import ROOT, SHOPS, Folders, finished_run
 
-from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.arrays import Array
@@ -42,8 +37,9 @@ from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, derived_between
 
-ROOT = Path(__file__).parents[1]
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
+# CDNOW is the shop of `worth` for which the search takes another transform.
+SHOP_WINDOWS = {"online_retail": WINDOWS, "cdnow": ("1998-07-01", "1998-04-01")}
 # Nights between refits; nights within which a return counts as A→B→A; days of later spend.
 REFIT_EVERY, WITHIN, HORIZON = 7, 14, 90
 MARGINS, FENCE_MARGINS = (0.08, 0.09, 0.10), (0.03, 0.05)
@@ -93,6 +89,7 @@ class Window:
 
     last: datetime
     clusters: int
+    transform: Transform
     promoted: list[bool]
     partial_fences: list[tuple[datetime, float]]
     pending: list[tuple[datetime, str]]
@@ -104,33 +101,6 @@ class Window:
         return [
             share for share, other in zip(self.strategies["ours"].kept, self.promoted, strict=True) if other == promoted
         ]
-
-
-@contextmanager
-def prepared(data: Path, retailer: str = "online_retail") -> Iterator[Path]:
-    """Run the pipeline over the daily CSVs, and yield its working database, with its release beside it.
-
-    Args:
-        data: The folder with the Online Retail data.
-        retailer: A retailer file named `online_retail`, instead of the shipped one.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {
-            "SEGMENTATION_DATA": folder,
-            "SEGMENTATION_SOURCE": str((data / "online_retail" / "by-day").resolve()),
-            "SEGMENTATION_RETAILER": retailer,
-            "DAGSTER_HOME": f"{folder}/dagster",
-        }
-        done = subprocess.run(
-            [f"{sys.prefix}/bin/segments", "run"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"{done.stdout}\nThe run failed; is the data in {data}?")
-        yield Path(folder) / "online_retail" / "work.duckdb"
 
 
 def replay(database: Path, last: datetime, count: int, settings: Retailer) -> Iterator[Night]:
@@ -305,6 +275,7 @@ def window(
     return Window(
         seen[-1].as_of,
         seen[0].clusters,
+        seen[0].transform,
         [night.promoted for night in seen[1:]],
         [(night.as_of, night.fence_step) for night in seen if night.promoted and night.fence_step < 1],
         [(night.as_of, night.pending_because) for night in seen if night.pending_because],
@@ -317,16 +288,17 @@ def windows(
     database: Path,
     count: int,
     settings: Retailer,
+    dates: Sequence[str] = WINDOWS,
     tried: Sequence[thresholds.HysteresisRules] = (thresholds.HYSTERESIS,),
     *,
     rivals: bool = True,
 ) -> list[list[Window]]:
-    """Return every window under each of the margins, computed on all cores."""
+    """Return the windows to some dates under each of the margins, computed on all cores."""
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         running = [
             [
                 pool.submit(window, database, last, count, settings, rivals=rivals, hysteresis=hysteresis)
-                for last in WINDOWS
+                for last in dates
             ]
             for hysteresis in tried
         ]
@@ -362,18 +334,19 @@ _WORDS = {
 }
 PAGE = """# Stability
 
-Written by `benchmarks/replay.py` (`make bench-pages`): {nights} nights of Online Retail to each of three dates, each
-night with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
-promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). The number of clusters is what the
-search chose on the night before the first.
+Written by `benchmarks/replay.py` (`make bench-pages`): {nights} nights of a shop to each of several dates, each night
+with the lines up to it, and a refit every {every} nights. Every night uses the pipeline's own SELECTs, fits and
+promotion with the shipped settings (margin {margin}, fence margin {fence_margin}). Transform and number of clusters are
+what the search chose on the night before the first. Of the shops of [worth.md](worth.md), CDNOW is the one for which it
+chooses another transform than `standard`; fits from scratch are not compared there.
 
 - **kept**: the share of the customers of the night before that keep their segment, including outliers and inactive
   customers.
 - **A→B→A**: customers that leave a segment and return to it within {within} nights, as a share of the last night's.
 - **pending moves**: customers that are not in the segment that today's features alone would give.
 - **loss of Gini**: how much less well the segments predict the spend of the next {horizon} days than the nearest
-  segments of the same night (`model.lift`, ordered by past spend). Below zero they predict better. The first window has
-  no later data.
+  segments of the same night (`model.lift`, ordered by past spend). Below zero they predict better. The first window
+  of a shop has no later data.
 - **names that changed their meaning**: how often most customers of a segment had another name the next night.
 
 The fits from scratch compute their own fences each night, with as many starts as the pipeline. Segments that never
@@ -381,7 +354,7 @@ change are the counter-example: perfectly stable, but worth less and less.
 """
 
 
-def page(found: Sequence[Window], count: int) -> str:
+def page(found: Mapping[str, Sequence[Window]], count: int) -> str:
     """Return the page."""
     text = PAGE.format(
         nights=count,
@@ -391,8 +364,17 @@ def page(found: Sequence[Window], count: int) -> str:
         within=WITHIN,
         horizon=HORIZON,
     )
-    lines = [text, "## Targets", "", "| | " + " | ".join(f"to {of.last:%Y-%m-%d}" for of in found) + " |"]
-    lines.append("|---|" + "--:|" * len(found))
+    lines = [text.rstrip()]
+    for name, of_shop in found.items():
+        lines += ["", f"## {SHOPS[name].title}", "", *_targets(of_shop)]
+        for of in of_shop:
+            lines += ["", *_section(of)]
+    return "\n".join(lines) + "\n"
+
+
+def _targets(found: Sequence[Window]) -> Iterator[str]:
+    yield "| | " + " | ".join(f"to {of.last:%Y-%m-%d}" for of in found) + " |"
+    yield "|---|" + "--:|" * len(found)
     for row in zip(*map(targets, found), strict=True):
         cells = [
             "not measured"
@@ -401,16 +383,13 @@ def page(found: Sequence[Window], count: int) -> str:
             f" {'met' if reserve(value, bound, way) >= 0 else '**missed**'})"
             for _, value, bound, way, form in row
         ]
-        lines.append(f"| {row[0][0]} | {' | '.join(cells)} |")
-    for of in found:
-        lines += ["", *_section(of)]
-    return "\n".join(lines) + "\n"
+        yield f"| {row[0][0]} | {' | '.join(cells)} |"
 
 
 def _section(of: Window) -> Iterator[str]:
-    yield f"## To {of.last:%Y-%m-%d}"
+    yield f"### To {of.last:%Y-%m-%d}"
     yield ""
-    yield f"{of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
+    yield f"{of.transform}, {of.clusters} clusters; {sum(of.promoted)} refits promoted, {len(of.pending)} pending."
     yield ""
     yield (
         "| | kept, mean | kept, worst | A→B→A | pending moves | names that changed their meaning"
@@ -452,7 +431,7 @@ def sweep(database: Path, count: int, settings: Retailer) -> Iterator[str]:
         " | pending models | missed |"
     )
     yield "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    for (margin, fence), row in zip(pairs, windows(database, count, settings, tried, rivals=False), strict=True):
+    for (margin, fence), row in zip(pairs, windows(database, count, settings, tried=tried, rivals=False), strict=True):
         for of in row:
             found = targets(of)
             cells = ["" if value is None else f"{value:{form}}" for _, value, _, _, form in found]
@@ -464,33 +443,23 @@ def sweep(database: Path, count: int, settings: Retailer) -> Iterator[str]:
 def main() -> None:
     """Replay the windows, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the Online Retail data"
-    )
-    parser.add_argument("--database", type=Path, help="a working database of Online Retail instead of a run")
     parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--clusters", type=int, help="number of clusters, instead of the one that the search chooses")
     parser.add_argument("--sweep", action="store_true", help="compare pairs of hysteresis margins instead")
-    options: Any = parser.parse_args()
-    settings = load_settings("online_retail")
-    if options.clusters:
-        settings = with_clusters(settings, options.clusters)
-
-    def write(database: Path) -> None:
-        if options.sweep:
-            for line in sweep(database, options.nights, settings):
-                print(line)
-            return
-        [found] = windows(database, options.nights, settings)
-        text = page(found, options.nights)
-        print(text)
-        (ROOT / "docs" / "stability.md").write_text(text, "utf-8")
-
-    if options.database:
-        write(options.database)
-    else:
-        with prepared(options.data) as database:
-            write(database)
+    folders, options = Folders.parsed(parser)
+    found = dict[str, list[Window]]()
+    for name, dates in SHOP_WINDOWS.items():
+        with finished_run(name, folders) as run:
+            settings = with_clusters(run.settings, options.clusters) if options.clusters else run.settings
+            if options.sweep:
+                for line in sweep(run.database, options.nights, settings):
+                    print(line)
+                return
+            # The fits from scratch of 20,000 customers each night would take hours.
+            [found[name]] = windows(run.database, options.nights, settings, dates, rivals=name == "online_retail")
+    text = page(found, options.nights)
+    print(text)
+    (ROOT / "docs" / "stability.md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

