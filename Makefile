@@ -13,7 +13,10 @@ CLIENT_1_4 := 1.4.5
 OLDEST_DUCKDB := 1.5.5
 NODE_CLIENT := 1.5.5-r.5
 AXE_CORE := 4.14.1
-CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core
+# The cluster of the tests, where there is Java. It takes 500 MB, so it is no part of the environment.
+PYSPARK := 4.1.1
+SPARK := $(if $(shell command -v java),.venv/spark)
+CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core $(SPARK)
 # The tests of a file run in one process, because they share fixtures that are slow to build. Files start in the order
 # of conftest.py, slow ones first.
 ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -30,7 +33,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-pages docs picture queries clean clients test-oldest-duckdb
+.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -64,6 +67,9 @@ bench: $(DEVELOPMENT)  ## measure what runs cost, in minutes, and write docs/ben
 
 bench-scale: $(DEVELOPMENT)  ## the same with up to 100 million lines: an hour, and 20 GB of disk
 	$(BIN)/python -m benchmarks.cost --scale
+
+bench-spark: $(DEVELOPMENT) .venv/spark  ## compare Spark with DuckDB, in half an hour, and write docs/spark_benchmarks.md
+	$(BIN)/python -m benchmarks.spark
 
 bench-pages: $(DEVELOPMENT)  ## replay nights, compare segments and models with others, and write their pages
 	$(BIN)/python benchmarks/replay.py
@@ -114,6 +120,10 @@ clients: $(CLIENTS)
 
 .venv/axe-core: $(INSTALLED)
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ axe-core@$(AXE_CORE)
+	touch $@
+
+.venv/spark: constraints.txt | $(INSTALLED)
+	$(PIP_INSTALL) --constraint constraints.txt --upgrade --target $@ pyspark==$(PYSPARK)
 	touch $@
 
 $(HADOLINT): | $(BIN)/python

@@ -54,6 +54,10 @@ class WarehouseError(PipelineError):
     """The working database cannot be opened or used."""
 
 
+class EngineError(PipelineError):
+    """The engine of `[engine]` cannot be used."""
+
+
 class LockTimeoutError(PipelineError):
     """Another process held the lock for longer than the caller waits."""
 

@@ -28,6 +28,7 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
 # The files that take longest, longest first (97 to 20 s of CPU time).
 SLOW_FILES = (
     "test_command_line",
+    "test_cluster",
     "test_real_data",
     "test_web_interface",
     "test_errors",

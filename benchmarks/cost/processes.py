@@ -36,6 +36,7 @@ class Measured:
         disk: The working database and the releases in MB, after its end.
         peak_disk: The most that the data folder used in MB while it ran, as seen five times a second.
         steps: The seconds of each step that it printed.
+        cpu: Its seconds of processor time.
     """
 
     seconds: float
@@ -43,6 +44,7 @@ class Measured:
     disk: float = 0.0
     peak_disk: float = 0.0
     steps: dict[str, float] = field(default_factory=dict)
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def measured(
         disk=sum(map(_size, kept)) / 1e6,
         peak_disk=peak.size / 1e6,
         steps={name: float(took) for name, took in _STEP.findall(output)},
+        cpu=usage.ru_utime + usage.ru_stime,
     )
 
 

@@ -14,6 +14,7 @@ from segmentation_pipeline.config.loading import source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.errors import ErasureError
 from segmentation_pipeline.orchestration import instance as dagster_instance
+from segmentation_pipeline.orchestration.engines import run_engine
 from segmentation_pipeline.privacy import erasure
 from segmentation_pipeline.privacy.customer_ids import CustomerIds
 from segmentation_pipeline.privacy.pseudonyms import Key
@@ -29,7 +30,9 @@ def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
         folders, ids = RetailerFolders(data_folder(), settings.name), CustomerIds.of(settings, source_base(retailer))
         named = erasure.NamedCustomers.of(settings, key, customers, ids)
         dagster_instance.prepare()
-        erased = erasure.erase(folders, settings, key, named, typer.echo)
+        with run_engine(settings, lambda _: None) as engine:
+            lines = erasure.LinePlaces(engine.of, engine.folders)
+            erased = erasure.erase(folders, settings, key, named, typer.echo, lines)
     if not any(rows != 0 for rows in erased.before.values()):
         typer.echo("These customers are already erased: no table and no file names them.")
         return
@@ -47,7 +50,7 @@ def erase(customers: Sequence[str], retailer: str, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         release = Releases(folders.releases).all()[-1]
         erasure.delete_earlier_data(folders, release.name)
-        after = erasure.count_rows(folders, named, typer.echo)
+        after = erasure.count_rows(folders, named, typer.echo, lines)
         _show(erased.before, after)
         typer.echo(f"{release.name} is the only release now, as of {release.as_of}.")
         if erased.sources:

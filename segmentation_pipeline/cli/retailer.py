@@ -16,6 +16,7 @@ from segmentation_pipeline.ingestion.query_load import check_query
 from segmentation_pipeline.ingestion.sampling import SAMPLED_LINES, Sample, sampled
 from segmentation_pipeline.ingestion.sources import found_files
 from segmentation_pipeline.inspection.money import NO_CURRENCY
+from segmentation_pipeline.orchestration.engines import check_engine
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds, similar_ids_select
 from segmentation_pipeline.tables.catalog import withholdable_columns
 
@@ -30,6 +31,7 @@ def check(retailer: str, source: str, sample: bool, traceback: bool) -> None:
     with exit_on_user_error(traceback):
         name, source = absolute_arguments(retailer, source)
         settings = retailer_settings(name, source, withholdable=withholdable_columns())
+        check_engine(settings)
         ids, files = CustomerIds.of(settings, source_base(name)), _count_files(name, settings)
         typer.echo(f"{settings.title}: valid. Columns: {', '.join(settings.columns.source_names())}.")
         counted = f"{files:,} file{'s' if files > 1 else ''}"

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field, field_validator
 
 from segmentation_pipeline.config.cleaning_rules import Cleaning
+from segmentation_pipeline.config.engine_settings import Engine, unsupported_by_spark
 from segmentation_pipeline.config.model_settings import Membership, Model
 from segmentation_pipeline.config.sections import Checks, Columns, Customers, Outliers, Privacy, Release, Rfm
 from segmentation_pipeline.config.source_settings import Source
@@ -46,6 +47,7 @@ class Retailer(Section):
     privacy: Privacy = Privacy()
     release: Release = Release()
     checks: Checks = Checks()
+    engine: Engine = Engine()
 
     @field_validator("time_zone")
     @classmethod
@@ -75,6 +77,9 @@ class Retailer(Section):
                 yield from _query_errors(source, columns, cleaning, privacy)
         if isinstance(cleaning, dict):
             yield from _columns_hidden_from_rules(cleaning, privacy)
+        engine = settings.get("engine")
+        if isinstance(engine, dict) and engine.get("kind") == "spark":
+            yield from unsupported_by_spark(settings)
 
     @property
     def zone(self) -> ZoneInfo:

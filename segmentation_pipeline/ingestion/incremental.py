@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,8 @@ def load_source(
     pending = {file.record.source_file: file.path for file in found if file.is_pending}
     if request.reload:
         warehouse.forget_versions()
-    with read_lines(warehouse.connection, retailer, pending, spill, request.max_lines) as lines:
+    reader = partial(read_lines, retailer=retailer, max_lines=request.max_lines)
+    with warehouse.lines.staged(reader, pending, spill) as lines:
         found = [_with_read_error(file, lines.files.get(file.record.source_file)) for file in found]
         _check_errors(found, retailer.source.max_quarantined)
         erased = privacy.count_erased(warehouse, lines)

@@ -33,7 +33,9 @@ def preview_of(warehouse: Warehouse, contract: Contract, privacy: Privacy) -> di
         privacy: What the retailer stores and publishes.
     """
     select = f"select {contract.names} from {quoted(contract.table)} limit {_ROWS}"  # noqa: S608 - quoted names
-    rows = warehouse.rows(select)
+    found = warehouse.execute(select, {})
+    names = [column.name for column in contract.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
     if not rows:
         return {}
     masked = {column.name for column in contract.columns if column.personal or column.name in privacy.withhold}

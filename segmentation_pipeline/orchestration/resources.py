@@ -16,8 +16,9 @@ from pydantic import Field, PrivateAttr
 from segmentation_pipeline.config.loading import load_settings, source_base
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import LockTimeoutError, PipelineError, RetailerError, WarehouseError
+from segmentation_pipeline.errors import EngineError, LockTimeoutError, PipelineError, RetailerError, WarehouseError
 from segmentation_pipeline.orchestration import alerts, run_liveness
+from segmentation_pipeline.orchestration.engines import run_engine
 from segmentation_pipeline.orchestration.event_log import keep_event_log_open
 from segmentation_pipeline.tables.catalog import withholdable_columns
 from segmentation_pipeline.warehouse import lock
@@ -170,7 +171,7 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
         if self._database is None:
             try:
                 self._database = self._open()
-            except (LockTimeoutError, WarehouseError) as error:
+            except (EngineError, LockTimeoutError, WarehouseError) as error:
                 # The next steps of the run must not wait for the timeout again.
                 self._error = error
                 raise
@@ -187,12 +188,19 @@ class WarehouseResource(dg.ConfigurableResource[Any]):
             opening.enter_context(lock.writer(folders.lock, holder, self.lock_timeout, warn))
             if (instance := self._context.instance) is not None:
                 alerts.post_dead_commands(instance, run_liveness.fail_dead_runs(instance, run_liveness.folder()), warn)
+            # The logger of the step that is running then.
+            report = lambda text: dg.get_dagster_logger().info(text)  # noqa: E731 - one argument
+            engine = opening.enter_context(run_engine(self.retailer.settings, report))
             connection = opening.enter_context(
                 connection_to(
-                    folders.working_database, folders.spill, self.lock_timeout, warn, folders=[folders.releases]
+                    folders.working_database,
+                    folders.spill,
+                    self.lock_timeout,
+                    warn,
+                    folders=[folders.releases, *engine.folders],
                 )
             )
-            database = Warehouse(connection)
+            database = Warehouse(connection, engine=engine.of)
             # Only a database that opened stays open; otherwise the lock is released here.
             self._stack.push(opening.pop_all())
         return database

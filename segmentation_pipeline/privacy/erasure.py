@@ -17,17 +17,20 @@ import duckdb
 
 from segmentation_pipeline.config.paths import RetailerFolders
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.errors import ErasureError
+from segmentation_pipeline.errors import ErasureError, WarehouseError
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, normalised
 from segmentation_pipeline.privacy.line_privacy import ERASED_TEXT, LinePrivacy, possible_names
 from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.files import sync
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.segments.membership import last_change_at
+from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
+from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabase
+from segmentation_pipeline.warehouse.queries import QueryInputs
 
 LOCK_TIMEOUT = 3600.0
 _COMMAND = "segments erase"
@@ -92,16 +95,31 @@ class NamedCustomers:
         return f"({condition} or coalesce(list_contains($customers, {name}), false))"
 
 
-def count_rows(folders: RetailerFolders, named: NamedCustomers, report: Callable[[str], None]) -> RowCounts:
+@dataclass(frozen=True)
+class LinePlaces:
+    """Where lines are.
+
+    Attributes:
+        engine: Makes the engine that holds them.
+        folders: Folders of files with them, beside the folder of the retailer.
+    """
+
+    engine: EngineFactory = InDatabase
+    folders: Sequence[Path] = ()
+
+
+def count_rows(
+    folders: RetailerFolders, named: NamedCustomers, report: Callable[[str], None], lines: LinePlaces = LinePlaces()
+) -> RowCounts:
     """Return how many rows name the customers, by file and, for the working database, by table.
 
-    Every table and file that can name a customer is included, also with no rows.
+    Every table and file that can name a customer is included, also with no rows. Lines elsewhere are one place.
     """
     with lock.writer(folders.lock, lock.this_process(_COMMAND), LOCK_TIMEOUT, report):
-        return _count_rows(folders, named)
+        return _count_rows(folders, named, lines)
 
 
-def _count_rows(folders: RetailerFolders, named: NamedCustomers) -> RowCounts:
+def _count_rows(folders: RetailerFolders, named: NamedCustomers, lines: LinePlaces) -> RowCounts:
     counts: RowCounts = {}
     with closing(duckdb.connect()) as parquet:
         for file in sorted(folders.root.rglob("*")):
@@ -117,6 +135,9 @@ def _count_rows(folders: RetailerFolders, named: NamedCustomers) -> RowCounts:
                 counts |= {f"{place}: {table}": number for table, number in rows.items()}
             elif rows:
                 counts[place] = sum(rows.values())
+        for folder in lines.folders:
+            found = [_rows_in_parquet(parquet, file, named) for file in sorted(folder.rglob("*.parquet"))]
+            counts[str(folder)] = sum(number for rows in found for number in rows.values())
     return counts
 
 
@@ -153,9 +174,14 @@ def _count(connection: duckdb.DuckDBPyConnection, relation: str, columns: list[s
 
 
 def erase(
-    folders: RetailerFolders, settings: Retailer, key: Key, named: NamedCustomers, report: Callable[[str], None]
+    folders: RetailerFolders,
+    settings: Retailer,
+    key: Key,
+    named: NamedCustomers,
+    report: Callable[[str], None],
+    lines: LinePlaces = LinePlaces(),
 ) -> Erasure:
-    """Erase customers from the working database in one transaction, and store their keyed hashes.
+    """Erase customers from the tables in one transaction, and store their keyed hashes.
 
     Raises:
         ErasureError: No table names one of them, or there is no finished run yet.
@@ -166,9 +192,9 @@ def erase(
     with lock.writer(folders.lock, lock.this_process(_COMMAND), LOCK_TIMEOUT, report):
         if not database.exists():
             raise ErasureError(f"{database} does not exist yet, so it names no customer; `segments run` creates it")
-        before = _count_rows(folders, named)
-        with connection_to(database, folders.spill, LOCK_TIMEOUT, report) as connection:
-            warehouse = Warehouse(connection)
+        before = _count_rows(folders, named, lines)
+        with connection_to(database, folders.spill, LOCK_TIMEOUT, report, folders=lines.folders) as connection:
+            warehouse = Warehouse(connection, engine=lines.engine)
             # Raises for a second key: a run has only one, and could not recognise all erased customers.
             LinePrivacy.of(warehouse, settings, CustomerIds())
             _check_known(warehouse, folders, settings, key, named)
@@ -179,10 +205,15 @@ def erase(
             connection.begin()
             _store_hashes(warehouse, key, named, tables_as_of)
             for table, columns in _customer_tables(connection).items():
-                _delete(connection, table, columns, named)
+                if table in warehouse.lines.held():
+                    _delete_lines(warehouse, table, named, settings)
+                else:
+                    _delete(connection, table, columns, named)
             warehouse.forget_versions()
             connection.execute(_COUNT_ERASED, {"files": list(sources), "lines": list(sources.values())})
             connection.commit()
+            # Opening deletes files of lines that no table has any more.
+            Warehouse(connection, engine=lines.engine)
         _rewrite(folders, report)
     return Erasure(as_of, before, sources)
 
@@ -258,6 +289,26 @@ def _delete(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str
             f" where {named.condition('unparsed')}",
             values,
         )
+
+
+def _delete_lines(warehouse: Warehouse, table: str, named: NamedCustomers, settings: Retailer) -> None:
+    """Let the engine that holds a table write the lines without the customers, of each source file that names them.
+
+    Raises:
+        WarehouseError: Lines break the contract of the table.
+    """
+    contract, values = contracts()[table], {"customers": list(named.names)}
+    conditions = [named.condition(name) for name in _NAMING_COLUMNS if name in {one.name for one in contract.columns}]
+    replaced = f"case when {named.condition('unparsed')} then {ERASED_TEXT} else unparsed end as unparsed"
+    star = f"* replace ({replaced})" if len(conditions) == len(_NAMING_COLUMNS) else "*"
+    select = f"select {star} from {quoted(table)} where not coalesce({conditions[0]}, false)"  # noqa: S608 - quoted names
+    # Few files name a customer, so only these are written again.
+    find = f"select distinct source_file from {quoted(table)} where {' or '.join(conditions)}"  # noqa: S608 - quoted names
+    files = frozenset(file for (file,) in warehouse.execute(find, values).fetchall())
+    columns = settings.columns.extra if contract.has_extra_columns else {}
+    done = warehouse.lines.write(TableWrite(table, select, files=files, extra_columns=columns), values, QueryInputs())
+    if isinstance(done, WriteResult) and done.violations:
+        raise WarehouseError(done.message)
 
 
 def _rewrite(folders: RetailerFolders, report: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import macros_called_by, select_of
+from segmentation_pipeline.tables.catalog import contracts, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.derivation import derivation_of
@@ -36,7 +36,7 @@ inner join nearest_segments as nearest on features.customer_id = nearest.custome
 # Without products and countries, which no column of a past month end needs.
 AS_OF_MONTH_END = {
     "invoice_totals": "select * replace ('' as country) from main.invoice_totals where transaction_at < $as_of",
-    "clean_transactions": "select * from main.clean_transactions where false",
+    "clean_transactions": contracts()["clean_transactions"].empty_select,
     "previous_segments": "select * from main.previous_segments where false",
 }
 

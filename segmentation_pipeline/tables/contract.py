@@ -158,6 +158,12 @@ class Contract(BaseModel):
         """Return the same contract for a table of another name."""
         return self.model_copy(update={"table": table})
 
+    @property
+    def empty_select(self) -> str:
+        """A SELECT of no rows with the columns of the table."""
+        columns = (f"cast(null as {column.type}) as {quoted(column.name)}" for column in self.columns)
+        return f"select {', '.join(columns)} where false"
+
     def ddl(self, *, constraints: bool = True) -> str:
         """Return CREATE TABLE with column types and, with `constraints`, NOT NULL.
 

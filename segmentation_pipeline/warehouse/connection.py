@@ -18,6 +18,7 @@ from segmentation_pipeline.config.environment import Environment
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabase
 from segmentation_pipeline.warehouse.statements import timed
 
 # In MB: what the process may use by default, and what Python and its libraries need of it.
@@ -85,10 +86,10 @@ def reading_database(database: Path) -> Iterator[Warehouse]:
 
 
 @contextmanager
-def temporary_database() -> Iterator[Warehouse]:
+def temporary_database(engine: EngineFactory = InDatabase) -> Iterator[Warehouse]:
     """Open a database in memory, which no file keeps."""
     with duckdb.connect(config=_NO_EXTENSIONS | memory_limit()) as connection:
-        yield Warehouse(connection)
+        yield Warehouse(connection, engine=engine)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import duckdb
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.catalog import WITHOUT_SOURCE, contracts, macros
 from segmentation_pipeline.tables.contract import Contract, Violation, quoted
+from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabase
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
 from segmentation_pipeline.warehouse.statements import statements_for
 
@@ -85,10 +86,13 @@ class Content(NamedTuple):
 class Warehouse:
     """An open working database. All writing of tables goes through `write`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool = False) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, *, read_only: bool = False, engine: EngineFactory = InDatabase
+    ) -> None:
         self.connection = connection
+        self.lines = engine(connection)
         # What the file holds is read once: a statement takes a millisecond, and a run asks some two hundred times.
-        self._columns = self._stored_columns()
+        self._columns = {**self._stored_columns(), **self.lines.held()}
         self._tables = set(self._columns)
         self._versions: dict[str, dict[str, str]] = {}
         self._digests: dict[str, str] = {}
@@ -102,9 +106,7 @@ class Warehouse:
                 self._complete(table)
                 continue
             # The next run derives it again.
-            connection.execute(f"drop table {quoted(table)}")
-            connection.execute("delete from table_versions where table_name = $table", {"table": table})
-            self._tables.remove(table)
+            self.drop(table)
         self.create_missing(contract.table for contract in contracts().values() if contract.state)
         for row in self.rows("select table_name, part, version from table_versions"):
             self._versions.setdefault(row["table_name"], {})[row["part"]] = row["version"]
@@ -119,7 +121,10 @@ class Warehouse:
 
     def drop(self, table: str) -> None:
         """Drop a table if it exists."""
-        self.connection.execute(f"drop table if exists {quoted(table)}")
+        if table in self.lines.held():
+            self.lines.drop(table)
+        else:
+            self.connection.execute(f"drop table if exists {quoted(table)}")
         self.connection.execute("delete from table_versions where table_name = $table", {"table": table})
         self._tables.discard(table)
         self._versions.pop(table, None)
@@ -170,18 +175,22 @@ class Warehouse:
         return results
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
+        done = self.lines.write(write, values, inputs)
+        if isinstance(done, WriteResult):
+            if not done.violations:
+                self._write_versions(write)
+            return done
+        write = done
         if write.files is not None and write.contract.has_extra_columns:
             self._adapt_extra_columns(write)
         if write.files is not None and not write.files:
             self._write_versions(write)
             return WriteResult(write.table, self.count(write.table), ())
-        target = write.contract if write.files is None else write.contract.renamed("replaced_rows")
-        self._create(write, target, values, inputs)
         if write.files is None:
-            rows, violations = self._check(target)
+            self._create(write, write.contract, values, inputs)
+            rows, violations = self._check(write.contract)
         else:
-            # The new rows are checked as a table of their own: no other row has one of their keys.
-            rows, violations = self._check(target.model_copy(update={"may_be_empty": True}))
+            target, rows, violations = self.new_rows(write, values, inputs)
             if not violations:
                 self._replace_rows(write, target)
                 rows = self.count(write.table)
@@ -191,6 +200,20 @@ class Warehouse:
             write.contract.write_comments(self.connection)
             self._write_versions(write)
         return WriteResult(write.table, rows, tuple(violations))
+
+    def new_rows(
+        self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs
+    ) -> tuple[Contract, int, list[Violation]]:
+        """Create a temporary table of the rows that a write adds, and check them as a table of their own.
+
+        No other row has one of their keys.
+
+        Returns:
+            The contract of the temporary table, the number of its rows, and the rules that they break.
+        """
+        target = write.contract.renamed("replaced_rows").model_copy(update={"may_be_empty": True})
+        self._create(write, target, values, inputs)
+        return target, *self._check(target)
 
     def _check(self, contract: Contract) -> tuple[int, list[Violation]]:
         with statements_for("check contract"):
@@ -203,8 +226,9 @@ class Warehouse:
         if write.select:
             prefix = self._inputs_of(write, inputs)
             select = f"{prefix}select * from (\n{write.select}\n)"  # noqa: S608 - own SQL
-            text = f"create or replace {kind} {table} as {select}"
-            self.connection.execute(text, bound_values(text, values | inputs.values))
+            bound = values | inputs.values
+            text = f"create or replace {kind} {table} as {self.lines.relation(select, bound)}"
+            self.connection.execute(text, bound_values(text, bound))
         else:
             # Without constraints, which would raise at the first bad row: the contract reports every one.
             self.connection.execute(f"drop table if exists {table}; {target.ddl(constraints=False)}")
@@ -262,18 +286,25 @@ class Warehouse:
         )
 
     def rows(self, select: str, **values: Any) -> list[dict[str, Any]]:
-        """Return the rows of a query as dictionaries; meant for small results, not for whole tables."""
-        cursor = self.connection.execute(select, values)
+        """Return the rows of a query as dictionaries; meant for small results, not for whole tables.
+
+        The engine of the lines runs a query that reads them.
+        """
+        text = self.lines.relation(select, values)
+        cursor = self.connection.execute(text, bound_values(text, values))
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def execute(self, statement: str, values: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-        """Execute a statement with those of the values that it names."""
+        """Execute a statement in the working database, with those of the values that it names.
+
+        It may read few lines: where another engine has their tables, the working database has views of their files.
+        """
         return self.connection.execute(statement, bound_values(statement, values))
 
     def fetch(self, select: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of a query as numpy arrays; values that it does not name are ignored."""
-        return self.execute(select, values).fetchnumpy()
+        return self.execute(self.lines.relation(select, values), values).fetchnumpy()
 
     def frame(self, select: str) -> "pd.DataFrame":
         """Return the rows of a query as a data frame."""
@@ -286,7 +317,8 @@ class Warehouse:
 
     def count(self, table: str) -> int:
         """Return the number of rows of a table."""
-        return int(self.row(f"select count(*) as rows from {quoted(table)}")["rows"])  # noqa: S608 - names are quoted
+        [(rows,)] = self.execute(f"select count(*) from {quoted(table)}", {}).fetchall()  # noqa: S608 - names are quoted
+        return int(rows)
 
     def has(self, table: str) -> bool:
         """Return whether the table exists."""

@@ -61,7 +61,7 @@ ERRORS = [
     '3: time_zone: allowed: a name of the IANA time zone database; did you mean Europe/London?; found "Europe/Londn"',
     "4: currency: allowed: text that matches '^[A-Z]{3}$'; found \"pounds\"",
     "5: titel: unknown key (did you mean title?); allowed: name, title, time_zone, currency, source, columns, "
-    "customers, cleaning, rfm, outliers, model, membership, privacy, release, checks; "
+    "customers, cleaning, rfm, outliers, model, membership, privacy, release, checks, engine; "
     'found "twice"',
     "6: release: allowed: a table; found 3",
     "9: source.path: allowed: a file, a folder, a pattern, or a list of these, as text; found 3",

@@ -1,0 +1,1 @@
+"""The part of the pipeline that reads lines, on Spark."""
