@@ -238,9 +238,9 @@ class _Staging:
         selects: list[str] = []
         incomplete: list[Part] = []
         for batch in waiting:
+            self._report(batch)
             table = f"lines_{self.tables}"
             self.tables += 1
-            self._report(batch)
             try:
                 short = self._load_batch(table, batch)
             except duckdb.Error as error:
@@ -265,9 +265,11 @@ class _Staging:
 
     def _report(self, batch: Sequence[Part]) -> None:
         """Report how many files are read in one statement, and how many lines were read before."""
-        [(before,)] = self.connection.execute(
-            "select coalesce(sum(estimated_size), 0) from duckdb_tables() where starts_with(table_name, 'lines_')"
-        ).fetchall()
+        before = 0
+        if self.tables:
+            [(before,)] = self.connection.execute(
+                "select coalesce(sum(estimated_size), 0) from duckdb_tables() where starts_with(table_name, 'lines_')"
+            ).fetchall()
         files = len({part.source_file for part in batch})
         noun = "file" if len(self.files) == 1 else "files"
         of_all = f"{files:,} of " if files < len(self.files) else ""

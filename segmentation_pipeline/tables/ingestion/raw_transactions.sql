@@ -13,8 +13,10 @@ with trimmed as (
     from read_lines
 ),
 
--- Plain numbers. A function of one column is computed once for each value of a dictionary; CASE is not.
-plain as (
+-- Plain numbers. A function of one column is computed once for each value of a dictionary; CASE is not. Each step has
+-- its own SELECT, because a name that is used in its own SELECT is replaced by its expression: DuckDB would compile the
+-- same regular expressions many times, which takes longer than reading a small file.
+numbers as (
     select
         *,
         -- The retailer sets both marks. A number that uses them otherwise is not converted: 2,50 must not become 250.
@@ -22,24 +24,50 @@ plain as (
         replace(replace(regexp_extract(price_text, $number), $thousands, ''), $decimal, '.') || $exponent
             as price_number,
         replace(replace(regexp_extract(amount_text, $number), $thousands, ''), $decimal, '.') || $exponent
-            as amount_number,
-        try_cast(quantity_number as decimal(18, 3)) as quantity_rounded,
-        try_cast(price_number as decimal(18, 4)) as price_rounded,
-        try_cast(amount_number as decimal(18, 4)) as amount_rounded,
-        exact_decimal(quantity_number, quantity_rounded) as plain_quantity,
-        exact_decimal(price_number, price_rounded) as plain_price,
-        exact_decimal(amount_number, amount_rounded) as plain_amount
+            as amount_number
     from trimmed
 ),
 
+rounded as (
+    select
+        *,
+        try_cast(quantity_number as decimal(18, 3)) as quantity_rounded,
+        try_cast(price_number as decimal(18, 4)) as price_rounded,
+        try_cast(amount_number as decimal(18, 4)) as amount_rounded
+    from numbers
+),
+
+plain as (
+    select
+        *,
+        exact_decimal(quantity_number, quantity_rounded) as plain_quantity,
+        exact_decimal(price_number, price_rounded) as plain_price,
+        exact_decimal(amount_number, amount_rounded) as plain_amount
+    from rounded
+),
+
 -- Other notations, only where a number is not plain.
+written as (
+    select
+        *,
+        case
+            when plain_quantity is null
+                then written_number(quantity_text, $written_quantity, $never, $thousands, $decimal)
+        end as quantity_written,
+        case
+            when plain_price is null
+                then written_number(price_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent
+        end as price_written,
+        case
+            when plain_amount is null
+                then written_number(amount_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent
+        end as amount_written
+    from plain
+),
+
 typed as (
     select
         *,
-        written_number(quantity_text, $written_quantity, $never, $thousands, $decimal) as quantity_written,
-        written_number(price_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent as price_written,
-        written_number(amount_text, $written_money, $currency_mark, $thousands, $decimal) || $exponent
-            as amount_written,
         -- CASE, because COALESCE would compute both for every row.
         case
             when plain_quantity is not null then plain_quantity
@@ -57,7 +85,7 @@ typed as (
         case
             when $has_date_format then transaction_time else iso_time(transaction_at_text, $time_zone)
         end as transaction_at
-    from plain
+    from written
 ),
 
 -- The text that says that a line is the total of others: it has neither date nor customer, or is malformed and has
@@ -97,13 +125,19 @@ converted as (
             when total_label is not null then null
             when $has_amount then source_amount
             else try_cast(cast(quantity as decimal(38, 3)) * price as decimal(18, 4))
-        end as amount,
+        end as amount
+    from labelled
+),
+
+checked as (
+    select
+        *,
         malformed is not null
         or transaction_at is null
         or amount is null
         or (quantity is null and ($has_quantity and (quantity_text is not null or not $has_amount)))
         or (price is null and ($has_price and (price_text is not null or not $has_amount))) as is_unparsed
-    from labelled
+    from converted
 )
 
 select
@@ -138,4 +172,4 @@ select
     end as unparsed,
     -- The columns of [columns.extra] in one.
     extra
-from converted
+from checked
