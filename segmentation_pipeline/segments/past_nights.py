@@ -10,6 +10,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from segmentation_pipeline import progress
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.segments.counterfactual import with_model
@@ -69,7 +70,8 @@ class PastNights:
         segments = with_model(database, model, "assigned_segments", _OF_A_NIGHT)
         history = inline_upstream(f"select * from ({select_of('segment_membership')})", _OF_HISTORY)  # noqa: S608 - own SQL
         shares = list[float]()
-        for night in self._nights:
+        for number, night in enumerate(self._nights, start=1):
+            progress.report(f"replaying night {number} of {len(self._nights)}")
             at = values | {"as_of": night}
             database.execute(f"create or replace temp table replayed_segments as {segments}", at)
             # Null in the first night, which nothing precedes.
