@@ -1,6 +1,6 @@
 """Compare runs on a Spark cluster with runs on DuckDB: every table must be equal; and measure what both cost.
 
-Usage: python -m benchmarks.spark [--copies 1 10] [--data FOLDER] [--folder FOLDER] [--page-only]
+Usage: python -m benchmarks.spark [--copies 1 10] [--runs N] [--data FOLDER] [--folder FOLDER] [--page-only]
 
 The cluster is a master and two workers of one core each, on this machine. The source is Online Retail as often as
 `--copies` says, a file for each copy, whose customers are its own. Results are stored in `docs/spark_benchmarks.json`,
@@ -150,7 +150,7 @@ def _sized(options: argparse.Namespace, folder: Path, copies: int) -> Sized:
         running_cluster(Path(name) / "cluster", java_options="") as cluster,
     ):
         home = Path(name)
-        for run in RUNS:
+        for run in RUNS[: options.runs]:
             if run == NEWS:
                 source.add_last_day()
             for engine, measures in runs.items():
@@ -176,6 +176,7 @@ def _run(home: Path, engine: str, source: Source, cluster: Cluster) -> tuple[Mea
         "SEGMENTATION_SOURCE": str(source.folder),
         "SEGMENTATION_RETAILER": str(retailer),
         "DAGSTER_HOME": str(home / "dagster"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(installed())]),
     }
     kept = (home / RETAILER / "work.duckdb", home / RETAILER / "releases", home / "lines")
@@ -285,7 +286,7 @@ def _costs(sizes: list[Sized]) -> Iterator[str]:
         yield f"### {sized.lines:,} lines, {sized.invoices:,} invoices, {sized.customers:,} customers\n"
         yield f"{sized.machine}; one turn.\n"
         rows = []
-        for run in RUNS:
+        for run in sized.workers:
             one, other = sized.runs["duckdb"][run], sized.runs["spark"][run]
             cpu = [sized.cpu(part, run) for part in PARTS]
             ratio = (cpu[1] + cpu[2]) / cpu[0]
@@ -353,6 +354,7 @@ def _options() -> argparse.Namespace:
         prog="python -m benchmarks.spark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="how often the lines are in a source")
+    parser.add_argument("--runs", type=int, default=len(RUNS), help="how many of the runs: first run, then nights")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of Online Retail")
     parser.add_argument("--folder", type=Path, help="keep the sources here, and use them again (default: temporary)")
     parser.add_argument("--page-only", action="store_true", help="write the page from the stored results")

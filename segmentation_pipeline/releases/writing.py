@@ -72,8 +72,9 @@ def _stored_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Contr
     contract = contracts()[table]
     if not contract.has_extra_columns:
         return contract
-    stored = connection.table(quoted(table)).columns[len(contract.columns) :]
-    return contract.with_extra_columns(dict.fromkeys(stored, ""))
+    # It may be a view, which DuckDB 1.5's `table` does not find.
+    names = [name for name, *_ in connection.execute(f"describe {quoted(table)}").fetchall()]
+    return contract.with_extra_columns(dict.fromkeys(names[len(contract.columns) :], ""))
 
 
 def _made_from(tables: Contents, state: Contents, macros: Sequence[str]) -> dict[str, str]:

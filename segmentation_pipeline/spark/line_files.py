@@ -38,11 +38,8 @@ class LineFiles:
     def columns(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return the columns of each table, with their types."""
         tables = self._execute(f"select distinct table_name from {LINE_FILES} order by 1")  # noqa: S608 - own name
-        relations = {table: self._connection.table(quoted(table)) for (table,) in tables}
-        return {
-            table: list(zip(relation.columns, map(str, relation.types), strict=True))
-            for table, relation in relations.items()
-        }
+        described = {table: self._execute(f"describe {quoted(table)}") for (table,) in tables}
+        return {table: [(name, kind) for name, kind, *_ in rows] for table, rows in described.items()}
 
     def of(self, table: str) -> dict[str, str]:
         """Return the path, relative to the location, of the lines of each source file in a table."""

@@ -50,7 +50,9 @@ _OF_THE_RUN = {"run_id", "source_path", "modified_at", "fitted_at", "created_at"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    with running_cluster(folder) as running:
+    with running_cluster(folder) as running, pytest.MonkeyPatch.context() as patch:
+        # Spark's web interface would listen on every address.
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         yield running
     assert processes_below(folder) == []
 
