@@ -11,6 +11,8 @@ from benchmarks.cost.machine import Machine
 from benchmarks.cost.page import part_of_page, updated
 from benchmarks.cost.processes import Measured, RunFailedError, measured
 from benchmarks.cost.scenarios import BOTH, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
+from benchmarks.spark import Sized
+from benchmarks.spark import page as spark_page
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 DAYS = {
@@ -136,3 +138,17 @@ def test_page_has_a_table_for_each_scenario() -> None:
     assert "| night without news | 6.50 s | 100 MB |  |  |" in text
     assert "Did not finish: `no space`" in text
     assert all(f"### {SCENARIOS[name].title}" in text for name in results)
+
+
+def test_plans_of_spark_follow_the_measured_processor_times() -> None:
+    """Each part has 10 s and 4 s for a million lines: 100 M lines are 5 + 400 / 8 s, of the workers 5 + 400 / 16 s."""
+    runs = {"first run": 10.0, "night with one more day": 10.0}
+    sizes = []
+    for millions in (1, 10):
+        cpu = {run: fixed + 4 * millions for run, fixed in runs.items()}
+        measured = {run: Measured(seconds=1.0, memory=0.0, cpu=seconds) for run, seconds in cpu.items()}
+        both = {"duckdb": measured, "spark": measured}
+        sizes.append(Sized(millions * 10**6, 1, millions * 10**5, both, cpu, {}, 1, 1, "a machine"))
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in spark_page(sizes).splitlines()]
+    assert ["duckdb", "first run", "10.0 s", "4.00 s"] in rows
+    assert ["100 M", "10.00 M", "8", "16", "55 s", "85 s", "55 s", "85 s"] in rows
