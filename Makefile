@@ -16,10 +16,12 @@ AXE_CORE := 4.14.1
 # The cluster of the tests, where there is Java. It takes 500 MB, so it is no part of the environment.
 PYSPARK := 4.1.1
 SPARK := $(if $(shell command -v java),.venv/spark)
-CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core $(SPARK)
+ON_SPARK := segmentation_pipeline_tests/spark/test_cluster.py
+CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core
 # The tests of a file run in one process, because they share fixtures that are slow to build. Files start in the order
-# of conftest.py, slow ones first.
-ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# of conftest.py, slow ones first. One process more than cores, because those of servers and daemons wait for them.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+ON_ALL_CORES := --numprocesses $(shell expr $(CORES) + 1) --dist loadfile --no-loadscope-reorder
 # The browser of the tests of the web interface.
 CHROMIUM := /usr/bin/chromium
 # The server of the tests of queries and of Dagster's storage.
@@ -33,7 +35,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
+.PHONY: run dev test test-spark soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -41,8 +43,11 @@ run: $(INSTALLED)  ## run the pipeline and show the segments
 dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
-test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)  ## run all tests
-	$(BIN)/pytest $(ON_ALL_CORES)
+test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)  ## run all tests but those on a Spark cluster
+	$(BIN)/pytest $(ON_ALL_CORES) --ignore=$(ON_SPARK)
+
+test-spark: $(DEVELOPMENT) $(SPARK)  ## run the tests on a Spark cluster, which need Java
+	$(if $(SPARK),$(BIN)/pytest $(ON_SPARK),@echo "Java is absent, so the tests on a Spark cluster are skipped.")
 
 soak: $(DEVELOPMENT) $(CLIENTS)  ## run the long tests, and write their numbers into docs/reliability.md
 	$(BIN)/python -m segmentation_pipeline_tests.programs.soak

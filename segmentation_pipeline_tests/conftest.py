@@ -25,12 +25,11 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - pytest creates a folder of its own in 
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-# The files that take longest, longest first (97 to 20 s of CPU time).
+# The files that take longest, longest first (81 to 10 s), because they wait for other processes or compute.
 SLOW_FILES = (
-    "test_command_line",
-    "test_cluster",
-    "test_real_data",
     "test_web_interface",
+    "test_command_line",
+    "test_real_data",
     "test_errors",
     "test_automation",
     "test_erasure",
