@@ -14,6 +14,7 @@ import numpy as np
 from segmentation_pipeline.model.arrays import Array, round_significant
 from segmentation_pipeline.model.kmeans import KMeansFit, Transform, count_distinct, fit, sampled_rows
 from segmentation_pipeline.model.resampling import bootstrap_ari
+from segmentation_pipeline.model.silhouette import silhouettes
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
 
 Report = Callable[[str], None]
@@ -193,7 +194,7 @@ class NumberSearch:
             transform=self.transform,
             n_clusters=k,
             inertia=model.inertia_ if model else None,
-            silhouette=model.silhouette_ if model else None,
+            silhouette=self._conditions.silhouettes[k] if model else None,
             smallest_share=model.smallest_share if model else None,
             mean_ari=None if aris is None else float(round_significant(aris.mean())),
             worst_ari=None if aris is None else float(aris.min()),
@@ -224,30 +225,48 @@ class NumberSearch:
 
     @cached_property
     def _conditions(self) -> "_Conditions":
-        return _Conditions(self._rules, best=max(self.models.values(), key=lambda model: model.silhouette_))
+        labels = [model.labels_ for model in self.models.values()]
+        scaled = next(iter(self.models.values())).scaled_
+        values = silhouettes(scaled, labels, self._method.random_state)
+        return _Conditions(self._rules, dict(zip(self.models, values, strict=True)))
 
 
 @dataclass(frozen=True)
 class _Conditions:
-    """The conditions of the search, relative to the fit with the best silhouette."""
+    """The conditions of the search, relative to the number with the best silhouette.
+
+    Attributes:
+        rules: The bounds.
+        silhouettes: The silhouette of each number of clusters.
+    """
 
     rules: SearchRules
-    best: KMeansFit
+    silhouettes: dict[int, float]
+
+    @property
+    def best(self) -> int:
+        """The number of clusters with the best silhouette."""
+        return max(self.silhouettes, key=self.silhouettes.__getitem__)
 
     @property
     def min_silhouette(self) -> float:
         # With the absolute value, a negative best is within the tolerance of itself.
-        return self.best.silhouette_ - self.rules.tolerance * abs(self.best.silhouette_)
+        best = self.silhouettes[self.best]
+        return best - self.rules.tolerance * abs(best)
+
+    def silhouette(self, model: KMeansFit) -> float:
+        """Return the silhouette of one of the fits."""
+        return self.silhouettes[len(model.centroids_)]
 
     def shortfalls(self, model: KMeansFit, aris: Array | None) -> dict[str, float]:
         """Return each failed condition in words, with the shortfall relative to its bound."""
-        rules, silhouette, share = self.rules, model.silhouette_, model.smallest_share
+        rules, silhouette, share = self.rules, self.silhouette(model), model.smallest_share
         tests = [
             (
                 silhouette,
                 self.min_silhouette,
                 f"its silhouette {silhouette:.4f} is below {self.min_silhouette:.4f}, {100 * rules.tolerance:g} %"
-                f" under the best ({self.best.silhouette_:.4f} for {len(self.best.centroids_)} clusters)",
+                f" under the best ({self.silhouettes[self.best]:.4f} for {self.best} clusters)",
             ),
             (
                 share,
@@ -286,7 +305,7 @@ class _Conditions:
         """Return the values and bounds of a model that passes."""
         rules = self.rules
         return (
-            f"silhouette {model.silhouette_:.4f} (at least {self.min_silhouette:.4f}), smallest cluster"
+            f"silhouette {self.silhouette(model):.4f} (at least {self.min_silhouette:.4f}), smallest cluster"
             f" {100 * model.smallest_share:.2f} % of the customers (at least {100 * rules.min_share:g} %), worst of"
             f" {len(aris)} resamples {aris.min():.4f} (ARI, at least {rules.min_stability:g})"
         )

@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation_pipeline.model.arrays import Array, round_significant
+from segmentation_pipeline.model.silhouette import silhouettes
 
 Transform = Literal["standard", "log", "yeo-johnson", "robust"]
-SILHOUETTE_SAMPLE = 10_000
 # Customers that k-means, and the exponents of Yeo-Johnson, are fitted on; see ADR 23.
 FIT_SAMPLE = 500_000
 # Customers among whom random starts and single moves are tried; among more, they would decide nothing.
 START_SAMPLE = 10_000
-# In MB, for the distances between all customers; by default scikit-learn takes a gigabyte.
-_WORKING_MEMORY = 32
 # The least gain of a move, in scaled units, where customers are of the order of 1 apart.
 _MIN_GAIN = 1e-9
 
@@ -89,8 +87,8 @@ class KMeansFit:
 
     @cached_property
     def silhouette_(self) -> float:
-        """The mean silhouette (see `silhouette`), computed on first use: it takes longer than the fit."""
-        return silhouette(self.scaled_, self.labels_, self.random_state)
+        """The mean silhouette (see `silhouettes`), computed on first use: it takes longer than the fit."""
+        return silhouettes(self.scaled_, [self.labels_], self.random_state)[0]
 
     @property
     def smallest_share(self) -> float:
@@ -282,35 +280,6 @@ def nearest(scaled: Array, centroids: Array) -> NDArray[np.int64]:
     model = KMeans(n_clusters=len(centroids), init=centroids, n_init=1, max_iter=1).fit(centroids)
     labels: NDArray[np.int64] = model.predict(np.ascontiguousarray(scaled)).astype(np.int64)
     return labels
-
-
-def silhouette(scaled: Array, labels: NDArray[np.int64], random_state: int) -> float:
-    """Return the mean silhouette; above SILHOUETTE_SAMPLE customers, that of a seeded sample stratified by cluster.
-
-    Rousseeuw (1987), "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis". The
-    sample has at least two customers of each cluster: a single one counts as 0, and a missing cluster would raise the
-    silhouette of its neighbours.
-
-    Args:
-        scaled: Shape (n, d).
-        labels: Shape (n,), the cluster of each row.
-        random_state: Seed of the sample.
-    """
-    from sklearn import config_context
-    from sklearn.metrics import silhouette_score
-    from threadpoolctl import threadpool_limits
-
-    if len(labels) > SILHOUETTE_SAMPLE:
-        random = np.random.default_rng(random_state)
-        drawn = []
-        for cluster in np.unique(labels):
-            members = np.flatnonzero(labels == cluster)
-            share = round(SILHOUETTE_SAMPLE * len(members) / len(labels))
-            drawn.append(random.choice(members, min(len(members), max(2, share)), replace=False))
-        rows = np.sort(np.concatenate(drawn))
-        scaled, labels = scaled[rows], labels[rows]
-    with threadpool_limits(1), config_context(working_memory=_WORKING_MEMORY):
-        return float(round_significant(np.float64(silhouette_score(scaled, labels))))
 
 
 def _transformed(features: Array, transform: Transform, exponents: Array | None) -> Array:

@@ -228,31 +228,6 @@ def test_fit_from_given_centroids_does_not_depend_on_the_seed() -> None:
         kmeans.fit(noise(), transform="log", n_clusters=4, random_state=0, start=start)
 
 
-def test_sampled_silhouette_is_near_and_keeps_small_clusters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    few: Array = np.array([[90.0, 90, 90], [91, 90, 90], [92, 90, 90]])
-    scaled = np.vstack([blobs(3, each=700, spread=3), few])
-    labels = np.append(np.repeat([0, 1, 2], 700), [3, 3, 3])
-    exact = kmeans.silhouette(scaled, labels, 0)
-    monkeypatch.setattr(kmeans, "SILHOUETTE_SAMPLE", 500)
-    sampled = [kmeans.silhouette(scaled, labels, seed) for seed in (0, 0, 1)]
-    assert sampled[0] == sampled[1] != sampled[2]
-    assert sampled == pytest.approx([exact] * 3, abs=0.02)
-
-    from sklearn import metrics
-
-    seen: list[list[int]] = []
-
-    def spy(_: Array, kept: NDArray[np.int64]) -> float:
-        seen.append(np.bincount(kept).tolist())
-        return 0.5
-
-    monkeypatch.setattr(metrics, "silhouette_score", spy)
-    kmeans.silhouette(scaled, labels, 0)
-    assert seen == [[166, 166, 166, 2]]
-
-
 # Online Retail as of its last date.
 
 real_data = pytest.mark.skipif(not PARQUET.exists(), reason=f"the real data is not at {PARQUET}")
