@@ -266,10 +266,13 @@ def report_user_errors() -> Iterator[None]:
     except (OSError, duckdb.Error) as error:
         # The traceback without the error's text: DuckDB quotes the whole line that it could not read.
         dg.get_dagster_logger().debug("".join(format_tb(error.__traceback__)))
+        more = ""
+        if isinstance(error, duckdb.OutOfMemoryException):
+            more = " If the machine has more memory than SEGMENTATION_MEMORY_LIMIT, by default 2.5 GB, raise that."
         message = (
             f"{first_line(error)}. Check the free disk space and memory, and that this user can read the source and"
-            f" write to {data_folder()}; then run again. The table and the release were not changed. The debug log of"
-            " the run shows where the error occurred."
+            f" write to {data_folder()}; then run again.{more} The table and the release were not changed. The debug"
+            " log of the run shows where the error occurred."
         )
     else:
         return

@@ -180,6 +180,14 @@ def failure_messages(result: dg.ExecuteInProcessResult) -> str:
     return " ".join(f"{step}: {data.description if data else 'NO MESSAGE'}" for step, data in failed.items())
 
 
+def test_too_little_memory_names_the_setting_that_gives_more() -> None:
+    """A full disk is no reason to give DuckDB more memory."""
+    for error, is_named in ((duckdb.OutOfMemoryException("no memory"), True), (OSError("no space"), False)):
+        with pytest.raises(dg.Failure) as failure, sql_assets.report_user_errors():
+            raise error
+        assert ("SEGMENTATION_MEMORY_LIMIT" in str(failure.value.description)) == is_named
+
+
 @ONLY_ROOT
 def test_full_disk_fails_with_a_message_until_it_has_space(small_disk: Shop) -> None:
     """The disk fills up at different steps; each table is then the old or the new one, and never a part of one."""
