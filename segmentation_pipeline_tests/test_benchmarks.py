@@ -10,7 +10,7 @@ from benchmarks.cost.goals import exponent, verdicts
 from benchmarks.cost.machine import Machine
 from benchmarks.cost.page import part_of_page, updated
 from benchmarks.cost.processes import Measured, RunFailedError, measured
-from benchmarks.cost.scenarios import BOTH, FIRST, LIMIT, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
+from benchmarks.cost.scenarios import BOTH, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
 from benchmarks.spark import Sized
 from benchmarks.spark import page as spark_page
 
@@ -152,9 +152,3 @@ def test_plans_of_spark_follow_the_measured_processor_times() -> None:
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in spark_page(sizes).splitlines()]
     assert ["duckdb", "first run", "10.0 s", "4.00 s"] in rows
     assert ["100 M", "10.00 M", "8", "16", "55 s", "85 s", "55 s", "85 s"] in rows
-
-
-def test_page_has_the_longest_steps_of_ten_million_customers() -> None:
-    runs = {FIRST: [Measured(9.0, 1.0, steps={"release": 5.0, "rfm_features": 7.5})], LIMIT: seconds(1)}
-    text = part_of_page(SCALE, {"10m_customers": Result(runs)}, {"10m_customers": MACHINE})
-    assert "| step | first run |\n| --- | --: |\n| `rfm_features` | 7.50 s |\n| `release` | 5.00 s |" in text

@@ -290,11 +290,4 @@ SCENARIOS: Mapping[str, Scenario] = {
         lambda bench: bench.made_up(17_200_000, 4_300_000),
         turns=1,
     ),
-    "10m_customers": Scenario(
-        SCALE,
-        "10 million customers, Parquet",
-        _first_and_nights,
-        lambda bench: bench.made_up(40_000_000, 10_000_000),
-        turns=1,
-    ),
 }
