@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sections import write_section
 from segmentation_pipeline.model.arrays import Array
 from segmentation_pipeline.model.customer_value import expected_purchases, expected_spend, fit_purchases, fit_spend
 from segmentation_pipeline.model.thresholds import FIT
@@ -118,9 +119,7 @@ def main() -> None:
     found |= {f"pymc-marketing, {TITLES[method]}": theirs(python, method) for method in options.methods}
     text = section(found)
     print(text)
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
+    write_section(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

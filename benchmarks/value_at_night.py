@@ -18,6 +18,7 @@ from statistics import median
 import duckdb
 from shops import ROOT, SHOPS, Folders, finished_run
 
+from benchmarks.sections import write_section
 from segmentation_pipeline.cli import run as command
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.warehouse.statements import Statement
@@ -98,9 +99,7 @@ def main() -> None:
     found = {name: nights(name, folders, options.turns) for name in MEASURED}
     text = section(found)
     print(text)
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
+    write_section(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def silhouettes(scaled: Array, labelings: Sequence[Labels], random_state: int) -
     """Return the mean silhouette of each labeling; above SILHOUETTE_SAMPLE customers, that of a seeded sample.
 
     Rousseeuw (1987), "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis". The
-    values are those of scikit-learn's `silhouette_score`, which would compute the distances between all customers,
-    nine tenths of the time, for each labeling.
+    values are those of scikit-learn's `silhouette_score`, which would compute the distances between all customers, most
+    of the time, for each labeling.
 
     Args:
         scaled: Shape (n, d).

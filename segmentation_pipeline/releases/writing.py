@@ -17,7 +17,7 @@ import duckdb
 from segmentation_pipeline.releases.files import DATABASE, STATE_DATABASE, STORAGE_VERSION, Release, checksum
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.tables.contract import Contract, literal, quoted
-from segmentation_pipeline.warehouse.database import Content, contents_of
+from segmentation_pipeline.warehouse.contents import Content, contents_of
 from segmentation_pipeline.warehouse.statements import statements_for
 
 _NEW_DATABASE = "new_release"

@@ -59,6 +59,9 @@ LABELS += [
     "Suma",
     "Totale",
     "Totais",
+    "💰 Total",
+    "【Total】",
+    "Total\uff1a2",
 ]
 
 
@@ -93,6 +96,7 @@ def test_total_with_fewer_fields_is_no_malformed_line(warehouse: Warehouse, tmp_
 OTHERS = {
     "no date": ("Bonn", "2", "Total War", "", "ann", "1", "1.50"),
     "no label": ("Bonn", "2", "LANTERN", "", "", "1", "1.50"),
+    "a longer word with an umlaut": ("Totalität", "2", "LANTERN", "", "", "1", "1.50"),
     "a longer word": ("Totalsports", "2", "LANTERN", "", "", "1", "1.50"),
     "a date that cannot be read": ("Total", "", "", "31.12.2024", "", "1", "1.50"),
     "cut off": ("Total War", "2024-03-01", "ann", "7"),
