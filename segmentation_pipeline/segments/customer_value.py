@@ -138,7 +138,7 @@ def score_value(database: Warehouse) -> TableWrite:
     features, read = database.versions("rfm_features"), [METHOD_VERSION, contract.model_dump_json(), stored]
     digest = hashlib.sha256(repr([*read, sorted(features.items())]).encode()).hexdigest()[:16]
     versions = {WHOLE_TABLE: digest} if features else {}
-    if versions and database.has("customer_value") and database.versions("customer_value") == versions:
+    if versions and database.versions("customer_value") == versions:
         return TableWrite("customer_value", files=frozenset(), versions=versions)
     customers = database.fetch(f"{_HISTORY} order by features.customer_id", {})
     model, names = _stored(stored), [column.name for column in contract.columns]

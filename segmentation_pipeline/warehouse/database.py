@@ -101,7 +101,9 @@ class Warehouse:
             self.drop(table)
         self.create_missing(contract.table for contract in contracts().values() if contract.state)
         for row in self.rows("select table_name, part, version from table_versions"):
-            self._versions.setdefault(row["table_name"], {})[row["part"]] = row["version"]
+            # Somebody may have dropped the table by hand.
+            if row["table_name"] in self._tables:
+                self._versions.setdefault(row["table_name"], {})[row["part"]] = row["version"]
 
     def create_missing(self, tables: Iterable[str]) -> None:
         """Create those of the tables that do not exist, without rows."""
@@ -123,7 +125,10 @@ class Warehouse:
         self._digests.pop(table, None)
 
     def versions(self, table: str) -> Mapping[str, str]:
-        """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE; empty if unknown."""
+        """Return what the rows of a table were derived from, by source file or under WHOLE_TABLE.
+
+        Empty if that is unknown, or if the table does not exist.
+        """
         return self._versions.get(table, {})
 
     def forget_versions(self) -> None:

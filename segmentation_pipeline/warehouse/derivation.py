@@ -82,7 +82,7 @@ def derivation_of(
         }
     else:
         wanted = {WHOLE_TABLE: f"{code}-{_digest(*(repr(sorted(version.items())) for version in versions.values()))}"}
-    current = database.versions(table) if database.has(table) else {}
+    current = database.versions(table)
     changed = {part for part, version in wanted.items() if current.get(part) != version}
     files = frozenset(changed | (current.keys() - wanted.keys()))
     if not files:

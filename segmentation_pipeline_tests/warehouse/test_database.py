@@ -96,6 +96,11 @@ def test_a_table_that_is_written_without_versions_has_none(database: Warehouse) 
     assert stored(database) == ([("a.csv", 2, "1")], {})
 
 
+def test_a_table_that_was_dropped_by_hand_has_no_versions(database: Warehouse) -> None:
+    database.connection.execute("drop table clean_transactions")
+    assert not Warehouse(database.connection).versions("clean_transactions")
+
+
 def test_columns_that_an_earlier_version_lacked_are_completed(tmp_path: Path) -> None:
     """Contract 4.0 searched numbers of clusters under the transform of the settings."""
     path = str(tmp_path / "work.duckdb")
