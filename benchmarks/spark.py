@@ -31,6 +31,7 @@ from benchmarks.cost.processes import RETAILER, ROOT, Measured, measured
 from benchmarks.cost.scenarios import FIRST, NEWS, NO_NEWS
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal, quoted
+from segmentation_pipeline.warehouse.contents import contents_of
 from segmentation_pipeline.warehouse.line_engine import LINE_FILES, LINE_TABLES
 from segmentation_pipeline_tests.spark_cluster import Cluster, installed, missing, processes_below, running_cluster
 
@@ -218,21 +219,25 @@ def _compared(home: Path) -> tuple[dict[str, int], tuple[int, int, int, int]]:
             columns = ", ".join(
                 quoted(column.name) for column in contracts()[name].columns if _is_compared(column.name)
             )
-            one, other = (
-                f"select {columns} from {_relation(connection, home, engine, name)}"  # noqa: S608 - own SQL
+            selects = {
+                engine: f"select {columns} from {_relation(connection, home, engine, name)}"  # noqa: S608 - own SQL
                 for engine in ("duckdb", "spark")
-            )
-            select = f"select count(*) from (({one} except all {other}) union all ({other} except all {one}))"  # noqa: S608 - own SQL
-            [(number,)] = connection.execute(select).fetchall()
-            [(size,)] = connection.execute(f"select count(*) from ({one})").fetchall()  # noqa: S608 - own SQL
-            rows, tables = rows + size, tables + 1
-            if number:
+            }
+            found = contents_of(connection, selects)
+            rows, tables = rows + found["duckdb"].rows, tables + 1
+            # By their digest first, because the rows of the largest tables do not fit into memory.
+            if found["duckdb"] != found["spark"] and (number := _different_rows(connection, *selects.values())):
                 different[name] = number
         counts = [
             connection.execute(f"select count(*) from duckdb.{name}").fetchall()[0][0]  # noqa: S608 - own SQL
             for name in ("rfm_features", "invoice_totals")
         ]
     return different, (tables, rows, counts[0], counts[1])
+
+
+def _different_rows(connection: duckdb.DuckDBPyConnection, one: str, other: str) -> int:
+    select = f"select count(*) from (({one} except all {other}) union all ({other} except all {one}))"  # noqa: S608 - own SQL
+    return int(connection.execute(select).fetchall()[0][0])
 
 
 def _is_compared(column: str) -> bool:
