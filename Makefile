@@ -2,6 +2,8 @@
 # and PostgreSQL, where they are missing.
 PYTHON ?= python3
 BIN := .venv/bin
+# Where the environment says that Python writes no compiled modules, each process of the tests would compile them again.
+export PYTHONDONTWRITEBYTECODE :=
 # What running needs, and what development needs in addition.
 INSTALLED := .venv/.installed
 DEVELOPMENT := .venv/.installed-dev
