@@ -18,7 +18,9 @@ AXE_CORE := 4.14.1
 # The cluster of the tests, where there is Java. It takes 500 MB, so it is no part of the environment.
 PYSPARK := 4.1.1
 SPARK := $(if $(shell command -v java),.venv/spark)
-ON_SPARK := segmentation_pipeline_tests/spark/test_cluster.py
+ON_SPARK := $(addprefix segmentation_pipeline_tests/spark/,test_cluster.py test_connect.py test_lost_cluster.py)
+# What PySpark needs that the environment lacks, the last three for Spark Connect.
+OF_SPARK := py4j pyarrow grpcio-status googleapis-common-protos
 CLIENTS := .venv/oldest-client .venv/client-1.4 .venv/oldest-duckdb .venv/node-client .venv/axe-core
 # The tests of a file run in one process, because they share fixtures that are slow to build. Files start in the order
 # of conftest.py, slow ones first. One process more than cores, because those of servers and daemons wait for them.
@@ -46,7 +48,7 @@ dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
 test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)  ## run all tests but those on a Spark cluster
-	$(BIN)/pytest $(ON_ALL_CORES) --ignore=$(ON_SPARK)
+	$(BIN)/pytest $(ON_ALL_CORES) $(addprefix --ignore=,$(ON_SPARK))
 
 test-spark: $(DEVELOPMENT) $(SPARK)  ## run the tests on a Spark cluster, which need Java
 	$(if $(SPARK),$(BIN)/pytest $(ON_SPARK),@echo "Java is absent, so the tests on a Spark cluster are skipped.")
@@ -130,7 +132,7 @@ clients: $(CLIENTS)
 	touch $@
 
 .venv/spark: constraints.txt | $(INSTALLED)
-	$(PIP_INSTALL) --constraint constraints.txt --upgrade --target $@ pyspark==$(PYSPARK)
+	$(PIP_INSTALL) --constraint constraints.txt --no-deps --upgrade --target $@ pyspark==$(PYSPARK) $(OF_SPARK)
 	touch $@
 
 $(HADOLINT): | $(BIN)/python

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 # Where the Makefile installs PySpark, beside the environment: it takes 500 MB, and only these tests need it.
@@ -32,8 +33,8 @@ def missing() -> str:
         sys.path.append(str(_INSTALLED))
     if shutil.which("java") is None:
         return "Java is not installed (Debian: apt-get install openjdk-17-jre-headless)"
-    if importlib.util.find_spec("pyspark") is None:
-        return "PySpark is not installed (make .venv/spark)"
+    if None in map(importlib.util.find_spec, ("pyspark", "grpc_status")):
+        return "PySpark, or what Spark Connect needs, is not installed (make .venv/spark)"
     return ""
 
 
@@ -72,6 +73,11 @@ class Cluster:
         }
 
     @property
+    def engine(self) -> dict[str, Any]:
+        """The settings of `[engine]` that lead to this cluster."""
+        return {"master": self.master, "options": self.options}
+
+    @property
     def alive_workers(self) -> int:
         """How many workers the master knows to be alive."""
         with urlopen(f"http://127.0.0.1:{self.interface}/json/", timeout=5) as answer:
@@ -95,31 +101,68 @@ class Cluster:
         self.workers.append(_start("worker.Worker", [*options, "--work-dir", str(own), self.master], own))
         self.started.append(self.workers[-1])
 
+    def wait_for_workers(self, number: int) -> None:
+        """Wait until the master knows so many workers to be alive."""
+        _wait_until(lambda: _has_workers(self, number), "the cluster")
+
     def kill_worker(self) -> None:
         """Kill one worker, and what it runs, as if its machine was lost."""
         os.killpg(self.workers.pop().pid, signal.SIGKILL)
+
+    def kill_master(self) -> None:
+        """Kill the master; the workers and what they run live on."""
+        os.killpg(self.started[0].pid, signal.SIGKILL)
+
+    def start_connect_server(self) -> dict[str, Any]:
+        """Start a server of Spark Connect, with the options of this cluster.
+
+        Returns:
+            The settings of `[engine]` that lead to it.
+        """
+        own, port = self.folder / f"process-{len(self.started)}", free_port()
+        own.mkdir()
+        options = {
+            **self.options,
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": str(port),
+        }
+        named = [text for name, value in options.items() for text in ("--conf", f"{name}={value}")]
+        server = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+        arguments = ["--master", self.master, *named, *server]
+        started = _start("SparkSubmit", arguments, own, memory="700m")
+        self.started.append(started)
+        _wait_until(lambda: _listens(port, started), "Spark Connect")
+        # A session cannot set the other options.
+        return {
+            "master": f"sc://127.0.0.1:{port}",
+            "options": {name: value for name, value in self.options.items() if name.startswith("spark.sql.")},
+        }
 
 
 @contextmanager
 def running_cluster(folder: Path, workers: int = 2, java_options: str = _SHORT_LIVED) -> Iterator[Cluster]:
     """Start a master and workers; end them at the end, and every process that they have started."""
     folder.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(_free_port(), _free_port(), folder, java_options)
+    cluster = Cluster(free_port(), free_port(), folder, java_options)
     where = ["--host", "127.0.0.1", "--port", str(cluster.port), "--webui-port", str(cluster.interface)]
     try:
         cluster.started.append(_start("master.Master", where, folder))
         for _ in range(workers):
             cluster.start_worker()
-        deadline = time.monotonic() + _SECONDS_TO_START
-        while not _has_workers(cluster, workers):
-            assert time.monotonic() < deadline, "the cluster did not start"
-            time.sleep(0.2)
+        cluster.wait_for_workers(workers)
         yield cluster
     finally:
         while left := processes_below(folder):
             _end(left)
         for process in cluster.started:
             process.wait()
+
+
+def _wait_until(is_ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _SECONDS_TO_START
+    while not is_ready():
+        assert time.monotonic() < deadline, f"{what} did not start"
+        time.sleep(0.2)
 
 
 def _has_workers(cluster: Cluster, workers: int) -> bool:
@@ -129,15 +172,23 @@ def _has_workers(cluster: Cluster, workers: int) -> bool:
         return False
 
 
-def _start(name: str, arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+def _listens(port: int, server: "subprocess.Popen[bytes]") -> bool:
+    assert server.poll() is None, "Spark Connect ended"
+    with closing(socket.socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _start(name: str, arguments: list[str], folder: Path, memory: str = "256m") -> "subprocess.Popen[bytes]":
     """Start one of Spark's daemons in a process group of its own."""
     command = [str(_pyspark() / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *arguments]
     environment = {
         **os.environ,
         "SPARK_HOME": str(_pyspark()),
         "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_MEMORY": memory,
         "SPARK_DAEMON_JAVA_OPTS": _SHORT_LIVED,
+        # The interpreter of a server's Python functions.
+        "PYSPARK_PYTHON": sys.executable,
     }
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
@@ -186,7 +237,8 @@ def _pyspark() -> Path:
     return Path(found.origin).parent
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback address on which nothing listens."""
     with closing(socket.socket()) as opened:
         opened.bind(("127.0.0.1", 0))
         return int(opened.getsockname()[1])

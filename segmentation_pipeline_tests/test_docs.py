@@ -83,7 +83,7 @@ def test_constraints_pin_every_dependency_by_version_only() -> None:
     project = tomllib.loads(_page("pyproject.toml"))["project"]
     extras = [name for extra in project["optional-dependencies"].values() for name in extra]
     required = [name for name in (*project["dependencies"], *extras) if not name.startswith(f"{project['name']}[")]
-    assert {re.split(r"[<>=!~ ]", name)[0].lower() for name in required} <= pinned
+    assert {re.split(r"[\[<>=!~ ]", name)[0].lower() for name in required} <= pinned
 
 
 def test_documented_queries_return_rows_of_a_release(finished_shop: Shop) -> None:

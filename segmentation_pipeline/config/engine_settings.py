@@ -1,5 +1,6 @@
 """The table `[engine]` of a retailer file: where the tables of lines are, and what computes with them."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,11 @@ class Engine(Section):
     """Required with `spark`: absolute path of a folder, under which the tables of lines are stored as Parquet. The
     driver and every worker must have it, and the source, under the same path: a shared file system."""
     options: dict[str, str] = Field(default_factory=dict)
-    """Options of the Spark session, such as `"spark.executor.memory" = "8g"`."""
+    """Options of the Spark session, such as `"spark.executor.memory" = "8g"`. Over Spark Connect, only those that begin
+    with `spark.sql.`: the server has the others."""
+    wait_minutes: int = Field(30, ge=1)
+    """With `spark`: a run ends with an error after so many minutes in which the cluster ran none of its tasks, because
+    no worker has a free core, or the master is lost."""
 
     @classmethod
     def combined_errors(cls, settings: dict[str, Any]) -> Iterator[SettingError]:
@@ -31,12 +36,35 @@ class Engine(Section):
         for name in ("master", "location"):
             if is_spark and settings.get(name) is None:
                 yield SettingError((name,), 'required with kind = "spark", but missing', settings)
-        for name in ("master", "location", "options"):
+        for name in ("master", "location", "options", "wait_minutes"):
             if not is_spark and settings.get(name):
                 yield SettingError((name,), 'only used with kind = "spark"; remove it', settings[name])
         location = settings.get("location")
         if isinstance(location, str) and (not Path(location).is_absolute() or ".." in Path(location).parts):
             yield SettingError(("location",), "allowed: an absolute path without `..`", location)
+        if is_connect(settings.get("master")):
+            yield from _unsupported_by_connect(settings)
+
+
+def is_connect(master: object) -> bool:
+    """Return whether a master is the address of Spark Connect."""
+    return str(master).startswith("sc://")
+
+
+def _unsupported_by_connect(settings: dict[str, Any]) -> Iterator[SettingError]:
+    if re.search(r";\s*token=", settings["master"]):
+        message = (
+            "a retailer file has no secrets; set the environment variable SPARK_CONNECT_AUTHENTICATE_TOKEN,"
+            " and leave the token out"
+        )
+        yield SettingError(("master",), message, settings["master"].partition(";")[0])
+    options = settings.get("options")
+    for name, value in (options if isinstance(options, dict) else {}).items():
+        if not name.startswith("spark.sql."):
+            message = (
+                "the server of Spark Connect has it, and a session cannot change it; set it where the server starts"
+            )
+            yield SettingError(("options", name), message, value)
 
 
 def unsupported_by_spark(settings: dict[str, Any]) -> Iterator[SettingError]:

@@ -52,7 +52,7 @@ def check_engine(settings: Retailer) -> None:
     if settings.engine.kind == "spark":
         from segmentation_pipeline.spark.session import check_installed
 
-        check_installed()
+        check_installed(settings.engine)
 
 
 def _in_database(connection: duckdb.DuckDBPyConnection) -> LineEngine:

@@ -20,9 +20,10 @@ from segmentation_pipeline.config.engine_settings import Engine
 from segmentation_pipeline.errors import EngineError
 from segmentation_pipeline.ingestion.staging import StagedLines
 from segmentation_pipeline.spark.line_files import LINES, SCRATCH, LineFiles, new_file, parquet
-from segmentation_pipeline.spark.session import address_of_ui, message_of, spark_session
+from segmentation_pipeline.spark.session import OpenSession, message_of, spark_session
 from segmentation_pipeline.spark.tasks import DeriveFiles, ReadFiles, WrittenFile, distribute
 from segmentation_pipeline.spark.translation import spark_select, spark_values
+from segmentation_pipeline.spark.waiting import bounded_wait
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import Violation, literal, quoted
 from segmentation_pipeline.warehouse.database import TableWrite, WriteResult
@@ -67,7 +68,8 @@ class SparkEngine:
         self._settings = settings
         self._report = report
         self._stack = stack
-        self._opened: SparkSession | None = None
+        self._opened: OpenSession | None = None
+        self._error: EngineError | None = None
         self._staged: dict[str, WrittenFile] = {}
         self._registered: dict[str, tuple[str, ...]] = {}
         self._results = 0
@@ -179,36 +181,28 @@ class SparkEngine:
         path, bound = self._files.location / SCRATCH / name, bound_values(select, dict(values))
         reads = tables_read_by(select)
         text = spark_select(select, bound)
-        with self._errors(f"computing {name}"):
+        shipped = self._shipped(reads - {*LINE_TABLES})
+        with self._session(f"computing {name}") as session:
             for table in sorted(reads & {*LINE_TABLES}):
-                self._register(table)
-            for table, file in self._shipped(reads - {*LINE_TABLES}).items():
-                self._session.read.parquet(file).createOrReplaceTempView(table)
-            self._session.sql(text, self._arguments(bound)).write.mode("overwrite").parquet(str(path))
+                self._register(session, table)
+            for table, file in shipped.items():
+                session.read.parquet(file).createOrReplaceTempView(table)
+            session.sql(text, spark_values(bound)).write.mode("overwrite").parquet(str(path))
         return path
 
-    def _register(self, table: str) -> None:
+    def _register(self, session: "SparkSession", table: str) -> None:
         """Let Spark know the lines of a table by its name. Listing many files takes seconds, so it is done once."""
         files = tuple(self._files.of(table).values())
         if self._registered.get(table) != files:
-            self._frame(table).createOrReplaceTempView(table)
+            self._frame(session, table).createOrReplaceTempView(table)
             self._registered[table] = files
 
-    def _frame(self, table: str) -> "DataFrame":
+    def _frame(self, session: "SparkSession", table: str) -> "DataFrame":
         """Return the lines of a table."""
-        reader = self._session.read
         columns = self.held().get(table) or [(column.name, column.type) for column in contracts()[table].columns]
         schema = ", ".join(f"`{name}` {_spark_type(kind)}" for name, kind in columns)
         paths = [str(self._files.location / path) for path in self._files.of(table).values()]
-        return reader.schema(schema).parquet(*paths) if paths else self._session.createDataFrame([], schema)
-
-    def _arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        from pyspark.sql.functions import array, lit
-
-        return {
-            name: array(*map(lit, value)) if isinstance(value, list) else lit(value)
-            for name, value in spark_values(values).items()
-        }
+        return session.read.schema(schema).parquet(*paths) if paths else session.createDataFrame([], schema)
 
     def _reads(self, select: str, relations: Mapping[str, str]) -> set[str]:
         """Return every table that a SELECT reads, also by one of the relations."""
@@ -229,30 +223,50 @@ class SparkEngine:
     def _distribute(self, what: str, task: Any, files: Sequence[Any], sizes: Sequence[int]) -> list[WrittenFile]:
         if not files:
             return []
-        with self._errors(what):
-            return distribute(self._session, task, files, sizes)
+        with self._session(what) as session:
+            return distribute(session, task, files, sizes)
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        """Report the address of Spark's interface, and turn an error of Spark into a message."""
-        session = self._session
+    def _session(self, what: str) -> Iterator["SparkSession"]:
+        """Yield the session, and turn an error of Spark into a message; report the address of Spark's interface."""
+        opened = self._open()
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
-        try:
-            self._report(f"{what} on Spark: {address_of_ui(session, self._settings)}")
-            yield
-        except (ConnectionError, Py4JError, PySparkException) as error:
-            logging.getLogger(__name__).debug("Spark failed", exc_info=True)
-            raise EngineError(
-                f"Spark failed while {what}: {message_of(error)}. See its interface or the logs of the workers; the"
-                " tables and the release were not changed."
-            ) from None
+        with bounded_wait(opened, self._settings.wait_minutes) as cancelled:
+            try:
+                self._report(f"{what} on Spark: {opened.address}")
+                yield opened.spark
+            except (ConnectionError, Py4JError, PySparkException) as error:
+                logging.getLogger(__name__).debug("Spark failed", exc_info=True)
+                if not cancelled.is_set():
+                    raise EngineError(
+                        f"Spark failed while {what}: {message_of(error)}. See its interface or the logs of the workers;"
+                        " the tables and the release were not changed."
+                    ) from None
+                # The next steps of the run must not wait again.
+                self._error = EngineError(
+                    f"Spark ran no task for {self._settings.wait_minutes} minutes (engine.wait_minutes) while {what}:"
+                    f" the cluster of {opened.address} has no free core for it, or its master is lost. Start the"
+                    " cluster, or let it have workers with the cores and memory of an executor, and run again; the"
+                    " tables and the release were not changed."
+                )
+                raise self._error from None
 
-    @property
-    def _session(self) -> "SparkSession":
+    def _open(self) -> OpenSession:
+        """Return the session; the first call opens it.
+
+        Raises:
+            EngineError: There is none, or the cluster did not run what this run gave it.
+        """
+        if self._error is not None:
+            raise self._error
         if self._opened is None:
-            self._opened = self._stack.enter_context(spark_session(self._settings))
+            try:
+                self._opened = self._stack.enter_context(spark_session(self._settings))
+            except EngineError as error:
+                self._error = error
+                raise
         return self._opened
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Source files are given to a task until they have this many bytes.
 _BYTES_OF_A_TASK = 32 * 2**20
+_FUNCTION = "derive_files"
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,15 @@ def distribute(
         files: The files, as the task takes them.
         sizes: The bytes of each.
     """
-    from pyspark.sql.functions import col, udf
     from pyspark.sql.types import BinaryType
 
     groups = list(_groups(files, sizes))
     if not groups:
         return []
-    function = udf(_Distributed(task, groups), BinaryType(), useArrow=False)
-    numbers = session.range(0, len(groups), 1, len(groups))
-    rows = numbers.select(function(col("id")).alias("written")).collect()
+    # By its name: the functions of `pyspark.sql.functions` are other ones over Spark Connect.
+    session.udf.register(_FUNCTION, _Distributed(task, groups), BinaryType())
+    select = f"select {_FUNCTION}(id) as written from range(0, {len(groups)}, 1, {len(groups)})"  # noqa: S608 - own SQL
+    rows = session.sql(select).collect()
     return [written for row in rows for written in pickle.loads(bytes(row["written"]))]  # noqa: S301 - own bytes
 
 

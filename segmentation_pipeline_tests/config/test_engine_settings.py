@@ -29,7 +29,25 @@ def test_the_location_is_one_path_on_all_machines(location: str) -> None:
 
 
 def test_settings_of_spark_are_errors_without_spark() -> None:
-    assert [key for key, _ in errors({"master": "local", "options": {"a": "b"}})] == ["engine.master", "engine.options"]
+    found = errors({"master": "local", "options": {"a": "b"}, "wait_minutes": 5})
+    assert [key for key, _ in found] == ["engine.master", "engine.options", "engine.wait_minutes"]
+
+
+def test_over_connect_only_options_of_a_session_are_allowed() -> None:
+    options = {"spark.executor.memory": "8g", "spark.sql.shuffle.partitions": "8"}
+    [(key, message)] = errors({**SPARK, "master": "sc://host:15002", "options": options})
+    assert key == "engine.options.spark.executor.memory"
+    assert "set it where the server starts" in message
+
+
+def test_a_token_of_connect_is_not_in_the_file() -> None:
+    engine = {**SPARK, "master": "sc://host:15002/;use_ssl=true;token=marker"}
+    with pytest.raises(ValidationError) as raised:
+        Retailer.model_validate(retailer_settings(Path("/source"), engine=engine))
+    [error] = raised.value.errors()
+    assert error["loc"] == ("engine", "master")
+    assert "SPARK_CONNECT_AUTHENTICATE_TOKEN" in error["msg"]
+    assert "marker" not in f"{error['input']}{error['msg']}"
 
 
 @pytest.mark.parametrize(

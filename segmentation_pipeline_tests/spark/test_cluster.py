@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from segmentation_pipeline.config.engine_settings import Engine
 from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import EngineError
 from segmentation_pipeline.orchestration.engines import run_engine
@@ -27,111 +24,29 @@ from segmentation_pipeline.privacy.customer_ids import CustomerIds
 from segmentation_pipeline.privacy.erasure import LinePlaces, NamedCustomers
 from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.spark import tasks
-from segmentation_pipeline.spark.engine import SparkEngine, spark_lines
-from segmentation_pipeline.tables.catalog import contracts
-from segmentation_pipeline.tables.contract import literal, quoted
+from segmentation_pipeline.spark.engine import SparkEngine
 from segmentation_pipeline.warehouse.connection import temporary_database
 from segmentation_pipeline.warehouse.database import Warehouse
-from segmentation_pipeline.warehouse.line_engine import LINE_FILES, LINE_TABLES
-from segmentation_pipeline_tests.scenarios import assets_up_to, line, regular_customers, write_csv
-from segmentation_pipeline_tests.shops import FIRST_NIGHT, ODD_LINES, SECOND_NIGHT, Shop
-from segmentation_pipeline_tests.spark_cluster import Cluster, missing, processes_below, running_cluster
+from segmentation_pipeline_tests.shops import FIRST_NIGHT, Shop
+from segmentation_pipeline_tests.spark_cluster import Cluster, missing
+from segmentation_pipeline_tests.spark_shops import (
+    PERSON,
+    assert_equal_tables,
+    build,
+    copied,
+    on_spark,
+    run_second_night,
+)
 from segmentation_pipeline_tests.tables.derivation import timestamp
 
 if lacks := missing():
     pytest.skip(lacks, allow_module_level=True)
 
-# A customer of whom no other text has the name.
-PERSON = "VERA-77123"
-# Columns that each run writes anew.
-_OF_THE_RUN = {"run_id", "source_path", "modified_at", "fitted_at", "created_at"}
-
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    with running_cluster(folder) as running, pytest.MonkeyPatch.context() as patch:
-        # Spark's web interface would listen on every address.
-        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        yield running
-    assert processes_below(folder) == []
-
-
-@dataclass(frozen=True)
-class SparkShop(Shop):
-    """A shop whose lines are on the cluster, below its own folder."""
-
-    @property
-    def lines(self) -> Path:
-        """The location of the lines."""
-        return self.folder / "lines"
-
-    @property
-    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every table, in the order of its key: those of lines as the Parquet files have them."""
-        with duckdb.connect(str(self.work)) as connection:
-            for table in LINE_TABLES:
-                find = f"select path from {LINE_FILES} where table_name = ?"
-                paths = [
-                    str(self.lines / "corner_shop" / path) for (path,) in connection.execute(find, [table]).fetchall()
-                ]
-                rows = f"read_parquet([{', '.join(map(literal, paths))}], union_by_name = true)"
-                connection.execute(f"create temp view {quoted(table)} as select * from {rows}")
-            return _tables(connection)
-
-
-def _tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:
-    tables = {}
-    for name, contract in contracts().items():
-        columns = ", ".join(quoted(column.name) for column in contract.columns if column.name not in _OF_THE_RUN)
-        select = f"select {columns} from {quoted(name)} order by {contract.key_order}"
-        tables[name] = connection.execute(select).fetchall()
-    return tables
-
-
-def tables_of(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
-    if isinstance(shop, SparkShop):
-        return shop.tables
-    with duckdb.connect(str(shop.work), read_only=True) as connection:
-        return _tables(connection)
-
-
-def build(folder: Path, cluster: Cluster | None) -> Shop:
-    """Build a shop of several files, with lines that are malformed, unreadable, refunds, or lack a value."""
-    shop = SparkShop(folder) if cluster else Shop(folder)
-    configure(shop, cluster)
-    everything = [
-        *(
-            (*one[:4], f"{one[4]}.25", *one[5:]) if number % 7 == 0 else one
-            for number, one in enumerate(regular_customers())
-        ),
-        *ODD_LINES,
-        line(
-            invoice="600005", description="Café, «crème»", country="", at="2024-06-30 23:59:59.999999", customer="10003"
-        ),
-        line(invoice="600006", at="2024-04-11 10:00:00", customer=PERSON, quantity="3"),
-        line(invoice="600007", at="2024-05-11 10:00:00", customer="10005", quantity=f"for {PERSON}"),
-    ]
-    for part in range(4):
-        path = write_csv(shop.source / f"part-{part}.csv", everything[part::4])
-        if part == 1:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f'580000,85123A,"a quote that does not end,1,2024-03-20 10:00:00,1.5,{PERSON},Spain\n')
-    return shop
-
-
-def configure(shop: Shop, cluster: Cluster | None) -> None:
-    engine = {}
-    if cluster is not None:
-        location = str(shop.folder / "lines")
-        engine = {"kind": "spark", "master": cluster.master, "location": location, "options": cluster.options}
-    shop.configure(engine=engine, rfm={"look_back_days": 200})
-
-
-@pytest.fixture(scope="module")
-def shops(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, Shop]:
-    """Build a shop on DuckDB and one on Spark, and run their first night; a worker is killed while it reads files."""
-    here, there = build(tmp_path_factory.mktemp("here"), None), build(tmp_path_factory.mktemp("there"), cluster)
+def shops(cluster: Cluster, shop_on_duckdb: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, Shop]:
+    """Return a shop on DuckDB and one on Spark after their first night; a worker is killed while it reads files."""
+    there = build(tmp_path_factory.mktemp("there"), cluster.engine)
     killer = Thread(target=_kill_when_files_are_written, args=(cluster, there.folder / "lines"))
     killer.start()
     with pytest.MonkeyPatch.context() as patch:
@@ -142,8 +57,7 @@ def shops(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
     assert run.success, run.get_step_failure_events()
     assert cluster.alive_workers == 1
     cluster.start_worker()
-    assert here.run(as_of=FIRST_NIGHT).success
-    return here, there
+    return shop_on_duckdb, there
 
 
 def _kill_when_files_are_written(cluster: Cluster, location: Path) -> None:
@@ -155,18 +69,6 @@ def _kill_when_files_are_written(cluster: Cluster, location: Path) -> None:
         time.sleep(0.2)
 
 
-def copied(shops: tuple[Shop, Shop], folder: Path, cluster: Cluster) -> tuple[Shop, Shop]:
-    here, there = shops[0].copy(folder / "here"), SparkShop(shops[1].copy(folder / "there").folder)
-    configure(there, cluster)
-    return here, there
-
-
-def assert_equal_tables(here: Shop, there: Shop) -> None:
-    expected, found = tables_of(here), tables_of(there)
-    assert [table for table in expected if found[table] != expected[table]] == []
-    assert len(expected["customer_segments"]) > 50
-
-
 def test_every_table_equals_duckdb_although_a_worker_was_killed(shops: tuple[Shop, Shop]) -> None:
     assert_equal_tables(*shops)
 
@@ -174,20 +76,16 @@ def test_every_table_equals_duckdb_although_a_worker_was_killed(shops: tuple[Sho
 def test_every_table_equals_duckdb_after_new_and_changed_files(
     shops: tuple[Shop, Shop], cluster: Cluster, tmp_path: Path
 ) -> None:
-    here, there = copied(shops, tmp_path, cluster)
+    here, there = copied(shops, tmp_path, cluster.engine)
     for shop in (here, there):
-        write_csv(shop.source / "new.csv", [line(invoice="590000", at="2024-10-19 10:00:00", customer="99999")])
-        with (shop.source / "part-0.csv").open("a", encoding="utf-8") as file:
-            file.write("590001,85123A,LANTERN,2,2024-10-19 11:00:00,2.50,10001,Spain\n")
-        run = shop.run(as_of=SECOND_NIGHT, assets=assets_up_to("rfm_features", "unparsed_values", "file_overlaps"))
-        assert run.success, run.get_step_failure_events()
+        run_second_night(shop)
     assert_equal_tables(here, there)
 
 
 def test_erased_customers_are_in_no_file_of_the_cluster(
     shops: tuple[Shop, Shop], cluster: Cluster, tmp_path: Path
 ) -> None:
-    here, there = copied(shops, tmp_path, cluster)
+    here, there = copied(shops, tmp_path, cluster.engine)
     before, after = (erase(shop) for shop in (here, there))
     assert before == after == {"part-3.csv": 1}
     assert_equal_tables(here, there)
@@ -207,7 +105,7 @@ def erase(shop: Shop) -> Mapping[str, int]:
 
 
 def test_a_killed_run_leaves_no_half_table(cluster: Cluster, tmp_path: Path) -> None:
-    shop = build(tmp_path, cluster)
+    shop = build(tmp_path, cluster.engine)
     command = [sys.executable, "-m", "segmentation_pipeline_tests.programs.killed_on_spark", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as process:
         assert process.stdout is not None
@@ -230,17 +128,10 @@ def test_a_lost_driver_is_a_message(cluster: Cluster, tmp_path: Path, monkeypatc
     def lost(*_: Any) -> None:
         raise Py4JNetworkError("a value of a file")
 
-    with on_spark(cluster, tmp_path) as database:
+    with on_spark(cluster.engine, tmp_path) as database:
         monkeypatch.setattr(SparkEngine, "_register", lost)
         with pytest.raises(EngineError, match=r"Spark failed while computing .*: Py4JNetworkError\. See its interface"):
             database.rows("select count(*) as lines from raw_transactions")
-
-
-@contextmanager
-def on_spark(cluster: Cluster, location: Path) -> Iterator[Warehouse]:
-    settings = Engine(kind="spark", master=cluster.master, location=str(location), options=cluster.options)
-    with spark_lines(settings, "shop", lambda text: None) as engine, temporary_database(engine) as database:
-        yield database
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +139,7 @@ def samples(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Two databases with the table `samples`, which Spark reads where a SELECT reads lines too."""
     with (
         temporary_database() as here,
-        on_spark(cluster, tmp_path_factory.mktemp("samples")) as there,
+        on_spark(cluster.engine, tmp_path_factory.mktemp("samples")) as there,
     ):
         for database in (here, there):
             database.connection.execute(f"create temp table samples as {_SAMPLES}")

@@ -1,0 +1,112 @@
+"""Runs over Spark Connect: the same tables as on DuckDB, and errors as messages."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmentation_pipeline.config.engine_settings import Engine
+from segmentation_pipeline.errors import EngineError
+from segmentation_pipeline.spark import session, waiting
+from segmentation_pipeline.spark.session import message_of, spark_session
+from segmentation_pipeline.spark.tasks import distribute
+from segmentation_pipeline.warehouse.connection import temporary_database
+from segmentation_pipeline_tests.shops import FIRST_NIGHT, Shop
+from segmentation_pipeline_tests.spark_cluster import Cluster, free_port, missing
+from segmentation_pipeline_tests.spark_shops import assert_equal_tables, build, copied, on_spark, run_second_night
+from segmentation_pipeline_tests.tables.derivation import timestamp
+
+if lacks := missing():
+    pytest.skip(lacks, allow_module_level=True)
+
+LINES = "select count(*) as lines from raw_transactions"
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster) -> Mapping[str, Any]:
+    """The settings of `[engine]` that lead to a server of Spark Connect."""
+    return cluster.start_connect_server()
+
+
+@pytest.fixture(scope="module")
+def shops(
+    server: Mapping[str, Any], shop_on_duckdb: Shop, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Shop, Shop]:
+    """Return a shop on DuckDB and one on Spark after their first night."""
+    there = build(tmp_path_factory.mktemp("connected"), server)
+    run = there.run(as_of=FIRST_NIGHT)
+    assert run.success, run.get_step_failure_events()
+    return shop_on_duckdb, there
+
+
+def test_every_table_equals_duckdb_over_connect(shops: tuple[Shop, Shop]) -> None:
+    assert_equal_tables(*shops)
+
+
+def test_every_table_equals_duckdb_after_a_night_over_connect(
+    shops: tuple[Shop, Shop], server: Mapping[str, Any], tmp_path: Path
+) -> None:
+    here, there = copied(shops, tmp_path, server)
+    for shop in (here, there):
+        run_second_night(shop)
+    assert_equal_tables(here, there)
+
+
+def test_values_of_all_types_are_bound_over_connect(server: Mapping[str, Any], tmp_path: Path) -> None:
+    select = "select $names as names, $moment as moment, $days as days, $nothing is null as is_null, $share as share"
+    values = {
+        "names": ["abc", "Zoë 12"],
+        "moment": timestamp("2024-03-31 02:30:00.999999"),
+        "days": 200,
+        "nothing": None,
+        "share": Decimal("0.30"),
+    }
+    with on_spark(server, tmp_path) as there, temporary_database() as here:
+        # Only what reads lines is computed on Spark.
+        computed = there.lines.relation(f"{select} where not exists (select 1 from raw_transactions)", values)
+        assert there.rows(computed) == here.rows(select, **values)
+
+
+def test_an_error_of_a_worker_is_a_message_without_values(server: Mapping[str, Any], tmp_path: Path) -> None:
+    def read(files: Any) -> Any:
+        raise PermissionError(f"denied {len(files)}") from ValueError("a value of a file")
+
+    from pyspark.errors import PySparkException
+
+    with spark_session(Engine(kind="spark", location=str(tmp_path), **server)) as opened:
+        with pytest.raises(PySparkException) as raised:
+            distribute(opened.spark, read, ["a.csv"], [1])
+        assert message_of(raised.value) == "PermissionError: denied 1"
+
+
+def test_an_option_that_only_the_server_can_set_is_an_error(server: Mapping[str, Any], tmp_path: Path) -> None:
+    options = {**server["options"], "spark.sql.warehouse.dir": "/elsewhere"}
+    message = r"engine\.master: no Spark session on sc://.*spark\.sql\.warehouse\.dir"
+    with on_spark({**server, "options": options}, tmp_path) as database, pytest.raises(EngineError, match=message):
+        database.rows(LINES)
+
+
+def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_SECONDS_TO_CONNECT", 1)
+    engine = {"master": f"sc://127.0.0.1:{free_port()}/;user_id=shop"}
+    message = r"no Spark session on sc://127\.0\.0\.1:\d+: it does not answer within 1 second"
+    with on_spark(engine, tmp_path) as database, pytest.raises(EngineError, match=message):
+        database.rows(LINES)
+
+
+def test_a_run_over_connect_does_not_wait_for_workers_without_end(
+    cluster: Cluster, server: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_SECONDS_OF_A_MINUTE", 1.0)
+    cluster.kill_worker()
+    cluster.kill_worker()
+    try:
+        message = "Spark ran no task for 3 minutes"
+        with on_spark(server, tmp_path, wait_minutes=3) as database, pytest.raises(EngineError, match=message):
+            database.rows(LINES)
+    finally:
+        cluster.start_worker()
+        cluster.start_worker()
+        cluster.wait_for_workers(2)
