@@ -92,6 +92,7 @@ SPARK_FUNCTIONS = {
     "ROW_NUMBER",
     "SEQUENCE",
     "SQRT",
+    "STRUCT",
     "SUBSTRING",
     "SUM",
     "TRIM",

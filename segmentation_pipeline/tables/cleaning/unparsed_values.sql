@@ -32,16 +32,6 @@ masked as (
     or (amount is null and json_extract_string(unparsed, '$.amount') is null)
 ),
 
-numbered as (
-    select
-        *,
-        row_number() over (
-            partition by column_name, pattern order by source_file, source_sheet, source_line
-        ) as nth
-    from masked
-    where pattern is not null
-),
-
 patterns as (
     select
         column_name,
@@ -49,10 +39,9 @@ patterns as (
         count(*) as lines,
         sum(amount) as amount,
         count(*) - count(amount) as lines_without_amount,
-        max(case when nth = 1 then source_file end) as source_file,
-        max(case when nth = 1 then source_sheet end) as source_sheet,
-        max(case when nth = 1 then source_line end) as source_line
-    from numbered
+        min({'file': source_file, 'sheet': source_sheet, 'line': source_line}) as first_line
+    from masked
+    where pattern is not null
     group by column_name, pattern
 ),
 
@@ -77,9 +66,9 @@ select
     cast(ranked.amount as decimal(38, 4)) as amount,
     cast(ranked.lines_without_amount as bigint) as lines_without_amount,
     cast(ranked.lines_of_column as bigint) as lines_of_column,
-    ranked.source_file,
-    ranked.source_sheet,
-    ranked.source_line
+    ranked.first_line.file as source_file,
+    ranked.first_line.sheet as source_sheet,
+    ranked.first_line.line as source_line
 from ranked
 cross join total
 where ranked.position <= 3
