@@ -23,6 +23,8 @@ _PROJECT = Path(__file__).parents[1]
 _SECONDS_TO_START = 120.0
 # A process that lives for a minute is faster without the second compiler, and with the simplest collector.
 _SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Compiling SELECTs takes a fifth of the processor time where tables are small. Tests without Spark Connect do compile.
+_INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 # PR_SET_PDEATHSIG of prctl(2).
 _PARENT_DEATH_SIGNAL = 1
 
@@ -113,10 +115,11 @@ class Cluster:
         """Kill the master; the workers and what they run live on."""
         os.killpg(self.started[0].pid, signal.SIGKILL)
 
-    def start_connect_server(self) -> dict[str, Any]:
-        """Start a server of Spark Connect, with the options of this cluster.
+    @contextmanager
+    def connect_server(self) -> Iterator[dict[str, Any]]:
+        """Start a server of Spark Connect with the options of this cluster, and end it at the end.
 
-        Returns:
+        Yields:
             The settings of `[engine]` that lead to it.
         """
         own, port = self.folder / f"process-{len(self.started)}", free_port()
@@ -125,6 +128,8 @@ class Cluster:
             **self.options,
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": str(port),
+            # An error of a task is shown at once.
+            "spark.task.maxFailures": "1",
         }
         named = [text for name, value in options.items() for text in ("--conf", f"{name}={value}")]
         server = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
@@ -133,10 +138,9 @@ class Cluster:
         self.started.append(started)
         _wait_until(lambda: _listens(port, started), "Spark Connect")
         # A session cannot set the other options.
-        return {
-            "master": f"sc://127.0.0.1:{port}",
-            "options": {name: value for name, value in self.options.items() if name.startswith("spark.sql.")},
-        }
+        of_session = {name: value for name, value in self.options.items() if name.startswith("spark.sql.")}
+        yield {"master": f"sc://127.0.0.1:{port}", "options": {**of_session, **_INTERPRETED}}
+        os.killpg(started.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -35,7 +35,6 @@ from segmentation_pipeline_tests.spark_shops import (
     build,
     copied,
     on_spark,
-    run_second_night,
 )
 from segmentation_pipeline_tests.tables.derivation import timestamp
 
@@ -71,15 +70,6 @@ def _kill_when_files_are_written(cluster: Cluster, location: Path) -> None:
 
 def test_every_table_equals_duckdb_although_a_worker_was_killed(shops: tuple[Shop, Shop]) -> None:
     assert_equal_tables(*shops)
-
-
-def test_every_table_equals_duckdb_after_new_and_changed_files(
-    shops: tuple[Shop, Shop], cluster: Cluster, tmp_path: Path
-) -> None:
-    here, there = copied(shops, tmp_path, cluster.engine)
-    for shop in (here, there):
-        run_second_night(shop)
-    assert_equal_tables(here, there)
 
 
 def test_erased_customers_are_in_no_file_of_the_cluster(
