@@ -87,6 +87,7 @@ bench-pages: $(DEVELOPMENT)  ## replay nights, compare segments and models with 
 	$(BIN)/python benchmarks/worth.py
 	$(BIN)/python benchmarks/value_at_night.py
 	$(BIN)/python benchmarks/customer_value.py
+	$(BIN)/python -m benchmarks.cost.release_forms
 
 docs: $(DEVELOPMENT)  ## write the reference pages from the code
 	$(BIN)/python tools/reference_docs.py docs

@@ -157,7 +157,8 @@ class Shop:
 
     def released(self, select: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the current release."""
-        return self.rows(select, self.release.database.resolve())
+        with self.release.connect() as connection:
+            return connection.execute(select).fetchall()
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """The bench of `make bench`: the sources that it makes, its verdicts, and the page."""
 
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -10,9 +11,12 @@ from benchmarks.cost.goals import exponent, verdicts
 from benchmarks.cost.machine import Machine
 from benchmarks.cost.page import part_of_page, updated
 from benchmarks.cost.processes import Measured, RunFailedError, measured
+from benchmarks.cost.release_forms import multiply
 from benchmarks.cost.scenarios import BOTH, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
 from benchmarks.spark import Sized
 from benchmarks.spark import page as spark_page
+from segmentation_pipeline.tables.catalog import published
+from segmentation_pipeline_tests.shops import Shop
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 DAYS = {
@@ -152,3 +156,16 @@ def test_plans_of_spark_follow_the_measured_processor_times() -> None:
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in spark_page(sizes).splitlines()]
     assert ["duckdb", "first run", "10.0 s", "4.00 s"] in rows
     assert ["100 M", "10.00 M", "8", "16", "55 s", "85 s", "55 s", "85 s"] in rows
+
+
+def test_multiplied_customers_keep_the_contracts(finished_template: Shop, tmp_path: Path) -> None:
+    work = Path(shutil.copy(finished_template.work, tmp_path / "work.duckdb"))
+    before = finished_template.rows("select count(*), sum(frequency) from segment_history")
+    multiply(work, 7 * 59)
+    with duckdb.connect(str(work)) as connection:
+        of_customers = [contract for contract in published() if contract.describes_customers]
+        counts = {contract.table: contract.check(connection) for contract in of_customers}
+        after = connection.execute("select count(*), sum(frequency) from segment_history").fetchall()
+    assert counts["customer_segments"] == (7 * 59, [])
+    assert [table for table, (_, violations) in counts.items() if violations] == []
+    assert after == [tuple(7 * value for value in row) for row in before]

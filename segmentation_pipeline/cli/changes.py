@@ -17,7 +17,6 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.reports.formatting import format_money, format_number, format_share
-from segmentation_pipeline.tables.contract import literal
 
 _SHOWN_MOVES = 3
 
@@ -36,14 +35,15 @@ class Moves:
 def before_the_run(releases: Releases) -> Iterator["tuple[Release, duckdb.DuckDBPyConnection | None] | None"]:
     """Yield the newest release and a connection to it; None before the first.
 
-    The connection stays valid although the run may prune the release. It is None where the release cannot be opened.
+    The connection stays valid although the run may prune the release; a view of a large table does not, and no moves
+    are printed then. It is None where the release cannot be opened.
     """
     if not (found := releases.all()):
         yield None
         return
     connection = None
     with suppress(duckdb.Error):
-        connection = duckdb.connect(str(found[-1].database), read_only=True)
+        connection = found[-1].connect()
     try:
         yield found[-1], connection
     finally:
@@ -85,7 +85,7 @@ def _moves(connection: duckdb.DuckDBPyConnection, now: Release) -> Moves | None:
     joined = "customer_segments as old full join now.customer_segments as new using (customer_id)"
     moved = "old.segment <> new.segment"
     try:
-        connection.execute(f"attach {literal(str(now.database.resolve()))} as now (read_only)")
+        now.attach(connection, "now")
         [(new, gone, changed)] = connection.execute(
             "select count(*) filter (where old.segment is null), count(*) filter (where new.segment is null),"  # noqa: S608 - own SQL
             f" count(*) filter (where {moved}) from {joined}"

@@ -3,7 +3,6 @@
 import shlex
 import shutil
 
-import duckdb
 import typer
 
 from segmentation_pipeline.cli.console import (
@@ -32,6 +31,7 @@ _COLUMNS = (
     Column("orders", rank=4),
     Column("days", rank=5),
 )
+_VIEWS = "(in Parquet files alone, with views in segments.duckdb, for release.max_database_rows: {})"
 _MEDIANS = "spend, orders, days: medians of money, purchases, days since the last"
 
 
@@ -47,7 +47,7 @@ def show(retailer: str, traceback: bool) -> None:
 def show_segments(release: Release, settings: Retailer) -> None:
     """Print a table of the segments, most revenue first."""
     currency = settings.currency
-    with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
+    with release.connect() as connection:
         found = connection.execute(
             "select segment, customers, customer_share, revenue, revenue_share, median_monetary, median_frequency,"
             " median_recency from segment_profiles order by revenue desc, segment_key"
@@ -82,6 +82,7 @@ def show_paths(release: Release, releases: Releases, retailer: str) -> None:
         ("SQL", f"duckdb -readonly {shlex.quote(str(current / release.database.name))}"),
         *([] if shutil.which("duckdb") else [("", "(where duckdb is missing: pip install duckdb-cli)")]),
         ("files", f"{current}/*.parquet, {current}/manifest.json"),
+        *([("", _VIEWS.format(", ".join(release.parquet_only)))] if release.parquet_only else []),
         *([("report", str(current / release.report.name))] if release.report.exists() else []),
         ("browser", f"{variable}make dev, then http://127.0.0.1:3000"),
     ):

@@ -167,6 +167,10 @@ class Release(Section):
     group: Text | None = None
     """Operating system group whose members may read the releases. Unset: the group of the user who publishes. Nobody
     else may read them, because releases contain personal data."""
+    max_database_rows: int = Field(10_000_000, ge=0)
+    """Rows of a table above which a release has them in its Parquet file alone. `segments.duckdb` has a view of that
+    file under the table's name, so that SQL is the same. Up to the default, a second copy of a table takes ten seconds
+    and 170 MB at most (ADR 40)."""
     report: bool = True
     """Whether each run writes `report.html` beside its release, and shows its charts in Dagster's interface. It takes
     three seconds after the release is published, none in a night without news, and an error in it is a warning."""

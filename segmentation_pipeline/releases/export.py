@@ -33,7 +33,7 @@ def export(release: Release, table: str, file: BinaryIO) -> None:
     # COPY writes to a file; the destination may be a pipe, and has the byte order mark before the rows. The file has no
     # name, so that an export that is killed leaves no customer behind.
     with TemporaryFile() as rows:
-        with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
+        with release.connect() as connection:
             target = literal(f"/dev/fd/{rows.fileno()}")
             options = "(format csv, header, use_tmp_file false)"
             connection.execute(f"copy ({_select(connection, table)}) to {target} {options}")

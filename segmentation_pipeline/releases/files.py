@@ -23,6 +23,9 @@ from segmentation_pipeline.tables.contract import literal, quoted
 
 DATABASE = "segments.duckdb"
 STATE_DATABASE = "state.duckdb"
+# A view of a Parquet file finds it below the folder that this variable of a connection names; unset: below the folder
+# that the release was published in. DuckDB would look for a relative path in the folder of the process.
+RELEASES_VARIABLE = "segmentation_releases"
 # Written after the release is published, and from it alone: it is no part of what is verified.
 REPORT = "report.html"
 # Two years older than the newest DuckDB that the package supports; it reads what this storage version writes.
@@ -67,6 +70,23 @@ class Release:
     def report(self) -> Path:
         """The page for people, which may be missing."""
         return self.folder / REPORT
+
+    @property
+    def parquet_only(self) -> Sequence[str]:
+        """The tables whose rows are in their Parquet file alone; the database has a view of it."""
+        tables: Sequence[str] = self.manifest.get("parquet_only", ())
+        return tables
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the database for reading, wherever the release is now; the caller closes the connection."""
+        # The resolved path differs for each release: a process may have another release open through `current`.
+        connection = duckdb.connect(str(self.database.resolve()), read_only=True)
+        find_parquet_files(connection, self.folder)
+        return connection
+
+    def attach(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        """Attach the database to a connection for reading; other releases on it must be of the same folder."""
+        _attach(connection, self.database, name)
 
     def verify(self) -> list[str]:
         """Return the errors of its files; none if they are as they were published."""
@@ -143,12 +163,23 @@ def _parquet_rows(connection: duckdb.DuckDBPyConnection, file: Path) -> int:
 
 
 def _table_rows(connection: duckdb.DuckDBPyConnection, file: Path, tables: Iterable[str]) -> dict[str, int]:
-    connection.execute(f"attach {literal(str(file))} as verified (read_only)")
+    _attach(connection, file, "verified")
     try:
         selects = [f"select {literal(table)}, count(*) from verified.{quoted(table)}" for table in tables]  # noqa: S608 - quoted
         return dict(connection.execute(" union all ".join(selects)).fetchall()) if selects else {}
     finally:
         connection.execute("detach verified")
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, database: Path, name: str) -> None:
+    connection.execute(f"attach {literal(str(database.resolve()))} as {quoted(name)} (read_only)")
+    find_parquet_files(connection, database.parent)
+
+
+def find_parquet_files(connection: duckdb.DuckDBPyConnection, release: Path) -> None:
+    """Let the views of a release read the Parquet files in its folder, which must bear its name."""
+    folder = literal(escape(str(release.resolve().parent)))
+    connection.execute(f"set variable {RELEASES_VARIABLE} = {folder}")
 
 
 def set_permissions(folder: Path, group: str | None) -> None:

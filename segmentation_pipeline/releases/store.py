@@ -4,6 +4,7 @@ Contains which releases exist and which of them is current. A release is a folde
 published; `current` is a symbolic link to one of them. A rename switches the link, so a reader sees either release.
 """
 
+import math
 import os
 import re
 import shutil
@@ -107,6 +108,7 @@ class Releases:
         keep: int,
         group: str | None = None,
         withheld: Sequence[str] = (),
+        max_database_rows: float = math.inf,
     ) -> Release:
         """Write a new release from the working database, verify it, and make it current unless publishing is paused.
 
@@ -121,6 +123,7 @@ class Releases:
             keep: How many releases to keep. The current one is never pruned.
             group: The group that may read it; by default that of the user who publishes.
             withheld: Columns to leave out of the tables that describe customers.
+            max_database_rows: Of a table with more rows, the database has a view of the Parquet file.
 
         Raises:
             RetailerError: A column cannot be withheld.
@@ -140,11 +143,23 @@ class Releases:
             "withheld": sorted(withheld),
             "oldest_duckdb_client": files.OLDEST_CLIENT,
         }
-        building = self.folder / f".building-{run_id}"
-        building.mkdir(mode=0o700)
+        published_as = self.folder / name
+        # Under its name, by which its views find its files.
+        building = self.folder / f".building-{run_id}" / name
+        for folder in (building.parent, building):
+            folder.mkdir(mode=0o700)
         try:
             last = next(reversed(self.all()), None)
-            write_manifest(building, manifest | write_files(connection, building, macros, withheld, last))
+            written = write_files(
+                connection,
+                building,
+                macros,
+                withheld,
+                last,
+                published_as=published_as,
+                max_database_rows=max_database_rows,
+            )
+            write_manifest(building, manifest | written)
             files.set_permissions(building, group)
             manifest = read_manifest(building)
             if errors := files.verify_files(building, manifest):
@@ -154,10 +169,11 @@ class Releases:
                 )
         except BaseException:
             # On a full disk, a partly written release would make the next run fail too.
-            shutil.rmtree(building, ignore_errors=True)
+            shutil.rmtree(building.parent, ignore_errors=True)
             raise
         with folder_lock(self.folder):
-            release = Release(building.rename(self.folder / name), manifest)
+            release = Release(building.rename(published_as), manifest)
+            shutil.rmtree(building.parent)
             if self.paused_at is None:
                 self._switch(release)
             elif self.current is None:

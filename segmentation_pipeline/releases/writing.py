@@ -4,17 +4,27 @@ Contains which file is made from what. How files are verified and handed over is
 """
 
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
 
-from segmentation_pipeline.releases.files import DATABASE, STATE_DATABASE, STORAGE_VERSION, Release, checksum
+from segmentation_pipeline.releases.files import (
+    DATABASE,
+    RELEASES_VARIABLE,
+    STATE_DATABASE,
+    STORAGE_VERSION,
+    Release,
+    checksum,
+    find_parquet_files,
+)
 from segmentation_pipeline.tables.catalog import contracts, published, state_selects
 from segmentation_pipeline.tables.contract import Contract, literal, quoted
 from segmentation_pipeline.warehouse.contents import Content, contents_of
@@ -32,19 +42,24 @@ def write_files(
     macros: Sequence[str],
     withheld: Sequence[str],
     previous: Release | None = None,
+    *,
+    published_as: Path,
+    max_database_rows: float = math.inf,
 ) -> dict[str, Any]:
     """Write the published tables, as a database and as Parquet, and the database of the state.
 
     Args:
         connection: The working database. Each table is read in the order of its key.
-        folder: An empty folder.
+        folder: An empty folder, which bears the name of the release.
         macros: The statements that create functions for consumers.
         withheld: Columns to leave out of the tables that describe customers.
         previous: A release of which files are copied where they would be made from the same rows.
+        published_as: The folder of the release once it is published.
+        max_database_rows: Of a table with more rows, the database has a view of the Parquet file.
 
     Returns:
-        Entries of the manifest: the row count of each table in the working database, of each file its checksum and a
-        digest of what it was made from, and the files that were copied.
+        Entries of the manifest: the row count of each table in the working database, the tables without rows in the
+        database, of each file its checksum and a digest of what it was made from, and the files that were copied.
     """
     tables = {
         contract: f"select {contract.names} from {quoted(contract.table)}"  # noqa: S608 - quoted names
@@ -53,18 +68,25 @@ def write_files(
     state = {_stored_contract(connection, table): select for table, select in state_selects().items()}
     with statements_for("release"):
         contents = {name: contents_of(connection, selects) for name, selects in (("tables", tables), ("state", state))}
-        made_from = _made_from(contents["tables"], contents["state"], macros)
+        views = {
+            contract: _view(contract, published_as)
+            for contract, content in contents["tables"].items()
+            if content.rows > max_database_rows
+        }
+        # A view names its release, so a database with one is never copied.
+        made_from = _made_from(contents["tables"], contents["state"], [*views.values(), *macros])
         copied = _copy_unchanged(previous, folder, made_from)
         with TemporaryDirectory(dir=folder) as temporary:
             _write_parquet(connection, folder, tables, copied)
             if DATABASE not in copied:
-                _write_database(connection, folder / DATABASE, tables, folder, macros)
+                _write_database(connection, folder / DATABASE, tables, folder, macros, views)
             if STATE_DATABASE not in copied:
                 _write_parquet(connection, Path(temporary), state)
                 _write_database(connection, folder / STATE_DATABASE, state, Path(temporary), constraints=False)
     counts = {name: {contract.table: content.rows for contract, content in of.items()} for name, of in contents.items()}
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
-    return {**counts, "files": files, "made_from": made_from, "copied": sorted(copied)}
+    parquet_only = [contract.table for contract in views]
+    return {**counts, "parquet_only": parquet_only, "files": files, "made_from": made_from, "copied": sorted(copied)}
 
 
 def _stored_contract(connection: duckdb.DuckDBPyConnection, table: str) -> Contract:
@@ -131,19 +153,23 @@ def _write_database(
     selects: Selects,
     folder: Path,
     macros: Sequence[str] = (),
+    views: Selects = MappingProxyType({}),
     *,
     constraints: bool = True,
 ) -> None:
-    """Load the Parquet files of a folder into a new database."""
+    """Load the Parquet files of a folder into a new database, except for the tables that have a view."""
     with _new_database(connection, database) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
         written.begin()
+        find_parquet_files(written, folder)
         for contract in selects:
-            file = escape(str(folder / _parquet(contract)))
-            insert = f"insert into {quoted(contract.table)} from read_parquet($file)"
             with statements_for(table=contract.table):
-                written.execute(contract.ddl(constraints=constraints))
-                written.execute(insert, {"file": file})
+                if contract in views:
+                    written.execute(views[contract])
+                else:
+                    file = escape(str(folder / _parquet(contract)))
+                    written.execute(contract.ddl(constraints=constraints))
+                    written.execute(f"insert into {quoted(contract.table)} from read_parquet($file)", {"file": file})
                 contract.write_comments(written)
         for macro in macros:
             written.execute(macro)
@@ -165,6 +191,15 @@ def _new_database(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator
     finally:
         # Also writes everything from the log into the file.
         connection.execute(f"detach {_NEW_DATABASE}")
+
+
+def _view(contract: Contract, release: Path) -> str:
+    """Return the statement that creates a view of a table's Parquet file in a published release."""
+    # Not resolved: where the data folder is a link, the link may lead elsewhere one day.
+    folder = literal(escape(str(release.absolute().parent)))
+    file = literal(f"/{release.name}/{_parquet(contract)}")
+    rows = f"read_parquet(coalesce(getvariable({literal(RELEASES_VARIABLE)}), {folder}) || {file})"
+    return f"create view {quoted(contract.table)} as select * from {rows}"  # noqa: S608 - names are quoted
 
 
 def _parquet(contract: Contract) -> str:

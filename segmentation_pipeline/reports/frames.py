@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from segmentation_pipeline.releases.files import Release
-from segmentation_pipeline.tables.contract import literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +99,9 @@ def _answers(
 @contextmanager
 def _attached(release: Release, previous: Release | None) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
-        connection.execute(f"attach {literal(str(release.database))} as shown (read_only)")
+        release.attach(connection, "shown")
         if previous is not None:
-            connection.execute(f"attach {literal(str(previous.database))} as {_PREVIOUS} (read_only)")
+            previous.attach(connection, _PREVIOUS)
         connection.execute("use shown")
         yield connection
 

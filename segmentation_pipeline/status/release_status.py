@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import duckdb
-
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.store import Releases
 from segmentation_pipeline.status.problems import Problem, error, warning
@@ -103,7 +101,7 @@ def release_contents(release: Release) -> ReleaseContents:
     Raises:
         duckdb.Error: The database of the release is damaged, or of another contract.
     """
-    with duckdb.connect(str(release.database.resolve()), read_only=True) as connection:
+    with release.connect() as connection:
 
         def rows(select: str) -> list[tuple[Any, ...]]:
             return connection.execute(select).fetchall()

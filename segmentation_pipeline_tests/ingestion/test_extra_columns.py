@@ -222,7 +222,7 @@ def test_working_database_and_state_keep_the_columns(tmp_path: Path) -> None:
         for table, contract in contracts().items():
             if contract.published and not warehouse.has(table):
                 store(warehouse, table)
-        write_files(connection, release, [], [])
+        write_files(connection, release, [], [], published_as=release)
     with closing(duckdb.connect()) as connection:
         connection.execute(f"attach '{release / STATE_DATABASE}' as state (read_only)")
         restored = Warehouse(connection)

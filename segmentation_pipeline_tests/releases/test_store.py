@@ -424,7 +424,8 @@ def test_a_folder_name_is_not_used_as_a_pattern(tmp_path: Path, work: duckdb.Duc
     plain, *odd = (Releases(tmp_path / name) for name in ("a1", "a[1]", "a*", "it's {a}"))
     work.execute("update customer_segments set action = 'of a1'")
     at = plain.folder / publish(plain, work, 7)
-    at.rename(plain.folder / ".building-00000007-of-a-test")
+    (plain.folder / ".building-00000007-of-a-test").mkdir()
+    at.rename(plain.folder / ".building-00000007-of-a-test" / at.name)
     for releases in odd:
         work.execute("update customer_segments set action = $action", {"action": releases.folder.name})
         publish(releases, work, 7)

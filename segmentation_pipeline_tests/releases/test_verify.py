@@ -18,6 +18,7 @@ from segmentation_pipeline.errors import ReleaseError
 from segmentation_pipeline.releases.files import Release
 from segmentation_pipeline.releases.manifest import write_manifest
 from segmentation_pipeline.tables.catalog import contracts, state_selects
+from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse.connection import connection_to
 from segmentation_pipeline_tests.commands import segments
 from segmentation_pipeline_tests.scenarios import regular_customers, write_csv
@@ -313,12 +314,14 @@ def test_a_run_is_compared_with_the_newest_intact_release(
 def test_a_release_that_reads_back_differently_is_not_published(shop: Shop, work: duckdb.DuckDBPyConnection) -> None:
     """A statement that runs in the new database stands for a disk that loses what was written."""
     _, second = shop.releases.all()
-    building = str(shop.releases.folder / ".building-00000003-of-a-test").replace("'", "''")
+    building = shop.releases.folder / ".building-00000003-of-a-test" / f"000003-{NOVEMBER:%Y%m%d}-00000003"
     messages = {
         "delete from customer_segments where customer_id = '10001'": (
             f"segments.duckdb holds {CUSTOMERS - 1} rows of customer_segments"
         ),
-        f"copy (select 1 as x) to '{building}/rfm_scores.parquet' (format parquet)": "rfm_scores.parquet holds 1 rows",
+        f"copy (select 1 as x) to {literal(f'{building}/rfm_scores.parquet')} (format parquet)": (
+            "rfm_scores.parquet holds 1 rows"
+        ),
         "drop table segment_profiles": "segments.duckdb cannot be read: Catalog Error",
     }
     for statement, message in messages.items():

@@ -45,9 +45,10 @@ def release(context: dg.AssetExecutionContext, retailer: RetailerConfig, warehou
             keep=settings.release.keep,
             group=settings.release.group,
             withheld=settings.privacy.withhold,
+            max_database_rows=settings.release.max_database_rows,
         )
         _log_warnings(context, releases, current_error)
-        yield dg.MaterializeResult(metadata=_metadata(context, published_release, releases.current))
+        yield dg.MaterializeResult(metadata=_metadata(context, published_release, releases.current, settings))
 
 
 def _fail_on_change(retailer: RetailerConfig, releases: Releases, metrics: ReleaseMetrics) -> None:
@@ -85,8 +86,10 @@ def _log_warnings(context: dg.AssetExecutionContext, releases: Releases, current
         )
 
 
-def _metadata(context: dg.AssetExecutionContext, published_release: Release, current: Release | None) -> dict[str, Any]:
-    manifest = published_release.manifest
+def _metadata(
+    context: dg.AssetExecutionContext, published_release: Release, current: Release | None, settings: Retailer
+) -> dict[str, Any]:
+    manifest, limit = published_release.manifest, settings.release.max_database_rows
     return {
         "release": published_release.name,
         "path": dg.MetadataValue.path(str(published_release.folder)),
@@ -95,6 +98,8 @@ def _metadata(context: dg.AssetExecutionContext, published_release: Release, cur
         "customers": published_release.metrics["customers"],
         "revenue": float(published_release.metrics["revenue"]),
         "files_copied": len(manifest["copied"]),
+        "parquet_only": f"{', '.join(published_release.parquet_only) or 'no table'}: more than {limit:,} rows"
+        " (release.max_database_rows)",
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
         "seconds": _seconds_since_start(context),
     }
