@@ -1,21 +1,44 @@
-"""Runs over Spark Connect: the same tables as on DuckDB, and errors as messages."""
+"""Runs over Spark Connect: the same tables as on DuckDB, also where customers are erased, and errors as messages.
 
+What is the same with and without Spark Connect is tested here, because a session starts sooner: the server has its
+executors already.
+"""
+
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from segmentation_pipeline.config.engine_settings import Engine
+from segmentation_pipeline.config.loading import load_settings
 from segmentation_pipeline.errors import EngineError
+from segmentation_pipeline.orchestration.engines import run_engine
+from segmentation_pipeline.privacy import erasure
+from segmentation_pipeline.privacy.customer_ids import CustomerIds
+from segmentation_pipeline.privacy.erasure import LinePlaces, NamedCustomers
+from segmentation_pipeline.privacy.pseudonyms import Key
 from segmentation_pipeline.spark import session, waiting
 from segmentation_pipeline.spark.session import message_of, spark_session
 from segmentation_pipeline.spark.tasks import distribute
 from segmentation_pipeline.warehouse.connection import temporary_database
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline_tests.shops import FIRST_NIGHT, Shop
 from segmentation_pipeline_tests.spark_cluster import Cluster, free_port, missing
-from segmentation_pipeline_tests.spark_shops import assert_equal_tables, build, copied, on_spark, run_second_night
+from segmentation_pipeline_tests.spark_shops import (
+    PERSON,
+    assert_equal_tables,
+    build,
+    copied,
+    on_spark,
+    run_second_night,
+)
 from segmentation_pipeline_tests.tables.derivation import timestamp
 
 if lacks := missing():
@@ -53,6 +76,46 @@ def test_every_table_equals_duckdb_after_new_and_changed_files(
     for shop in (here, there):
         run_second_night(shop)
     assert_equal_tables(here, there)
+
+
+def test_erased_customers_are_in_no_file_of_the_cluster(
+    shops: tuple[Shop, Shop], server: Mapping[str, Any], tmp_path: Path
+) -> None:
+    here, there = copied(shops, tmp_path, server)
+    before, after = (erase(shop) for shop in (here, there))
+    assert before == after == {"part-3.csv": 1}
+    assert_equal_tables(here, there)
+    files = [*(there.folder / "lines").rglob("*.parquet")]
+    # Every source file has lines that count, and lines after as_of.
+    assert len(files) == 3 * 4
+    assert not any(PERSON in str(duckdb.read_parquet(str(file)).fetchall()) for file in files)
+
+
+def erase(shop: Shop) -> Mapping[str, int]:
+    """Erase PERSON, and return the erased lines of each source file."""
+    settings, key = load_settings(str(shop.retailer)), Key(b"5f" * 32)
+    named = NamedCustomers.of(settings, key, [PERSON], CustomerIds())
+    with run_engine(settings, lambda _: None) as engine:
+        lines = LinePlaces(engine.of, engine.folders)
+        return erasure.erase(shop.folders, settings, key, named, lambda _: None, lines).sources
+
+
+def test_a_killed_run_leaves_no_half_table(server: Mapping[str, Any], tmp_path: Path) -> None:
+    shop = build(tmp_path, server)
+    command = [sys.executable, "-m", "segmentation_pipeline_tests.programs.killed_on_spark", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as process:
+        assert process.stdout is not None
+        # All lines are written, and no table has their files yet.
+        assert "written\n" in iter(process.stdout.readline, "")
+        os.killpg(process.pid, signal.SIGKILL)
+    lines = shop.folder / "lines" / "corner_shop" / "lines"
+    assert len([*lines.iterdir()]) == 4
+    # The next run opens the tables so.
+    with run_engine(load_settings(str(shop.retailer)), lambda _: None) as engine, duckdb.connect(shop.work) as opened:
+        database = Warehouse(opened, engine=engine.of)
+        assert not database.has("raw_transactions")
+        assert database.lines.held() == {}
+    assert [*lines.iterdir()] == []
 
 
 def test_values_of_all_types_are_bound_over_connect(server: Mapping[str, Any], tmp_path: Path) -> None:
