@@ -12,7 +12,7 @@ from benchmarks.cost.machine import Machine
 from benchmarks.cost.page import part_of_page, updated
 from benchmarks.cost.processes import Measured, RunFailedError, measured
 from benchmarks.cost.release_forms import multiply
-from benchmarks.cost.scenarios import BOTH, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
+from benchmarks.cost.scenarios import BOTH, FIRST, LIMIT, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
 from benchmarks.spark import Sized
 from benchmarks.spark import page as spark_page
 from segmentation_pipeline.tables.catalog import published
@@ -86,6 +86,15 @@ def test_made_up_shop_is_the_same_each_time(tmp_path: Path) -> None:
         f"select count(*), count(distinct CustomerID) from '{sources[0].pattern}'"
     ).fetchall()
     assert (lines, customers) == (8_000, 300)
+
+
+def test_made_up_shop_has_all_its_customers_or_none(tmp_path: Path) -> None:
+    source = new_source(tmp_path / "shop")
+    with pytest.raises(ValueError, match="5,000 customers cannot have 1,000 invoices"):
+        MadeUp(8_000, 5_000)(source)
+    MadeUp(8_000, 4_000, invoice_lines=2)(source)
+    source.add_last_day()
+    assert duckdb.execute(f"select count(distinct CustomerID) from '{source.pattern}'").fetchall() == [(4_000,)]
 
 
 def test_process_is_measured_with_its_steps_and_disk(tmp_path: Path) -> None:
@@ -169,3 +178,9 @@ def test_multiplied_customers_keep_the_contracts(finished_template: Shop, tmp_pa
     assert counts["customer_segments"] == (7 * 59, [])
     assert [table for table, (_, violations) in counts.items() if violations] == []
     assert after == [tuple(7 * value for value in row) for row in before]
+
+
+def test_page_has_the_longest_steps_of_ten_million_customers() -> None:
+    runs = {FIRST: [Measured(9.0, 1.0, steps={"release": 5.0, "rfm_features": 7.5})], LIMIT: seconds(1)}
+    text = part_of_page(SCALE, {"10m_customers": Result(runs)}, {"10m_customers": MACHINE})
+    assert "| step | first run |\n| --- | --: |\n| `rfm_features` | 7.50 s |\n| `release` | 5.00 s |" in text

@@ -1,8 +1,8 @@
 """Measure what runs cost, write `docs/benchmarks.md`, and exit with 1 if a goal is missed.
 
-`make bench` runs the usual sizes, `make bench-scale` those of 5.4, 54 and 100 million lines (`--scale`). Each writes
-its own part of the page. The results are also written to `docs/benchmarks.json`, from which `--page-only` writes the
-page again.
+`make bench` runs the usual sizes, `make bench-scale` those of up to 100 million lines and 10 million customers
+(`--scale`). Each writes its own part of the page. The results are also written to `docs/benchmarks.json`, from which
+`--page-only` writes the page again.
 """
 
 import argparse

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _MEMORY = "4GB"
 # Days of the made-up shop. The lines are in the order of their time, so the last day is the end of them.
 _DAYS = 374
-_INVOICE_LINES = 8
 # With the columns named, because DuckDB looks into each of the 305 files for them otherwise.
 _SHOP = """
 create temp table shop as
@@ -205,21 +204,29 @@ class MadeUp:
         lines: The number of lines.
         customers: The number of customers; each has an invoice at least.
         kind: The format, `csv` or `parquet`.
+        invoice_lines: The number of lines of an invoice.
     """
 
     lines: int
     customers: int
     kind: str = "parquet"
+    invoice_lines: int = 8
 
     def __call__(self, source: Source) -> Made:
-        """Write a file of all days but the last, and one of the last."""
+        """Write a file of all days but the last, and one of the last.
+
+        Raises:
+            ValueError: There are fewer invoices than customers.
+        """
         started = time.perf_counter()
         first_of_last_day = self.lines - self.lines // _DAYS
         parts = {
             source.folder / f"days.{self.kind}": (0, first_of_last_day),
             source.aside / f"last_day-1.{self.kind}": (first_of_last_day, self.lines),
         }
-        invoices = -(-self.lines // _INVOICE_LINES)
+        invoices = -(-self.lines // self.invoice_lines)
+        if invoices < self.customers:
+            raise ValueError(f"{self.customers:,} customers cannot have {invoices:,} invoices: each has one at least")
         with _connected() as connection:
             for path, (start, end) in parts.items():
                 connection.execute(
@@ -228,8 +235,8 @@ class MadeUp:
                         "start": start,
                         "end": end,
                         "lines": self.lines,
-                        "invoice_lines": _INVOICE_LINES,
-                        "every": max(invoices // self.customers, 1),
+                        "invoice_lines": self.invoice_lines,
+                        "every": invoices // self.customers,
                         "customers": self.customers,
                         "seconds": _DAYS * 86_400,
                         "path": str(path),

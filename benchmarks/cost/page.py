@@ -38,6 +38,7 @@ meanwhile. MB and GB are powers of ten. "Dagster alone" is the same job with emp
 """
 _FIT = "segmentation_model"
 _COMMANDS = {QUICK: "make bench", SCALE: "make bench-scale"}
+_LONGEST_STEPS = 15
 _TITLES = {QUICK: "Usual sizes", SCALE: "Large shops"}
 
 
@@ -72,6 +73,8 @@ def _section(name: str, results: Results) -> str:
         texts.append(_growth_table(results))
     else:
         texts.append(_runs_table(result))
+    if name == "10m_customers":
+        texts.append(_steps_table(result))
     if MANY in result.runs:
         few, many = (result.step(run, _FIT) for run in (FEW, MANY))
         texts.append(f"Of these, the step `{_FIT}` takes {few:.2f} s with few customers, and {many:.2f} s with many.")
@@ -138,6 +141,18 @@ def _growth_table(results: Results) -> str:
         "exponent",
     )
     return f"{text}\n\n{table(head, cells)}"
+
+
+def _steps_table(result: Result) -> str:
+    """Return the time of the longest steps of each run of the pipeline."""
+    runs = [run for run in result.runs if run != LIMIT]
+    steps = {step for run in runs for step in result.runs[run][0].steps}
+    times = {
+        step: [result.step(run, step) if step in result.runs[run][0].steps else 0.0 for run in runs] for step in steps
+    }
+    longest = sorted(steps, key=lambda step: (-max(times[step]), step))[:_LONGEST_STEPS]
+    rows = [(f"`{step}`", *(f"{seconds:,.2f} s" for seconds in times[step])) for step in longest]
+    return f"The longest steps:\n\n{table(('step', *runs), rows)}"
 
 
 def _scored_text(result: Result) -> str:

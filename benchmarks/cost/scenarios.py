@@ -24,6 +24,8 @@ FEW, MANY = "first run, few customers", "first run, many customers"
 SCORED = "score_customer"
 # Customers of score_customer.
 GENERATED = 10_000_000
+# Lines of an invoice in the shops of many customers, each of whom has an invoice at least.
+_FEW_LINES = 2
 # In a trial, made-up shops have a hundredth of the lines, and the shop is copied a fiftieth as often.
 _TRIAL_LINES, _TRIAL_COPIES = 100, 50
 
@@ -58,10 +60,10 @@ class Bench:
         """Return how the shop is copied."""
         return Copies(self.by_day, max(copies // _TRIAL_COPIES, 1) if self.is_trial else copies, kind)
 
-    def made_up(self, lines: int, customers: int) -> MadeUp:
+    def made_up(self, lines: int, customers: int, invoice_lines: int = 8) -> MadeUp:
         """Return how a large made-up shop is made."""
         share = _TRIAL_LINES if self.is_trial else 1
-        return MadeUp(lines // share, max(customers // share, 200))
+        return MadeUp(lines // share, max(customers // share, 200), invoice_lines=invoice_lines)
 
     def pipeline(self, source: Source | None, retailer: str = RETAILER) -> Pipeline:
         """Return the pipeline with an empty data folder."""
@@ -227,7 +229,7 @@ def _small_shop(bench: Bench, source: Source) -> Turn:
 
 def _customers(bench: Bench, source: Source) -> Turn:
     few = bench.source("customers-few")
-    few.make(bench.made_up(172_000, 43_000))
+    few.make(bench.made_up(172_000, 43_000, _FEW_LINES))
     yield FEW, bench.pipeline(few).run()
     yield MANY, bench.pipeline(source).run()
 
@@ -269,7 +271,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         QUICK, "0.54 million lines, one workbook", _workbook, lambda bench: Workbook(bench.by_day), turns=1
     ),
     "sample": Scenario(QUICK, "The sample", _sample),
-    "small": Scenario(QUICK, "A shop of 1,000 lines", _small_shop, lambda _: MadeUp(1_000, 150, "csv")),
+    "small": Scenario(QUICK, "A shop of 1,000 lines", _small_shop, lambda _: MadeUp(1_000, 125, "csv")),
     "score": Scenario(QUICK, "`score_customer`", _scored, lambda bench: DailyFiles(bench.by_day), turns=1),
     "5m": Scenario(SCALE, "5.4 million lines, CSV", _tables, lambda bench: bench.copies(10, "csv")),
     "54m": Scenario(SCALE, "54 million lines, Parquet", _without_script, lambda bench: bench.copies(100, "parquet")),
@@ -287,7 +289,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         SCALE,
         "4.3 million customers, Parquet",
         _customers,
-        lambda bench: bench.made_up(17_200_000, 4_300_000),
+        lambda bench: bench.made_up(17_200_000, 4_300_000, _FEW_LINES),
+        turns=1,
+    ),
+    "10m_customers": Scenario(
+        SCALE,
+        "10 million customers, Parquet",
+        _first_and_nights,
+        lambda bench: bench.made_up(40_000_000, 10_000_000, _FEW_LINES),
         turns=1,
     ),
 }
