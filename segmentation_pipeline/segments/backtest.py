@@ -14,8 +14,8 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END
-from segmentation_pipeline.segments.past_customers import CUSTOMERS, LATER, NUMBERS, month_ends
+from segmentation_pipeline.segments.customer_blocks import derive_in_blocks
+from segmentation_pipeline.segments.past_customers import CUSTOMERS, INPUTS, month_ends
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -55,13 +55,21 @@ SENTENCES = {
 }
 # Raise it when the method of the back-test changes.
 METHOD_VERSION = "5"
-_CUSTOMERS = f"""
-select customers.*, scores.rfm_segment
-from ({CUSTOMERS}) as customers
-inner join rfm_scores as scores on customers.customer_id = scores.customer_id
-order by customers.number
-"""  # noqa: S608 - own SQL
-_INPUTS = {**AS_OF_MONTH_END, "later": LATER, "numbers": NUMBERS}
+# At one month end, in the order of their numbers. The RFM segment is a number, because texts would take ten times as
+# much memory.
+_CUSTOMERS = """
+select
+    features.* exclude (customer_id, as_of),
+    names.number as rfm_segment
+from rfm_features as features
+inner join rfm_scores as scores on features.customer_id = scores.customer_id
+inner join (
+    select rfm_segment, row_number() over (order by rfm_segment) as number
+    from (select distinct rfm_segment from rfm_segment_map)
+) as names on scores.rfm_segment = names.rfm_segment
+order by features.number
+"""
+_AT_MONTH_END = {"rfm_features": "select * from temp.past_customers where as_of = $as_of"}
 
 
 @dataclass(frozen=True)
@@ -139,11 +147,13 @@ def past_segments(database: Warehouse, settings: Retailer) -> Iterator[PastSegme
     settings = settings.model_copy(update={"model": settings.model.model_copy(update=model)})
     as_of = database.row("select max(as_of) as as_of from rfm_features")["as_of"]
     reported = [month for month in month_ends(database, as_of) if month not in compared]
+    horizon = timedelta(days=thresholds.BACKTEST.horizon_days)
+    times = [settings.sql_values | {"as_of": month, "until": month + horizon} for month in reported]
+    if reported:
+        derive_in_blocks(database, "past_customers", inline_upstream(CUSTOMERS, INPUTS), times)
     for number, month in enumerate(reported, start=1):
         progress.report(f"testing month {number} of {len(reported)}")
-        until = month + timedelta(days=thresholds.BACKTEST.horizon_days)
-        values = settings.sql_values | {"as_of": month, "until": until}
-        customers = database.fetch(inline_upstream(_CUSTOMERS, _INPUTS), values)
+        customers = database.fetch(inline_upstream(_CUSTOMERS, _AT_MONTH_END), {"as_of": month})
         try:
             past = _formed(month, customers, settings)
         except FitError:
@@ -177,7 +187,7 @@ def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples
     groupings = {
         "segments": groups,
         "spend": spend_groups(customers["monetary"], len(codes)),
-        "rfm_segments": np.unique(customers["rfm_segment"].astype("U32"), return_inverse=True)[1],
+        "rfm_segments": np.unique(customers["rfm_segment"], return_inverse=True)[1],
     }
     past, future = customers["monetary"], customers["spend"]
     return _Month(

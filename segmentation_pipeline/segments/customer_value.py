@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END
+from segmentation_pipeline.segments.customer_blocks import AS_OF, derive_in_blocks
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
@@ -50,28 +50,31 @@ select
     customer_id,
     sum(amount) as spend,
     count(distinct case when is_purchase then cast(transaction_at as date) end) as purchases
-from main.invoice_totals
+from temp.chosen_invoices
 where transaction_at >= $as_of and transaction_at < $until
 group by customer_id
 """
 _PAST = """
 select customer_id, sum(amount) as spend
-from main.invoice_totals
+from temp.chosen_invoices
 where transaction_at >= $year_before and transaction_at < $as_of
 group by customer_id
 """
 _HOLDOUT = f"""
 select
-    history.* exclude (customer_id),
+    history.*,
     cast(greatest(coalesce(later.spend, 0), 0) as double) as actual_spend,
     cast(coalesce(later.purchases, 0) as double) as actual_purchases,
     cast(greatest(coalesce(past.spend, 0), 0) as double) as past_spend
 from ({_HISTORY}) as history
 left join later on history.customer_id = later.customer_id
 left join past on history.customer_id = past.customer_id
-order by history.customer_id
 """  # noqa: S608 - own SQL
-_INPUTS = {**AS_OF_MONTH_END, "later": _LATER, "past": _PAST}
+# With the days of purchases, which a block has too; the median gap of all customers is not read.
+_INPUTS = {name: text for name, text in AS_OF.items() if name != "inter_purchase_times"} | {
+    "later": _LATER,
+    "past": _PAST,
+}
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,8 @@ def _tried(
     year = min(365.0, (start - first) / timedelta(days=1))
     # Until after as_of, which is the time of the last line where the settings say so.
     periods = {"as_of": start, "until": as_of + timedelta(microseconds=1), "year_before": start - timedelta(days=365)}
-    customers = database.fetch(inline_upstream(_HOLDOUT, _INPUTS), settings.sql_values | periods)
+    derive_in_blocks(database, "tried_customers", inline_upstream(_HOLDOUT, _INPUTS), [settings.sql_values | periods])
+    customers = database.fetch("select * exclude (customer_id) from temp.tried_customers order by customer_id", {})
     model, _ = _fitted(customers)
     if model is None:
         return [], []

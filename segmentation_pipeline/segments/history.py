@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from segmentation_pipeline.config.retailer import Retailer
-from segmentation_pipeline.tables.catalog import contracts, macros_called_by, select_of
+from segmentation_pipeline.segments.customer_blocks import AS_OF, derive_in_blocks
+from segmentation_pipeline.tables.catalog import macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 from segmentation_pipeline.warehouse.derivation import derivation_of
@@ -32,13 +33,6 @@ select
 from rfm_features as features
 inner join nearest_segments as nearest on features.customer_id = nearest.customer_id
 """
-# The inputs of a past month end: the invoices before it, and no previous segments, so that hysteresis plays no part.
-# Without products and countries, which no column of a past month end needs.
-AS_OF_MONTH_END = {
-    "invoice_totals": "select * replace ('' as country) from main.invoice_totals where transaction_at < $as_of",
-    "clean_transactions": contracts()["clean_transactions"].empty_select,
-    "previous_segments": "select * from main.previous_segments where false",
-}
 
 
 def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], QueryInputs, list[datetime]]:
@@ -51,7 +45,7 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
         The writes, the inputs of their SELECTs, and the restated month ends.
     """
     _reset_if_missing(database, TABLES)
-    text, select = inline_upstream(_AT_MONTH_END, AS_OF_MONTH_END), select_of("history_months")
+    text, select = inline_upstream(_AT_MONTH_END, AS_OF), select_of("history_months")
     code = f"{text} {macros_called_by(text)} {settings.history_digest}"
     digest = {"history_digest": hashlib.sha256(code.encode()).hexdigest()[:12]}
     derived = derivation_of(database, "history_months", select, settings.sql_values | digest, QueryInputs()).write
@@ -65,14 +59,16 @@ def restate_history(database: Warehouse, settings: Retailer) -> tuple[list[Table
     restated = [month for month in wanted if month not in stored]
     kept = [month["month_end"] for month in wanted if month in stored]
     scratch = "restated_history"
-    database.connection.execute(f"drop table if exists temp.{quoted(scratch)}")
-    for number, month in enumerate(restated):
-        target = f"insert into {quoted(scratch)}" if number else f"create temp table {quoted(scratch)} as"
-        values = {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
-        database.execute(f"{target} {text}", settings.sql_values | values)
+    times = [
+        settings.sql_values
+        | {"as_of": month["month_end"], "is_comparable": month["is_comparable"], "model_id": month["model_id"]}
+        for month in restated
+    ]
+    if restated:
+        derive_in_blocks(database, scratch, text, times)
     select = "select * from segment_history where list_contains($kept, month_end)"
     if restated:
-        select += f" union all select * from {quoted(scratch)}"  # noqa: S608 - names are quoted
+        select += f" union all select * from temp.{quoted(scratch)}"  # noqa: S608 - names are quoted
     months = [tuple(month.values()) for month in wanted]
     writes = [
         TableWrite("history_months", rows=months, versions=derived.versions),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.history import AS_OF_MONTH_END
+from segmentation_pipeline.segments.customer_blocks import AS_OF, NUMBERS, sample_customers
 from segmentation_pipeline.segments.past_nights import PastNights
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -27,25 +27,10 @@ select
     customer_id,
     sum(amount) as spend,
     max(case when is_purchase then 1 else 0 end) as returned
-from main.invoice_totals
+from temp.chosen_invoices
 where transaction_at >= $as_of and transaction_at < $until
 group by customer_id
 """
-# A customer has one number at every month end, because its noise is that of all of them.
-NUMBERS = """
-select customer_id, row_number() over (order by customer_id) - 1 as number
-from (select distinct customer_id from main.invoice_totals)
-"""
-# A systematic sample of the customers, if there are more than its size.
-_SAMPLED = """
-select customer_id, number
-from (
-    select customer_id, row_number() over (order by customer_id) - 1 as number, count(*) over () as customers
-    from (select distinct customer_id from main.invoice_totals)
-)
-where number * $size % customers < $size
-"""
-_SAMPLED_NUMBERS = "select customer_id, number from temp.sampled_customers"
 # The customers at a past time, and what they did afterwards.
 CUSTOMERS = """
 select
@@ -56,20 +41,13 @@ select
     cast(features.recency as double) as recency,
     cast(features.refunds as double) as refunds,
     cast(coalesce(later.spend, 0) as double) as spend,
-    coalesce(later.returned, 0) as returned
+    coalesce(later.returned, 0) as returned,
+    features.as_of
 from rfm_features as features
 inner join numbers on features.customer_id = numbers.customer_id
 left join later on features.customer_id = later.customer_id
-order by numbers.number
 """
-_SAMPLED_INVOICES = """
-select totals.*
-from invoice_totals as totals
-inner join temp.sampled_customers as sampled on totals.customer_id = sampled.customer_id
-"""
-AS_OF_SAMPLED = AS_OF_MONTH_END | {
-    "invoice_totals": AS_OF_MONTH_END["invoice_totals"].replace("main.invoice_totals", "temp.sampled_invoices")
-}
+INPUTS = {**AS_OF, "later": LATER, "numbers": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -120,8 +98,8 @@ def read_past(database: Warehouse, settings: Retailer, as_of: datetime) -> "Past
     months = compared_months(month_ends(database, as_of))
     if not months:
         return None
-    _sample(database)
-    nights = PastNights(database, settings, as_of, AS_OF_SAMPLED)
+    sample_customers(database, thresholds.SEARCH.compared_customers)
+    nights = PastNights(database, settings, as_of, AS_OF)
     return Past(tuple(_month(database, settings, month) for month in months), nights.kept)
 
 
@@ -129,17 +107,9 @@ def read_customers(database: Warehouse, settings: Retailer, as_of: datetime, unt
     """Return the sampled customers at a past time, sorted by number, and what they spent until a later one."""
     import numpy as np
 
-    inputs = {**AS_OF_SAMPLED, "later": LATER, "numbers": _SAMPLED_NUMBERS}
     values = settings.sql_values | {"as_of": as_of, "until": until}
-    found = database.fetch(inline_upstream(CUSTOMERS, inputs), values)
+    found = database.fetch(inline_upstream(f"{CUSTOMERS} order by numbers.number", INPUTS), values)
     return PastCustomers(found["number"], np.column_stack([found[name] for name in FEATURES]), found["spend"])
-
-
-def _sample(database: Warehouse) -> None:
-    """Create the temporary tables of the sampled customers and of their invoices."""
-    size = thresholds.SEARCH.compared_customers
-    database.execute(f"create or replace temp table sampled_customers as {_SAMPLED}", {"size": size})
-    database.connection.execute(f"create or replace temp table sampled_invoices as {_SAMPLED_INVOICES}")
 
 
 def _month(database: Warehouse, settings: Retailer, month: datetime) -> "PastMonth":

@@ -20,7 +20,7 @@ from sqlglot import exp
 import segmentation_pipeline
 from segmentation_pipeline.definitions import defs
 from segmentation_pipeline.reports.figures import FIGURES
-from segmentation_pipeline.segments import backtest, history, past_customers
+from segmentation_pipeline.segments import backtest, customer_blocks, history, past_customers
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES
 from segmentation_pipeline.tables.catalog import FOLDER, check_select, contracts, has_select, published, select_of
 from segmentation_pipeline.warehouse.queries import inline_upstream
@@ -65,6 +65,9 @@ BUILT_FROM: dict[str, set[str]] = {
     "judged_transactions": {"raw_transactions"},
     "cleaning_rules": set(),
     "read_lines": set(),
+    "chosen_customers": {"invoice_totals"},
+    "chosen_invoices": {"invoice_totals"},
+    "past_customers": {"invoice_totals"},
     "assigned_by_previous_model": {"assigned_segments", "segmentation_models"},
 }
 WARNINGS = {
@@ -169,12 +172,9 @@ def test_a_python_asset_depends_on_what_it_reads() -> None:
 @pytest.mark.parametrize(
     ("name", "select", "replaced"),
     [
-        ("segment_history", history._AT_MONTH_END, history.AS_OF_MONTH_END),
-        (
-            "segment_backtest",
-            backtest._CUSTOMERS,
-            {**history.AS_OF_MONTH_END, "later": past_customers.LATER, "numbers": past_customers.NUMBERS},
-        ),
+        ("segment_history", history._AT_MONTH_END, customer_blocks.AS_OF),
+        ("segment_backtest", past_customers.CUSTOMERS, past_customers.INPUTS),
+        ("segment_backtest", backtest._CUSTOMERS, backtest._AT_MONTH_END),
         ("segment_membership", "select * from assigned_segments", dict.fromkeys(ACTIVE_MODEL_TABLES, "select 1 as x")),
     ],
 )

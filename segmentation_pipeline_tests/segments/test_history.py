@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segmentation_pipeline.model.thresholds import BacktestPeriods
-from segmentation_pipeline.segments import history
+from segmentation_pipeline.segments import customer_blocks, history
 from segmentation_pipeline.segments.past_customers import read_customers, read_past
 from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours, line
 
@@ -83,6 +83,16 @@ def test_incremental_history_equals_one_computed_at_once(nights: Nights) -> None
     grown = tables(nights)
     assert all(grown.values())
     assert computed_at_once(nights) == grown
+
+
+def test_history_and_backtest_are_the_same_in_many_blocks(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (*HISTORY_TABLES, *BACKTEST_TABLES)
+    at_once = tables(nights, names)
+    monkeypatch.setattr(customer_blocks, "BLOCK", 37)
+    computed_at_once(nights)
+    nights.materialize("segment_backtest")
+    assert tables(nights, names) == at_once
+    assert nights.warehouse.row("select count(*) // 37 as blocks from rfm_features")["blocks"] > 3
 
 
 def test_run_computes_only_missing_months(nights: Nights) -> None:
