@@ -88,7 +88,7 @@ class Shop:
             )
             for table in ("invoice_totals", "customer_totals", "inter_purchase_times", "rfm_features"):
                 warehouse.write([TableWrite(table, select_of(table))], self.settings.sql_values | {"as_of": as_of})
-            return training.read_features(warehouse).to_numpy().copy()
+            return training.read_features(warehouse)
 
     def published(self) -> list[KCandidate]:
         """Return what the run found, from the published table, without transforms that it did not choose."""

@@ -136,7 +136,7 @@ def replay(database: Path, last: datetime, count: int, settings: Retailer) -> It
             [row[0] for row in rows],
             {row[0]: row[1] for row in rows},
             {row[0]: row[2] for row in rows},
-            training.read_features(warehouse).to_numpy().copy(),
+            training.read_features(warehouse),
             promoted,
             fence_step,
             pending_because,

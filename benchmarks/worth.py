@@ -128,7 +128,7 @@ def groupings(database: Warehouse, settings: Retailer, population: str) -> dict[
     for past in past_segments(database, settings):
         keys, columns = past.of(population)
         spend = columns["monetary"]
-        segments, rules = (np.unique(of.astype("U32"), return_inverse=True)[1] for of in (keys, columns["rfm_segment"]))
+        segments, rules = (np.unique(of, return_inverse=True)[1] for of in (keys, columns["rfm_segment"]))
         of_segments, of_rules = (len(np.unique(of)) for of in (segments, rules))
         compared = {
             "segments": segments,

@@ -14,7 +14,7 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
 from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.model.segment_catalog import FEATURES
-from segmentation_pipeline.segments.customer_blocks import derive_in_blocks
+from segmentation_pipeline.segments.customer_blocks import BLOCK, derive_in_blocks
 from segmentation_pipeline.segments.past_customers import CUSTOMERS, INPUTS, month_ends
 from segmentation_pipeline.segments.training import fit_model
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
@@ -79,21 +79,23 @@ class PastSegments:
     Attributes:
         month_end: The month end.
         customers: The customers, and what they did afterwards.
-        keys: The segment of each customer, shape (n,).
+        keys: The segments, in order.
+        numbers: The place in `keys` of the segment of each customer, shape (n,).
         is_normal: Whether each is a normal customer, shape (n,).
     """
 
     month_end: datetime
     customers: "Columns"
-    keys: "NDArray[Any]"
+    keys: list[str]
+    numbers: "NDArray[Any]"
     is_normal: "NDArray[np.bool_]"
 
     def of(self, population: str) -> "tuple[NDArray[Any], Columns]":
-        """Return the segments and columns of the customers of a population."""
+        """Return the numbers of the segments and the columns of the customers of a population."""
         if population == "all":
-            return self.keys, self.customers
+            return self.numbers, self.customers
         columns = {name: column[self.is_normal] for name, column in self.customers.items()}
-        return self.keys[self.is_normal], columns
+        return self.numbers[self.is_normal], columns
 
 
 @dataclass(frozen=True)
@@ -173,20 +175,29 @@ def _formed(month: datetime, customers: "Columns", settings: Retailer) -> PastSe
 
     features = np.column_stack([customers[name] for name in FEATURES])
     model, *_ = fit_model(features, settings)
-    keys = model.assign(features, customers["refunds"])
-    return PastSegments(month, customers, keys, is_normal(model.fences, features))
+    # In blocks and as numbers, because the text of a segment takes as much memory as all columns of a customer.
+    blocks = [
+        np.unique(
+            model.assign(features[start : start + BLOCK], customers["refunds"][start : start + BLOCK]),
+            return_inverse=True,
+        )
+        for start in range(0, len(features), BLOCK)
+    ]
+    keys = np.unique(np.concatenate([names for names, _ in blocks]))
+    numbers = np.concatenate([np.searchsorted(keys, names)[places] for names, places in blocks])
+    return PastSegments(month, customers, keys.tolist(), numbers, is_normal(model.fences, features))
 
 
-def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples") -> _Month:
+def _predicted(numbers: "NDArray[Any]", customers: "Columns", resamples: "Resamples") -> _Month:
     """Return how well each segmentation of some customers predicts their later spend."""
     import numpy as np
 
     from segmentation_pipeline.model.lift import lift, spend_groups
 
-    codes, groups = np.unique(keys, return_inverse=True)
+    segments, groups = np.unique(numbers, return_inverse=True)
     groupings = {
         "segments": groups,
-        "spend": spend_groups(customers["monetary"], len(codes)),
+        "spend": spend_groups(customers["monetary"], len(segments)),
         "rfm_segments": np.unique(customers["rfm_segment"], return_inverse=True)[1],
     }
     past, future = customers["monetary"], customers["spend"]
@@ -199,12 +210,10 @@ def _predicted(keys: "NDArray[Any]", customers: "Columns", resamples: "Resamples
 
 def _segment_rows(found: PastSegments) -> Iterator[tuple[Any, ...]]:
     """Yield the later spend of each segment."""
-    import numpy as np
-
-    month, customers, keys = found.month_end, found.customers, found.keys
+    month, customers = found.month_end, found.customers
     total = customers["spend"].sum()
-    for key in np.unique(keys).tolist():
-        members = keys == key
+    for place, key in enumerate(found.keys):
+        members = found.numbers == place
         number, spend = int(members.sum()), float(customers["spend"][members].sum())
         share = None if total <= 0 else round(spend / total, 12)
         returned = round(float(customers["returned"][members].mean()), 12)

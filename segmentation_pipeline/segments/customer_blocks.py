@@ -58,6 +58,11 @@ def derive_in_blocks(database: Warehouse, table: str, select: str, times: Sequen
     database.connection.execute("drop table temp.chosen_invoices; drop table temp.chosen_customers")
 
 
+def blocks_of(customers: int) -> int:
+    """Return the number of blocks of a number of customers; without customers, one."""
+    return max(-(-customers // BLOCK), 1)
+
+
 def sample_customers(database: Warehouse, size: int) -> None:
     """Create the temporary tables of a systematic sample of the customers, and of their invoices."""
     database.connection.execute(_NUMBERED)
@@ -68,8 +73,8 @@ def _blocks(database: Warehouse) -> Iterator[None]:
     """Create the temporary tables of one block after another."""
     database.connection.execute(_NUMBERED)
     customers = database.row("select count(*) as customers from temp.numbered_customers")["customers"]
-    for start in range(0, max(customers, 1), BLOCK):
-        _choose(database, _BLOCK, {"start": start, "end": start + BLOCK})
+    for block in range(blocks_of(customers)):
+        _choose(database, _BLOCK, {"start": block * BLOCK, "end": (block + 1) * BLOCK})
         yield
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.model import thresholds
-from segmentation_pipeline.segments.customer_blocks import AS_OF, derive_in_blocks
+from segmentation_pipeline.segments.customer_blocks import AS_OF, blocks_of, derive_in_blocks
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
@@ -44,6 +44,8 @@ select
 from rfm_features as features
 where features.purchase_days > 0
 """
+# Of one of some blocks of customers: each is scored alone.
+_IN_BLOCK = "hash(features.customer_id) % $blocks = $block"
 # What the customers of a past day did afterwards, and the spend of the year before, beside their history.
 _LATER = """
 select
@@ -108,7 +110,8 @@ def fit_value(database: Warehouse, settings: Retailer) -> list[TableWrite]:
     calibration, errors = _tried(database, settings, run["as_of"])
     write = TableWrite("customer_value_model", "select * from customer_value_model")
     if _fit_is_due(database, run["as_of"]):
-        customers = database.fetch(f"{_HISTORY} order by features.customer_id", {})
+        select = f"select * exclude (customer_id) from ({_HISTORY}) order by customer_id"  # noqa: S608 - own SQL
+        customers = database.fetch(select, {})
         model, reason = _fitted(customers)
         row = _model_row(run["model_id"], run["as_of"], customers, model, reason)
         write = TableWrite("customer_value_model", rows=[row])
@@ -143,21 +146,23 @@ def score_value(database: Warehouse) -> TableWrite:
     versions = {WHOLE_TABLE: digest} if features else {}
     if versions and database.versions("customer_value") == versions:
         return TableWrite("customer_value", files=frozenset(), versions=versions)
-    customers = database.fetch(f"{_HISTORY} order by features.customer_id", {})
     model, names = _stored(stored), [column.name for column in contract.columns]
-    columns: Columns = {name: np.full(len(customers["customer_id"]), np.nan) for name in names[1:-1]}
-    if model is not None:
-        columns |= _scores(model, customers)
-    scored = {"customer_id": customers["customer_id"], **columns}
-    database.connection.register("scored_customers", scored)
     casts = ", ".join(
         f"try_cast(case when isfinite({quoted(column.name)}) then {quoted(column.name)} end as {column.type})"
         f" as {quoted(column.name)}"
         for column in contract.columns[1:-1]
     )
-    select = f"select customer_id, {casts} from scored_customers"  # noqa: S608 - quoted names
-    database.connection.execute(f"create or replace temp table scored_values as {select}")
-    database.connection.unregister("scored_customers")
+    blocks = blocks_of(database.count("rfm_features"))
+    for block in range(blocks):
+        values = {"blocks": blocks, "block": block}
+        customers = database.fetch(f"{_HISTORY} and {_IN_BLOCK} order by features.customer_id", values)
+        columns: Columns = {name: np.full(len(customers["customer_id"]), np.nan) for name in names[1:-1]}
+        if model is not None:
+            columns |= _scores(model, customers)
+        database.connection.register("scored_customers", {"customer_id": customers["customer_id"], **columns})
+        target = "insert into temp.scored_values" if block else "create or replace temp table scored_values as"
+        database.connection.execute(f"{target} select customer_id, {casts} from scored_customers")  # noqa: S608 - quoted
+        database.connection.unregister("scored_customers")
     joined = ", ".join(f"scored.{quoted(name)}" for name in names[1:-1])
     return TableWrite(
         "customer_value",

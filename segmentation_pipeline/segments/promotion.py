@@ -98,7 +98,7 @@ def fit_and_promote(
         The registry after the fit, and the table of the search if there was one.
     """
     registry = registry.before_fit(as_of)
-    active, features, number = registry.active, read_features(database).to_numpy().copy(), registry.next_number
+    active, features, number = registry.active, read_features(database), registry.next_number
     is_compared = settings.model.transform == "auto" and (search or active is None)
     past = read_past(database, settings, as_of) if is_compared else None
     first = fit_candidate(features, settings, as_of, active=active, number=number, search=search, past=past)

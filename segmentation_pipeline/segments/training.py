@@ -21,8 +21,6 @@ from segmentation_pipeline.tables.contract import quoted
 from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from segmentation_pipeline.model.arrays import Array
     from segmentation_pipeline.model.k_search import KSearchResult
     from segmentation_pipeline.model.kmeans import KMeansFit, Transform
@@ -56,11 +54,13 @@ class CandidateModel:
         return [TableWrite("kmeans_candidates", rows=rows)]
 
 
-def read_features(database: Warehouse, relation: str = "rfm_features") -> "pd.DataFrame":
-    """Return the features of every customer, which a model is fitted on: one row per customer, sorted by customer."""
+def read_features(database: Warehouse) -> "Array":
+    """Return the features of every customer, which a model is fitted on: shape (n, 3), sorted by customer."""
+    import numpy as np
+
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    select = f"select customer_id, {columns} from {quoted(relation)} order by customer_id"  # noqa: S608 - quoted names
-    return database.frame(select).set_index("customer_id")
+    found = database.fetch(f"select {columns} from rfm_features order by customer_id", {})  # noqa: S608 - quoted names
+    return np.column_stack([found[name] for name in FEATURES])
 
 
 def fit_candidate(

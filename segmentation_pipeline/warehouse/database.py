@@ -7,7 +7,7 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 
@@ -25,9 +25,6 @@ _ERASED_IN_VERSION_2 = "forgotten_customers"
 # What each table was derived from: the version of the rows of a source file, or of all rows under WHOLE_TABLE.
 _VERSIONS_DDL = "create table if not exists table_versions (table_name varchar, part varchar, version varchar)"
 WHOLE_TABLE = ""
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -302,10 +299,6 @@ class Warehouse:
     def fetch(self, select: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of a query as numpy arrays; values that it does not name are ignored."""
         return self.execute(self.lines.relation(select, values), values).fetchnumpy()
-
-    def frame(self, select: str) -> "pd.DataFrame":
-        """Return the rows of a query as a data frame."""
-        return self.connection.execute(select).df()
 
     def row(self, select: str, **values: Any) -> dict[str, Any]:
         """Return the only row of a query."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from segmentation_pipeline.segments import customer_blocks
 from segmentation_pipeline.segments.customer_value import TABLES
 from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
 
@@ -42,6 +43,15 @@ def test_every_customer_is_scored_once(nights: Nights) -> None:
     )
     assert {row[0] for row in rows if None in row} == {"only back"}
     assert all(0 <= row[1] <= 1 for row in rows if row[1] is not None)
+
+
+def test_customers_are_scored_alike_in_many_blocks(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = nights.table("customer_value")
+    monkeypatch.setattr(customer_blocks, "BLOCK", 37)
+    nights.warehouse.forget_versions()
+    nights.materialize("customer_value")
+    assert nights.table("customer_value") == at_once
+    assert customer_blocks.blocks_of(len(at_once)) > 3
 
 
 def test_expectations_grow_with_the_days_and_are_inside_their_intervals(nights: Nights) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segmentation_pipeline.model.thresholds import BacktestPeriods
-from segmentation_pipeline.segments import customer_blocks, history
+from segmentation_pipeline.segments import backtest, customer_blocks, history
 from segmentation_pipeline.segments.past_customers import read_customers, read_past
 from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours, line
 
@@ -88,7 +88,8 @@ def test_incremental_history_equals_one_computed_at_once(nights: Nights) -> None
 def test_history_and_backtest_are_the_same_in_many_blocks(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     names = (*HISTORY_TABLES, *BACKTEST_TABLES)
     at_once = tables(nights, names)
-    monkeypatch.setattr(customer_blocks, "BLOCK", 37)
+    for module in (customer_blocks, backtest):
+        monkeypatch.setattr(module, "BLOCK", 37)
     computed_at_once(nights)
     nights.materialize("segment_backtest")
     assert tables(nights, names) == at_once

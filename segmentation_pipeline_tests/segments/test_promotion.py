@@ -93,7 +93,7 @@ def test_seed_and_row_order_do_not_change_segments() -> None:
         rows = Random(order).sample(LINES, len(LINES))  # noqa: S311 (a reproducible shuffle)
         nights = Nights(rows)
         nights.run(FIRST, until="rfm_features")
-        features = read_features(nights.warehouse).to_numpy().copy()
+        features = read_features(nights.warehouse)
         for seed in range(6):
             method = thresholds.FitRules(random_state=seed)
             model, *_ = fit_model(features, nights.settings, method=method)
@@ -243,7 +243,7 @@ def test_search_leaves_another_number_pending(nights: Nights) -> None:
 def test_a_transform_that_a_search_chose_stays_until_the_settings_fix_another(nights: Nights) -> None:
     registry = Registry.of(nights.warehouse)
     assert registry.active is not None
-    active, features = replace(registry.active, transform="robust"), read_features(nights.warehouse).to_numpy()
+    active, features = replace(registry.active, transform="robust"), read_features(nights.warehouse)
     assert promotion.is_current(Registry((active,)), nights.settings)
     model, *_ = fit_model(features, nights.settings, active=active)
     assert model.scaler.transform == "robust"
