@@ -82,7 +82,7 @@ def write_files(
                 _write_database(connection, folder / DATABASE, tables, folder, macros, views)
             if STATE_DATABASE not in copied:
                 _write_parquet(connection, Path(temporary), state)
-                _write_database(connection, folder / STATE_DATABASE, state, Path(temporary), constraints=False)
+                _write_database(connection, folder / STATE_DATABASE, state, Path(temporary), is_published=False)
     counts = {name: {contract.table: content.rows for contract, content in of.items()} for name, of in contents.items()}
     files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     parquet_only = [contract.table for contract in views]
@@ -155,9 +155,12 @@ def _write_database(
     macros: Sequence[str] = (),
     views: Selects = MappingProxyType({}),
     *,
-    constraints: bool = True,
+    is_published: bool = True,
 ) -> None:
-    """Load the Parquet files of a folder into a new database, except for the tables that have a view."""
+    """Load the Parquet files of a folder into a new database, except for the tables that have a view.
+
+    That of the state, which only `segments restore` reads, has neither constraints nor comments.
+    """
     with _new_database(connection, database) as written:
         # One transaction: otherwise each of the hundred comments waits for the disk.
         written.begin()
@@ -168,9 +171,10 @@ def _write_database(
                     written.execute(views[contract])
                 else:
                     file = escape(str(folder / _parquet(contract)))
-                    written.execute(contract.ddl(constraints=constraints))
+                    written.execute(contract.ddl(constraints=is_published))
                     written.execute(f"insert into {quoted(contract.table)} from read_parquet($file)", {"file": file})
-                contract.write_comments(written)
+                if is_published:
+                    contract.write_comments(written)
         for macro in macros:
             written.execute(macro)
         written.commit()
