@@ -50,6 +50,7 @@ class Cluster:
     java_options: str
     workers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    server: "subprocess.Popen[bytes] | None" = None
 
     @property
     def master(self) -> str:
@@ -115,6 +116,11 @@ class Cluster:
         """Kill the master; the workers and what they run live on."""
         os.killpg(self.started[0].pid, signal.SIGKILL)
 
+    def kill_connect_server(self) -> None:
+        """Kill the server of Spark Connect."""
+        assert self.server is not None
+        os.killpg(self.server.pid, signal.SIGKILL)
+
     @contextmanager
     def connect_server(self) -> Iterator[dict[str, Any]]:
         """Start a server of Spark Connect with the options of this cluster, and end it at the end.
@@ -134,13 +140,13 @@ class Cluster:
         named = [text for name, value in options.items() for text in ("--conf", f"{name}={value}")]
         server = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
         arguments = ["--master", self.master, *named, *server]
-        started = _start("SparkSubmit", arguments, own, memory="700m")
+        self.server = started = _start("SparkSubmit", arguments, own, memory="700m")
         self.started.append(started)
         _wait_until(lambda: _listens(port, started), "Spark Connect")
         # A session cannot set the other options.
         of_session = {name: value for name, value in self.options.items() if name.startswith("spark.sql.")}
         yield {"master": f"sc://127.0.0.1:{port}", "options": {**of_session, **_INTERPRETED}}
-        os.killpg(started.pid, signal.SIGKILL)
+        self.kill_connect_server()
 
 
 @contextmanager

@@ -32,8 +32,9 @@ _DEFAULTS = {
     "spark.log.level": "ERROR",
     "spark.app.name": "segmentation-pipeline",
 }
-# Spark Connect itself tries for ten minutes.
+# Spark Connect itself tries for ten minutes to reach a server. Eight tries are two minutes.
 _SECONDS_TO_CONNECT = 30
+_RETRIES = 7
 # Errors of a worker whose messages hold no value of a file.
 _OF_THE_WORKER = re.compile(r"^(?:\w+\.)*((?:ModuleNotFound|Import|FileNotFound|Permission|OS|Memory)Error: .*)$", re.M)
 
@@ -129,6 +130,7 @@ def _connected(settings: Engine) -> OpenSession:
     """Open a session of Spark Connect. Its server has a driver, a context and options of its own."""
     import grpc
     from pyspark.sql.connect.client import DefaultChannelBuilder
+    from pyspark.sql.connect.client.retries import DefaultPolicy
     from pyspark.sql.connect.session import SparkSession
 
     channels = DefaultChannelBuilder(str(settings.master))
@@ -139,6 +141,7 @@ def _connected(settings: Engine) -> OpenSession:
             raise ConnectionError(f"it does not answer within {_SECONDS_TO_CONNECT} seconds") from None
     # Not the builder of `pyspark.sql`: it would make every later session of this process one of Spark Connect.
     spark = SparkSession.builder.channelBuilder(channels).create()
+    spark.client.set_retry_policies([DefaultPolicy(max_retries=_RETRIES)])
     try:
         # The builder would ignore what the server does not let a session set.
         for name, value in {**settings.options, **_REQUIRED}.items():

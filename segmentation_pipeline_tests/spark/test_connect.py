@@ -171,3 +171,15 @@ def test_a_run_over_connect_does_not_wait_for_workers_without_end(
         database.rows(LINES)
     cluster.start_worker()
     cluster.wait_for_workers(1)
+
+
+def test_a_run_whose_server_is_lost_ends(
+    cluster: Cluster, server: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the last test with the server."""
+    monkeypatch.setattr(session, "_RETRIES", 1)
+    with on_spark(server, tmp_path) as database:
+        assert database.rows(LINES) == [{"lines": 0}]
+        cluster.kill_connect_server()
+        with pytest.raises(EngineError, match=r"Spark failed while computing result_2: \S+\. See its interface"):
+            database.rows(LINES)
