@@ -24,7 +24,7 @@ EXTERNAL = re.compile(rf"^\w+://(?!{re.escape(HOST)}:)")
 # The browser of the system, which `make test` installs. Playwright switches off its background requests.
 CHROMIUM = "/usr/bin/chromium"
 WINDOW = ViewportSize(width=1600, height=1200)
-SECONDS = 30
+SECONDS = 60
 # In the request that starts a run.
 _LAUNCH = "mutation Launch"
 _RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
