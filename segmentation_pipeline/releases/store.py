@@ -144,7 +144,7 @@ class Releases:
             "oldest_duckdb_client": files.OLDEST_CLIENT,
         }
         published_as = self.folder / name
-        # Under its name, by which its views find its files.
+        # Under its name, because its views contain it.
         building = self.folder / f".building-{run_id}" / name
         for folder in (building.parent, building):
             folder.mkdir(mode=0o700)
