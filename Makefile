@@ -34,13 +34,14 @@ POSTGRESQL := /usr/lib/postgresql
 # The linters of the files in deploy/.
 HADOLINT := .venv/hadolint/bin/hadolint
 DCLINT := .venv/dclint/node_modules/.bin/dclint
+FOR_TESTS := $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)
 # No version of DuckDB changes these, and they take minutes.
 SLOW_TESTS := test_real_data test_automation test_web_interface
 # The tests of properties, which `make fuzz` tries with twenty times as many examples.
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev test test-spark soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
+.PHONY: run dev set-up test test-spark soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -48,7 +49,9 @@ run: $(INSTALLED)  ## run the pipeline and show the segments
 dev: $(INSTALLED)  ## open the web interface on http://127.0.0.1:3000
 	DAGSTER_HOME="$$($(BIN)/segments home)" $(BIN)/dg dev --host 127.0.0.1
 
-test: $(DEVELOPMENT) $(CLIENTS) $(CHROMIUM) $(POSTGRESQL)  ## run all tests but those on a Spark cluster
+set-up: $(FOR_TESTS) $(SPARK)  ## install all that checks and tests need
+
+test: $(FOR_TESTS)  ## run all tests but those on a Spark cluster
 	$(BIN)/pytest $(ON_ALL_CORES) $(addprefix --ignore=,$(ON_SPARK))
 
 test-spark: $(DEVELOPMENT) $(SPARK)  ## run the tests on a Spark cluster, which need Java
@@ -115,25 +118,29 @@ $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 
 clients: $(CLIENTS)
 
+# They need pip alone, so that `make --jobs 4 set-up` installs them beside the package. The Makefile has their versions.
 # --upgrade, because pip leaves an existing folder as it is.
-.venv/oldest-client: $(INSTALLED)
+.venv/oldest-client: Makefile | $(BIN)/python
 	$(PIP_INSTALL) --no-deps --upgrade --target $@ duckdb==$(OLDEST_CLIENT)
+	touch $@
 
-.venv/client-1.4: $(INSTALLED)
+.venv/client-1.4: Makefile | $(BIN)/python
 	$(PIP_INSTALL) --no-deps --upgrade --target $@ duckdb==$(CLIENT_1_4)
+	touch $@
 
-.venv/oldest-duckdb: $(INSTALLED)
+.venv/oldest-duckdb: Makefile | $(BIN)/python
 	$(PIP_INSTALL) --no-deps --upgrade --target $@ duckdb==$(OLDEST_DUCKDB)
+	touch $@
 
-.venv/node-client: $(INSTALLED)
+.venv/node-client: Makefile | $(BIN)/python
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ @duckdb/node-api@$(NODE_CLIENT)
 	touch $@
 
-.venv/axe-core: $(INSTALLED)
+.venv/axe-core: Makefile | $(BIN)/python
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ axe-core@$(AXE_CORE)
 	touch $@
 
-.venv/spark: constraints.txt | $(INSTALLED)
+.venv/spark: Makefile constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --constraint constraints.txt --no-deps --upgrade --target $@ pyspark==$(PYSPARK) $(OF_SPARK)
 	touch $@
 
@@ -151,8 +158,8 @@ $(CHROMIUM):
 			"(Debian: apt-get install chromium)." >&2; exit 1; \
 	fi
 
-# Debian would start a server; the tests start their own.
-$(POSTGRESQL):
+# Debian would start a server; the tests start their own. After Chromium, because apt-get runs once at a time.
+$(POSTGRESQL): | $(CHROMIUM)
 	@if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes postgresql-common && \
 		sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf && \

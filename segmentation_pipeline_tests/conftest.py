@@ -71,9 +71,17 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture(scope="session")
-def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all processes of the tests, for shops that one of them builds and the others copy."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def finished_template(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop after its first run, for tests that only read."""
-    return shops.finished(tmp_path_factory.mktemp("finished"))
+    built = shops.build_once(shared_folder / "finished_shop", shops.finished)
+    return built.copy(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
@@ -85,9 +93,10 @@ def finished_shop(finished_template: Shop, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def refitted_template(finished_template: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def refitted_template(finished_template: Shop, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop after two nights and a refit, for tests that only read."""
-    return shops.refitted(finished_template, tmp_path_factory.mktemp("refitted"))
+    built = shops.build_once(shared_folder / "refitted_shop", lambda folder: shops.refitted(finished_template, folder))
+    return built.copy(tmp_path_factory.mktemp("refitted"))
 
 
 @pytest.fixture

@@ -9,16 +9,18 @@ copy about 20 ms:
 
 - `finished_shop`: the test's own copy after a first run; the environment variables lead to it.
 - `refitted_shop`: the same after a second night and a refit, which made another model active.
-- `finished_template`, `refitted_template`: the originals, built once per worker, for tests that only read.
+- `finished_template`, `refitted_template`: copies that a worker keeps for tests that only read; one worker builds them.
 - `Shop.build(folder, ...)`: a shop with other lines or settings, for fixtures of a module.
 
 The shops have no event log, because an instance on disk costs 3 s more for each run: pass the `instance` fixture.
 """
 
+import fcntl
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import dagster as dg
@@ -170,6 +172,23 @@ class Shop:
         with duckdb.connect(str(self.work)) as connection:
             for statement in statements:
                 connection.execute(statement)
+
+
+def build_once(folder: Path, build: Callable[[Path], Shop]) -> Shop:
+    """Return the shop of a folder that several processes share; the first of them builds it.
+
+    Args:
+        folder: The folder, which no process has to create.
+        build: Builds the shop in an empty folder.
+    """
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            # Renamed when it is complete, so that a shop whose first run failed is built again, with its error.
+            unfinished = Path(mkdtemp(dir=folder.parent))
+            build(unfinished)
+            unfinished.rename(folder)
+    return Shop(folder)
 
 
 def finished(folder: Path) -> Shop:

@@ -1,6 +1,11 @@
 """The shops that other tests copy are what these tests assume of them."""
 
-from segmentation_pipeline_tests.shops import Shop
+from pathlib import Path
+
+import pytest
+
+from segmentation_pipeline_tests.scenarios import line
+from segmentation_pipeline_tests.shops import Shop, build_once
 
 
 def test_a_finished_shop_has_one_release_and_reads_nothing_again(finished_shop: Shop) -> None:
@@ -19,3 +24,20 @@ def test_a_refitted_shop_has_an_active_and_a_retired_model(refitted_shop: Shop) 
     statuses = refitted_shop.rows("select status from segmentation_models order by fitted_as_of")
     assert len(statuses) == 2
     assert statuses[0] != statuses[1]
+
+
+def test_a_shared_shop_is_built_once_and_again_after_a_failure(tmp_path: Path) -> None:
+    built = list[Path]()
+
+    def build(folder: Path) -> Shop:
+        built.append(folder)
+        shop = Shop.build(folder, [line()])
+        assert len(built) > 1, "the first run failed"
+        return shop
+
+    with pytest.raises(AssertionError, match="the first run failed"):
+        build_once(tmp_path / "shared", build)
+    for _ in range(2):
+        shop = build_once(tmp_path / "shared", build)
+        assert sorted(path.name for path in shop.folder.iterdir()) == ["retailer.toml", "source"]
+    assert len(built) == 2
