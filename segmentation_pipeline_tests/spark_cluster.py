@@ -89,12 +89,7 @@ class Cluster:
     @property
     def cpu(self) -> float:
         """Return the seconds of processor time of the workers and of what they ran and waited for."""
-        ticks = 0
-        for worker in self.workers:
-            # The name of the program is in parentheses; behind it, the fields 3 and following of proc(5).
-            fields = Path(f"/proc/{worker.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(_cpu(worker.pid) for worker in self.workers)
 
     def start_worker(self) -> None:
         """Start one more worker, of one core."""
@@ -109,8 +104,10 @@ class Cluster:
         _wait_until(lambda: _has_workers(self, number), "the cluster")
 
     def kill_worker(self) -> None:
-        """Kill one worker, and what it runs, as if its machine was lost."""
-        os.killpg(self.workers.pop().pid, signal.SIGKILL)
+        """Kill the worker that has worked most, and what it runs, as if its machine was lost."""
+        busiest = max(self.workers, key=_cpu_with_children)
+        self.workers.remove(busiest)
+        os.killpg(busiest.pid, signal.SIGKILL)
 
     def kill_master(self) -> None:
         """Kill the master; the workers and what they run live on."""
@@ -222,6 +219,20 @@ def processes_below(folder: Path) -> list[int]:
             if (process / "cwd").readlink().is_relative_to(folder):
                 found.append(int(process.name))
     return found
+
+
+def _cpu(process: int) -> float:
+    """Return the seconds of processor time of a process, and of what it ran and waited for; 0 if it has ended."""
+    with suppress(OSError):
+        # The name of the program is in parentheses; behind it, the fields 3 and following of proc(5).
+        fields = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _cpu_with_children(worker: "subprocess.Popen[bytes]") -> float:
+    """Return the seconds of processor time of a worker and of what it runs."""
+    return sum(map(_cpu, processes_below(Path(f"/proc/{worker.pid}/cwd").readlink())))
 
 
 def _end(processes: list[int]) -> None:

@@ -13,8 +13,8 @@ from benchmarks.cost.page import part_of_page, updated
 from benchmarks.cost.processes import Measured, RunFailedError, measured
 from benchmarks.cost.release_forms import multiply
 from benchmarks.cost.scenarios import BOTH, FIRST, LIMIT, NO_NEWS, QUICK, SCALE, SCENARIOS, SCRIPT, Result
-from benchmarks.spark import Sized
-from benchmarks.spark import page as spark_page
+from benchmarks.spark.page import Sized
+from benchmarks.spark.page import page as spark_page
 from segmentation_pipeline.tables.catalog import published
 from segmentation_pipeline_tests.shops import Shop
 
