@@ -140,8 +140,10 @@ clients: $(CLIENTS)
 	npm install --silent --no-save --no-audit --no-fund --prefix $@ axe-core@$(AXE_CORE)
 	touch $@
 
+# pip builds a wheel of PySpark and unpacks it: compressing it would take as long as the rest.
 .venv/spark: Makefile constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --constraint constraints.txt --no-deps --upgrade --target $@ pyspark==$(PYSPARK) $(OF_SPARK)
+	$(PIP_INSTALL) --constraint constraints.txt --no-deps --upgrade --target $@ $(OF_SPARK) pyspark==$(PYSPARK) \
+		--config-settings=--build-option=--compression=stored
 	touch $@
 
 $(HADOLINT): | $(BIN)/python
