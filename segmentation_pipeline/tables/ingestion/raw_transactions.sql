@@ -88,6 +88,22 @@ typed as (
     from written
 ),
 
+-- The texts of a line that begin with the word for a total, where it may be one: without a date, or malformed. In one
+-- list, because DuckDB would compile the regular expression for each column, which takes longer than reading a small
+-- file.
+worded as (
+    select
+        *,
+        case
+            when malformed is not null or transaction_at is null
+                then list_filter(
+                    [malformed, first_cell, transaction_at_text, customer_id, invoice, stock_code, description],
+                    lambda text: is_total(text)
+                )
+        end as total_words
+    from typed
+),
+
 -- The text that says that a line is the total of others: it has neither date nor customer, or is malformed and has
 -- nothing but numbers behind the text. Other lines, and dates, are none.
 labelled as (
@@ -96,24 +112,24 @@ labelled as (
         case
             when malformed is not null
                 then case
-                    when is_total(malformed)
+                    when list_contains(total_words, malformed)
                         and regexp_matches(malformed, '^[^\p{L}]*[^,;|\t]*([,;|\t][^\p{L}]*)?$')
                         and not regexp_matches(malformed, '[0-9][-/:][0-9]|\b[0-9]{1,2}[.][0-9]{1,2}[.][0-9]{2}')
                         then malformed
                 end
             when transaction_at is null
-                and coalesce(is_total(transaction_at_text), transaction_at_text is null)
-                and coalesce(is_total(customer_id), customer_id is null)
+                and (transaction_at_text is null or list_contains(total_words, transaction_at_text))
+                and (customer_id is null or list_contains(total_words, customer_id))
                 then coalesce(
-                    case when is_total(first_cell) then first_cell end,
-                    case when is_total(transaction_at_text) then transaction_at_text end,
-                    case when is_total(customer_id) then customer_id end,
-                    case when is_total(invoice) then invoice end,
-                    case when is_total(stock_code) then stock_code end,
-                    case when is_total(description) then description end
+                    case when list_contains(total_words, first_cell) then first_cell end,
+                    case when list_contains(total_words, transaction_at_text) then transaction_at_text end,
+                    case when list_contains(total_words, customer_id) then customer_id end,
+                    case when list_contains(total_words, invoice) then invoice end,
+                    case when list_contains(total_words, stock_code) then stock_code end,
+                    case when list_contains(total_words, description) then description end
                 )
         end as total_label
-    from typed
+    from worded
 ),
 
 converted as (
