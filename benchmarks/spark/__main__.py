@@ -84,7 +84,7 @@ def main() -> int:
                 sized = _sized(options, (options.folder or Path(temporary)).resolve(), copies)
                 stored[str(copies)] = asdict(sized)
                 RESULTS.write_text(json.dumps(stored, indent=1), "utf-8")
-            for copies in options.killed:
+            for copies in (copies for copies in options.killed if str(copies) in stored):
                 killed = _different_after_a_kill(options, (options.folder or Path(temporary)).resolve(), copies)
                 stored[str(copies)]["killed"] = killed
                 RESULTS.write_text(json.dumps(stored, indent=1), "utf-8")
@@ -201,7 +201,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--copies", type=int, nargs="*", default=[1, 10], help="how often the lines are in a source")
     parser.add_argument(
-        "--killed", type=int, nargs="*", default=[1, 10], help="of these, the sizes at which also a worker is killed"
+        "--killed", type=int, nargs="*", default=[1, 10], help="the measured sizes at which also a worker is killed"
     )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of Online Retail")
     parser.add_argument("--folder", type=Path, help="keep the sources here, and use them again (default: temporary)")
