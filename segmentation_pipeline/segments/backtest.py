@@ -118,7 +118,7 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     from segmentation_pipeline.model.lift import Resamples
 
     resamples = Resamples(
-        database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"],
+        count_customers(database)["evaluated_customers"],
         random_state=thresholds.FIT.random_state,
         resamples=thresholds.BACKTEST.resamples,
     )
@@ -134,6 +134,12 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
     verdicts = [_verdict_row(population, found) for population, found in evaluated.items()]
     contents = zip(TABLES, (segments, metrics, verdicts), strict=True)
     return [TableWrite(table, rows=rows) for table, rows in contents], months
+
+
+def count_customers(database: Warehouse) -> dict[str, int]:
+    """Return the number of customers, and of those that are evaluated, at whichever month ends they are known."""
+    customers = database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"]
+    return {"customers": customers, "evaluated_customers": min(customers, thresholds.BACKTEST.max_customers)}
 
 
 def past_segments(database: Warehouse, settings: Retailer) -> Iterator[PastSegments]:
@@ -152,7 +158,8 @@ def past_segments(database: Warehouse, settings: Retailer) -> Iterator[PastSegme
     horizon = timedelta(days=thresholds.BACKTEST.horizon_days)
     times = [settings.sql_values | {"as_of": month, "until": month + horizon} for month in reported]
     if reported:
-        derive_in_blocks(database, "past_customers", inline_upstream(CUSTOMERS, INPUTS), times)
+        text, limit = inline_upstream(CUSTOMERS, INPUTS), thresholds.BACKTEST.max_customers
+        derive_in_blocks(database, "past_customers", text, times, max_customers=limit)
     for number, month in enumerate(reported, start=1):
         progress.report(f"testing month {number} of {len(reported)}")
         customers = database.fetch(inline_upstream(_CUSTOMERS, _AT_MONTH_END), {"as_of": month})

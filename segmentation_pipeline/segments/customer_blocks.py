@@ -18,8 +18,14 @@ create or replace temp table numbered_customers as
 select customer_id, row_number() over (order by customer_id) - 1 as number
 from (select distinct customer_id from main.invoice_totals)
 """
+# A systematic sample, numbered anew, if there are more customers than its size.
+_NUMBERED_SAMPLE = """
+create or replace temp table numbered_customers as
+select customer_id, row_number() over (order by number) - 1 as number
+from temp.numbered_customers
+where number * $size % (select count(*) from temp.numbered_customers) < $size
+"""
 _BLOCK = "number >= $start and number < $end"
-# A systematic sample, if there are more customers than its size.
 _SAMPLE = "number * $size % (select count(*) from temp.numbered_customers) < $size"
 _INVOICES = """
 create or replace temp table chosen_invoices as
@@ -39,7 +45,14 @@ AS_OF = {
 }
 
 
-def derive_in_blocks(database: Warehouse, table: str, select: str, times: Sequence[Mapping[str, Any]]) -> None:
+def derive_in_blocks(
+    database: Warehouse,
+    table: str,
+    select: str,
+    times: Sequence[Mapping[str, Any]],
+    *,
+    max_customers: int | None = None,
+) -> None:
     """Create a temporary table of the rows that a SELECT has at some times, one block of customers after another.
 
     Args:
@@ -48,9 +61,10 @@ def derive_in_blocks(database: Warehouse, table: str, select: str, times: Sequen
         select: The SELECT. It must read invoices from the inputs of this module, and nothing that depends on the
             invoices of other customers.
         times: The values that the SELECT binds, for each time.
+        max_customers: Of more customers, a systematic sample of this size is read; default: all are.
     """
     target = f"create or replace temp table {quoted(table)} as"
-    for _ in _blocks(database):
+    for _ in _blocks(database, max_customers):
         for values in times:
             database.execute(f"{target} {select}", dict(values))
             target = f"insert into temp.{quoted(table)}"
@@ -58,9 +72,9 @@ def derive_in_blocks(database: Warehouse, table: str, select: str, times: Sequen
     database.connection.execute("drop table temp.chosen_invoices; drop table temp.chosen_customers")
 
 
-def blocks_of(customers: int) -> int:
-    """Return the number of blocks of a number of customers; without customers, one."""
-    return max(-(-customers // BLOCK), 1)
+def blocks_of(customers: int, size: int) -> int:
+    """Return the number of blocks of this size that hold a number of customers; without customers, one."""
+    return max(-(-customers // size), 1)
 
 
 def sample_customers(database: Warehouse, size: int) -> None:
@@ -69,11 +83,13 @@ def sample_customers(database: Warehouse, size: int) -> None:
     _choose(database, _SAMPLE, {"size": size})
 
 
-def _blocks(database: Warehouse) -> Iterator[None]:
+def _blocks(database: Warehouse, max_customers: int | None) -> Iterator[None]:
     """Create the temporary tables of one block after another."""
     database.connection.execute(_NUMBERED)
+    if max_customers is not None:
+        database.execute(_NUMBERED_SAMPLE, {"size": max_customers})
     customers = database.row("select count(*) as customers from temp.numbered_customers")["customers"]
-    for block in range(blocks_of(customers)):
+    for block in range(blocks_of(customers, BLOCK)):
         _choose(database, _BLOCK, {"start": block * BLOCK, "end": (block + 1) * BLOCK})
         yield
 

@@ -32,6 +32,8 @@ METHOD_VERSION = "1"
 # The days that are forecast: a quarter and a year.
 HORIZONS = (90, 365)
 _DECILES = 10
+# Customers that are scored at once: in Python, unlike in SQL, their columns take memory beside that of DuckDB.
+_BLOCK = 100_000
 # Days with a purchase, as in inter_purchase_times. Where more was refunded than spent, nothing was spent.
 _HISTORY = """
 select
@@ -44,6 +46,14 @@ select
 from rfm_features as features
 where features.purchase_days > 0
 """
+# A systematic sample of the customers, if there are more than its size.
+_SAMPLE = f"""
+select * exclude (customer_id, place, customers)
+from (select history.*, row_number() over (order by customer_id) - 1 as place, count(*) over () as customers
+    from ({_HISTORY}) as history) as placed
+where place * $size % customers < $size
+order by customer_id
+"""  # noqa: S608 - own SQL
 # Of one of some blocks of customers: each is scored alone.
 _IN_BLOCK = "hash(features.customer_id) % $blocks = $block"
 # What the customers of a past day did afterwards, and the spend of the year before, beside their history.
@@ -99,8 +109,9 @@ class ValueModel:
 
 
 def fit_value(database: Warehouse, settings: Retailer) -> list[TableWrite]:
-    """Return the model fitted on all customers, and how well one fitted a quarter earlier forecast that quarter.
+    """Return the model of all customers, and how well one fitted a quarter earlier forecast that quarter.
 
+    Of more than `BACKTEST.max_customers` customers, a systematic sample is fitted, and another is forecast.
     The parameters are fitted when a segmentation model is, and kept by other runs of the model group. Where the
     customers cannot be fitted, the row of the model has the reason, and every parameter is null.
     """
@@ -110,10 +121,11 @@ def fit_value(database: Warehouse, settings: Retailer) -> list[TableWrite]:
     calibration, errors = _tried(database, settings, run["as_of"])
     write = TableWrite("customer_value_model", "select * from customer_value_model")
     if _fit_is_due(database, run["as_of"]):
-        select = f"select * exclude (customer_id) from ({_HISTORY}) order by customer_id"  # noqa: S608 - own SQL
-        customers = database.fetch(select, {})
+        counts = f"select count(*) as customers, count_if(repeats > 0) as repeating from ({_HISTORY})"  # noqa: S608
+        counted = database.row(counts)
+        customers = database.fetch(_SAMPLE, {"size": thresholds.BACKTEST.max_customers})
         model, reason = _fitted(customers)
-        row = _model_row(run["model_id"], run["as_of"], customers, model, reason)
+        row = _model_row(run["model_id"], run["as_of"], counted, customers, model, reason)
         write = TableWrite("customer_value_model", rows=[row])
     return [
         write,
@@ -152,7 +164,7 @@ def score_value(database: Warehouse) -> TableWrite:
         f" as {quoted(column.name)}"
         for column in contract.columns[1:-1]
     )
-    blocks = blocks_of(database.count("rfm_features"))
+    blocks = blocks_of(database.count("rfm_features"), _BLOCK)
     for block in range(blocks):
         values = {"blocks": blocks, "block": block}
         customers = database.fetch(f"{_HISTORY} and {_IN_BLOCK} order by features.customer_id", values)
@@ -187,7 +199,12 @@ def _fitted(customers: "Columns") -> tuple[ValueModel | None, str | None]:
 
 
 def _model_row(
-    model_id: str, as_of: datetime, customers: "Columns", model: ValueModel | None, reason: str | None
+    model_id: str,
+    as_of: datetime,
+    counted: dict[str, int],
+    customers: "Columns",
+    model: ValueModel | None,
+    reason: str | None,
 ) -> tuple[Any, ...]:
     import numpy as np
 
@@ -197,8 +214,8 @@ def _model_row(
     return (
         model_id,
         as_of,
-        len(customers["repeats"]),
-        int((customers["repeats"] > 0).sum()),
+        counted["customers"],
+        counted["repeating"],
         *(model.purchases.values if model else (None,) * 4),
         list(model.purchases.covariance) if model else [],
         model.purchases.log_likelihood if model else None,
@@ -280,7 +297,8 @@ def _tried(
     year = min(365.0, (start - first) / timedelta(days=1))
     # Until after as_of, which is the time of the last line where the settings say so.
     periods = {"as_of": start, "until": as_of + timedelta(microseconds=1), "year_before": start - timedelta(days=365)}
-    derive_in_blocks(database, "tried_customers", inline_upstream(_HOLDOUT, _INPUTS), [settings.sql_values | periods])
+    text, limit = inline_upstream(_HOLDOUT, _INPUTS), thresholds.BACKTEST.max_customers
+    derive_in_blocks(database, "tried_customers", text, [settings.sql_values | periods], max_customers=limit)
     customers = database.fetch("select * exclude (customer_id) from temp.tried_customers order by customer_id", {})
     model, _ = _fitted(customers)
     if model is None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from segmentation_pipeline.segments import customer_blocks
+from segmentation_pipeline.model.thresholds import BacktestPeriods
+from segmentation_pipeline.segments import customer_blocks, customer_value
 from segmentation_pipeline.segments.customer_value import TABLES
-from segmentation_pipeline_tests.scenarios import Nights, four_behaviours, line
+from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours, line
 
 AS_OF = datetime.fromisoformat("2024-02-20")
 ODD = [
@@ -47,11 +48,25 @@ def test_every_customer_is_scored_once(nights: Nights) -> None:
 
 def test_customers_are_scored_alike_in_many_blocks(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = nights.table("customer_value")
-    monkeypatch.setattr(customer_blocks, "BLOCK", 37)
+    monkeypatch.setattr(customer_value, "_BLOCK", 37)
     nights.warehouse.forget_versions()
     nights.materialize("customer_value")
     assert nights.table("customer_value") == at_once
-    assert customer_blocks.blocks_of(len(at_once)) > 3
+    assert customer_blocks.blocks_of(len(at_once), 37) > 3
+
+
+def test_model_of_many_customers_is_fitted_and_tried_on_a_sample(nights: Nights) -> None:
+    """And the row of the model still counts all of them."""
+    counts = "select customers, repeat_customers from customer_value_model"
+    tried = "select distinct customers from customer_value_errors"
+    all_counts, [(all_tried,)] = nights.rows(counts), nights.rows(tried)
+    nights.connection.execute("delete from customer_value_model")
+    with constants(BACKTEST=BacktestPeriods(max_customers=80)):
+        nights.materialize("customer_value_model")
+    assert nights.rows(counts) == all_counts
+    [(sampled,)] = nights.rows(tried)
+    assert 0 < sampled <= 80 < all_tried
+    assert nights.rows("select reason from customer_value_model") == [(None,)]
 
 
 def test_expectations_grow_with_the_days_and_are_inside_their_intervals(nights: Nights) -> None:

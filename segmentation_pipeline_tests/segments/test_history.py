@@ -17,6 +17,7 @@ LINES = four_behaviours(200)
 # The data begin on 2023-01-01.
 RUNS = [datetime.fromisoformat(f"2023-{month:02d}-20") for month in (6, 8, 11)]
 LAST = datetime.fromisoformat("2024-02-20")
+CUSTOMERS = sorted({sold[6] for sold in LINES if sold[4] < f"{LAST}"})
 QUICK: dict[str, Any] = {"rfm": {"look_back_days": 150}}
 HISTORY_ASSETS = ("segment_history", "segment_migrations")
 HISTORY_TABLES = (*history.TABLES, "segment_migrations")
@@ -219,6 +220,7 @@ def test_backtest_is_computed_whole_and_reproducible(nights: Nights) -> None:
     assert tables(nights, BACKTEST_TABLES) == before
     assert metadata["month_ends"] == ", ".join(month_ends(nights, "segment_backtest"))
     assert metadata["months"] == 5
+    assert metadata["customers"] == metadata["evaluated_customers"] == len(CUSTOMERS)
     for table in BACKTEST_TABLES:
         nights.connection.execute(f"drop table {table}")
     nights.materialize("segment_backtest")
@@ -253,6 +255,27 @@ def test_backtest_sums_to_the_spend_of_all_customers(nights: Nights) -> None:
         assert float(revenue) == pytest.approx(sum(int(sold[3]) * float(sold[5]) for sold in later))
         assert shares == pytest.approx(1)
         assert returned == pytest.approx(len({sold[6] for sold in later}))
+
+
+def test_backtest_of_many_customers_is_that_of_a_sample(nights: Nights) -> None:
+    """Every second customer, by customer id, as if there were no others."""
+    number = len(CUSTOMERS) // 2
+    sampled = {who for place, who in enumerate(CUSTOMERS) if place * number % len(CUSTOMERS) < number}
+    assert len(sampled) == number
+    with constants(BACKTEST=BacktestPeriods(resamples=20, max_customers=number)):
+        metadata = nights.materialize("segment_backtest")
+    assert metadata["customers"] == len(CUSTOMERS)
+    assert metadata["evaluated_customers"] == number
+    month = datetime.fromisoformat("2023-11-01")
+    end = month + timedelta(days=90)
+    known = sampled & {sold[6] for sold in LINES if sold[4] < f"{month}"}
+    later = [sold for sold in LINES if f"{month}" <= sold[4] < f"{end}" and sold[6] in known]
+    [(counted, revenue)] = nights.rows(
+        "select sum(customers), sum(revenue) from segment_backtest where month_end = ?", month
+    )
+    assert counted == len(known)
+    assert float(revenue) == pytest.approx(sum(int(sold[3]) * float(sold[5]) for sold in later))
+    assert nights.rows("select count(*) > 0 from backtest_metrics where low is not null") == [(True,)]
 
 
 def test_backtest_forms_segments_from_earlier_lines_only(nights: Nights) -> None:

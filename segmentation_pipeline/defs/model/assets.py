@@ -103,7 +103,8 @@ def segment_backtest(retailer: RetailerConfig, warehouse: WarehouseResource) -> 
     """Form the segments at past month ends, and compare them with what the customers bought afterwards."""
     with report_user_errors():
         writes, months = backtest.run_backtest(warehouse.open(), retailer.settings)
-        metadata: dict[str, Any] = {"month_ends": month_list(months), "months": len(months)}
+        counts = backtest.count_customers(warehouse.open())
+        metadata: dict[str, Any] = {"month_ends": month_list(months), "months": len(months), **counts}
         yield from write_tables(retailer, warehouse, writes, metadata=lambda _: metadata)
 
 
