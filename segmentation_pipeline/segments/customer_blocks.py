@@ -18,15 +18,15 @@ create or replace temp table numbered_customers as
 select customer_id, row_number() over (order by customer_id) - 1 as number
 from (select distinct customer_id from main.invoice_totals)
 """
-# A systematic sample, numbered anew, if there are more customers than its size.
-_NUMBERED_SAMPLE = """
+_BLOCK = "number >= $start and number < $end"
+# A systematic sample, if there are more customers than its size.
+_SAMPLE = "number * $size % (select count(*) from temp.numbered_customers) < $size"
+_NUMBERED_SAMPLE = f"""
 create or replace temp table numbered_customers as
 select customer_id, row_number() over (order by number) - 1 as number
 from temp.numbered_customers
-where number * $size % (select count(*) from temp.numbered_customers) < $size
-"""
-_BLOCK = "number >= $start and number < $end"
-_SAMPLE = "number * $size % (select count(*) from temp.numbered_customers) < $size"
+where {_SAMPLE}
+"""  # noqa: S608 - own SQL
 _INVOICES = """
 create or replace temp table chosen_invoices as
 select totals.customer_id, totals.invoice, totals.transaction_at, '' as country, totals.is_purchase, totals.amount
