@@ -46,6 +46,7 @@ select
 from rfm_features as features
 where features.purchase_days > 0
 """
+_COUNTS = f"select count(*) as customers, count_if(repeats > 0) as repeating from ({_HISTORY})"  # noqa: S608 - own SQL
 # A systematic sample of the customers, if there are more than its size.
 _SAMPLE = f"""
 select * exclude (customer_id, place, customers)
@@ -121,8 +122,7 @@ def fit_value(database: Warehouse, settings: Retailer) -> list[TableWrite]:
     calibration, errors = _tried(database, settings, run["as_of"])
     write = TableWrite("customer_value_model", "select * from customer_value_model")
     if _fit_is_due(database, run["as_of"]):
-        counts = f"select count(*) as customers, count_if(repeats > 0) as repeating from ({_HISTORY})"  # noqa: S608
-        counted = database.row(counts)
+        counted = database.row(_COUNTS)
         customers = database.fetch(_SAMPLE, {"size": thresholds.BACKTEST.max_customers})
         model, reason = _fitted(customers)
         row = _model_row(run["model_id"], run["as_of"], counted, customers, model, reason)
