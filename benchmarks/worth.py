@@ -98,7 +98,7 @@ def measured(name: str, folders: Folders) -> Finding:
                 "update segmentation_models set transform = 'standard', n_clusters = $k where status = 'active'",
                 {"k": number},
             )
-            writes, _ = run_backtest(database, settings)
+            writes, *_ = run_backtest(database, settings)
             database.write(writes, {})
             by_default = database.rows("select * from backtest_verdict")
     return Finding(

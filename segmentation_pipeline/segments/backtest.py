@@ -113,12 +113,13 @@ class _Month:
     draws: "Draws"
 
 
-def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime]]:
-    """Return the content of the back-test's tables, and the month ends that they cover."""
+def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWrite], list[datetime], dict[str, int]]:
+    """Return the content of the back-test's tables, the month ends that they cover, and the numbers of customers."""
     from segmentation_pipeline.model.lift import Resamples
 
+    counts = _count_customers(database)
     resamples = Resamples(
-        count_customers(database)["evaluated_customers"],
+        counts["evaluated_customers"],
         random_state=thresholds.FIT.random_state,
         resamples=thresholds.BACKTEST.resamples,
     )
@@ -133,10 +134,10 @@ def run_backtest(database: Warehouse, settings: Retailer) -> tuple[list[TableWri
             evaluated[population].append(one)
     verdicts = [_verdict_row(population, found) for population, found in evaluated.items()]
     contents = zip(TABLES, (segments, metrics, verdicts), strict=True)
-    return [TableWrite(table, rows=rows) for table, rows in contents], months
+    return [TableWrite(table, rows=rows) for table, rows in contents], months, counts
 
 
-def count_customers(database: Warehouse) -> dict[str, int]:
+def _count_customers(database: Warehouse) -> dict[str, int]:
     """Return the number of customers, and of those that are evaluated, at whichever month ends they are known."""
     customers = database.row("select count(distinct customer_id) as customers from invoice_totals")["customers"]
     return {"customers": customers, "evaluated_customers": min(customers, thresholds.BACKTEST.max_customers)}

@@ -102,8 +102,7 @@ def _model_metadata(registry: Registry) -> dict[str, Any]:
 def segment_backtest(retailer: RetailerConfig, warehouse: WarehouseResource) -> Results:
     """Form the segments at past month ends, and compare them with what the customers bought afterwards."""
     with report_user_errors():
-        writes, months = backtest.run_backtest(warehouse.open(), retailer.settings)
-        counts = backtest.count_customers(warehouse.open())
+        writes, months, counts = backtest.run_backtest(warehouse.open(), retailer.settings)
         metadata: dict[str, Any] = {"month_ends": month_list(months), "months": len(months), **counts}
         yield from write_tables(retailer, warehouse, writes, metadata=lambda _: metadata)
 
