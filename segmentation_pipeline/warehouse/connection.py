@@ -22,7 +22,7 @@ from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabas
 from segmentation_pipeline.warehouse.statements import timed
 
 # In MB: what the process may use by default, and what Python and its libraries need of it.
-DEFAULT_MEMORY, _PYTHON_MEMORY = 2500, 500
+DEFAULT_MEMORY, _PYTHON_MEMORY = 2500, 800
 # DuckDB writes a size in these units.
 _MEGABYTES = {
     "byte": 1e-6,

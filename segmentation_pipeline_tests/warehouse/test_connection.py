@@ -235,7 +235,7 @@ def test_settings_with_a_fixed_format_reject_statements(shop: Path, section: str
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [("4GB", 3500), ("2GiB", 1647), ("600MB", 300), ("", DEFAULT_MEMORY - 500)]
+    ("limit", "expected"), [("4GB", 3200), ("2GiB", 1347), ("600MB", 300), ("", DEFAULT_MEMORY - 800)]
 )
 def test_duckdb_gets_what_python_leaves_of_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
