@@ -25,32 +25,46 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - pytest creates a folder of its own in 
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-# The files that take longest, longest first (81 to 10 s), because they wait for other processes or compute.
+# The files that take longest, longest first (150 to 25 s beside others), because they wait for processes or compute.
 SLOW_FILES = (
-    "test_web_interface",
-    "test_command_line",
     "test_real_data",
-    "test_errors",
-    "test_automation",
-    "test_erasure",
-    "test_promotion",
-    "test_store",
+    "test_command_line",
+    "test_web_interface",
     "test_readers",
-    "test_kills",
-    "test_k_search",
-    "test_bounds",
-    "test_restore",
-    "test_score_macro",
-    "test_upgrade",
-    "test_verify",
-    "test_many_nights",
-    "test_membership",
+    "test_parquet_only",
+    "test_incremental",
+    "test_erasure",
+    "test_query_postgresql",
+    "test_file_formats",
     "test_model_runs",
+    "test_errors",
+    "test_restore",
+    "test_membership",
+    "test_promotion",
+    "test_object_store",
+    "test_proposal",
+    "test_cleaning",
+    "test_layouts",
+    "test_automation",
+    "test_history",
+    "test_many_nights",
+    "test_store",
+    "test_kills",
+    "test_upgrade",
 )
+
+MAX_WORDS = 10
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start slow files first, so that no core waits at the end for a long file on another one."""
+    """Reject long names, and start slow files first, so that no core waits at the end for a long file on another one.
+
+    Raises:
+        pytest.UsageError: The name of a test has more than MAX_WORDS words after `test`.
+    """
+    names = {str(getattr(item, "originalname", item.name)) for item in items}
+    if long := sorted(name for name in names if name.count("_") > MAX_WORDS):
+        raise pytest.UsageError(f"Test names of more than {MAX_WORDS} words: {', '.join(long)}")
     ranks = {name: rank for rank, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 

@@ -26,7 +26,7 @@ def test_a_refitted_shop_has_an_active_and_a_retired_model(refitted_shop: Shop) 
     assert statuses[0] != statuses[1]
 
 
-def test_a_shared_shop_is_built_once_and_again_after_a_failure(tmp_path: Path) -> None:
+def test_a_shared_shop_is_built_again_after_a_failure(tmp_path: Path) -> None:
     built = list[Path]()
 
     def build(folder: Path) -> Shop:

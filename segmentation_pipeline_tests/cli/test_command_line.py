@@ -182,7 +182,7 @@ def test_show_prints_the_end_of_the_run_again(shop: Shop, first_run: Ended) -> N
     assert first_run.stdout.endswith(shown.stdout)
 
 
-def test_command_of_the_web_interface_shows_the_retailer_of_the_command_line(shop: Shop, first_run: Ended) -> None:
+def test_web_interface_shows_the_retailer_of_the_command_line(shop: Shop, first_run: Ended) -> None:
     then = "make dev, then http://127.0.0.1:3000\n"
     assert f"browser  {then}" in first_run.stdout
     named = segments(shop, "show", "--retailer", str(shop.retailer), SEGMENTATION_RETAILER="sample")
@@ -237,7 +237,7 @@ def test_failed_run_exits_with_1_and_one_message(tmp_path: Path) -> None:
         assert 'File "' not in output
 
 
-def test_first_run_without_a_third_of_the_dates_fails_and_prints_the_loss(tmp_path: Path) -> None:
+def test_first_run_with_unparsed_dates_fails_and_prints_the_loss(tmp_path: Path) -> None:
     """The export of `exports/twoformats` with one of its two formats of dates."""
     shop = Shop(tmp_path)
     export = Path(segmentation_pipeline_tests.__file__).parent / "exports" / "twoformats"

@@ -59,7 +59,7 @@ def test_statements_that_differ_in_values_are_added_up() -> None:
     assert combined([once, other, once]) == [Statement("a", "t", "query", "select ?", 2.0, 4), other]
 
 
-def test_time_of_a_step_that_no_statement_took_is_outside_sql() -> None:
+def test_time_that_no_statement_took_is_outside_sql() -> None:
     printed = io.StringIO()
     statements = [
         Statement("fit", "segments", "derive", "insert into t", 1.5, 1_000),

@@ -27,7 +27,7 @@ def shopify(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     return folder, init(folder, "shopify")
 
 
-def test_a_retailer_file_is_written_with_evidence_and_checked_at_once(shopify: tuple[Path, Ended]) -> None:
+def test_a_retailer_file_is_written_with_evidence_and_checked(shopify: tuple[Path, Ended]) -> None:
     folder, ended = shopify
     assert (ended.code, ended.errors) == (0, "")
     assert f"written: {folder / 'shop.toml'}" in ended.stdout
@@ -55,7 +55,7 @@ def test_the_first_ten_lines_are_shown_without_customers(shopify: tuple[Path, En
         assert not re.search(r"c0\d\d\d", shown)
 
 
-def test_a_setting_that_is_left_open_is_named_by_the_check(tmp_path: Path) -> None:
+def test_an_open_setting_is_named_by_the_check(tmp_path: Path) -> None:
     ended = init(tmp_path, "stripe")
     assert "left open: source.minor_unit_digits" in ended.stdout
     target = tmp_path / "shop.toml"

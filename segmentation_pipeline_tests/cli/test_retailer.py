@@ -23,7 +23,7 @@ def check(folder: Path, export: str, change: tuple[str, str] = ("", "")) -> Ende
     return ended
 
 
-def test_a_complete_sample_exits_with_0_and_names_what_it_read(tmp_path: Path) -> None:
+def test_a_complete_sample_exits_with_0_and_names_its_files(tmp_path: Path) -> None:
     ended = check(tmp_path, "shopify")
     assert (ended.code, ended.errors) == (0, "")
     assert "the first lines of each file, about 10,000 in all; read: orders.csv (1,080). Nothing is stored." in (
@@ -32,7 +32,7 @@ def test_a_complete_sample_exits_with_0_and_names_what_it_read(tmp_path: Path) -
     assert "1.080 lines read, 1.080 kept (100,0%)" in ended.stdout
 
 
-def test_a_sample_on_which_a_run_fails_exits_with_1_and_the_setting(tmp_path: Path) -> None:
+def test_a_failing_sample_exits_with_1_and_names_the_setting(tmp_path: Path) -> None:
     """A third of the lines has the second format of dates."""
     ended = check(tmp_path, "twoformats", (', "iso_8601"', ""))
     assert ended.code == 1

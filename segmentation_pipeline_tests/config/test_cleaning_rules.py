@@ -83,7 +83,7 @@ def test_rule_that_accepts_an_empty_value_replaces_no_rule(tmp_path: Path, test:
 
 
 @pytest.mark.parametrize("column", ["Status", "statuss", "Financial Status", "financialstatus"])
-def test_rule_on_a_column_of_the_source_is_told_its_name(tmp_path: Path, column: str) -> None:
+def test_rule_on_a_source_column_suggests_the_right_name(tmp_path: Path, column: str) -> None:
     extra = '\n[columns.extra]\nstatus = "Financial Status"\n\n[[cleaning'
     text = with_rule(f'column = "{column}"\nin = ["paid"]').replace("\n[[cleaning", extra)
     assert "column: unknown column (did you mean status?); allowed: invoice, " in only_error(tmp_path, text)

@@ -180,14 +180,14 @@ def test_extra_column_has_no_name_of_the_pipeline(tmp_path: Path) -> None:
         assert error == f"shop.toml:15: {expected}"
 
 
-def test_extra_column_may_be_dropped_and_does_not_store_what_is_hashed(tmp_path: Path) -> None:
+def test_extra_column_may_be_dropped_and_stores_no_hashed_value(tmp_path: Path) -> None:
     text = f'{MINIMAL}\n[columns.extra]\nmail = "WHO"\n\n[privacy]\npseudonymise = true\n'
     message = "privacy.pseudonymise hashes the customers of this column; allowed: another column"
     assert only_error(tmp_path, text) == f'shop.toml:15: columns.extra.mail: {message}; found "WHO"'
     assert load(str(write(tmp_path, f'{text}drop = ["mail"]\n'))).privacy.drop == ["mail"]
 
 
-def test_a_language_of_dates_without_a_name_in_their_format_is_an_error(tmp_path: Path) -> None:
+def test_a_date_language_without_a_name_to_read_is_rejected(tmp_path: Path) -> None:
     error = only_error(tmp_path, with_source('date_format = "%d.%m.%Y"\ndate_language = "de"'))
     assert "source.date_language: names in dates; allowed: if source.date_format has one of %a, %A, %b, %B" in error
     text = with_source('date_format = ["%d.%m.%Y", "%d. %B %Y"]\ndate_language = "de"')

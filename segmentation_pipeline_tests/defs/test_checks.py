@@ -417,7 +417,7 @@ UNREAD_MONEY = "update cleaning_report set amount_share = {} where rule = 'unpar
 @pytest.mark.parametrize(
     ("lines", "severity"), [(0, ""), (9, ""), (10, "WARN"), (199, "WARN"), (200, "ERROR"), (1000, "ERROR")]
 )
-def test_unread_lines_warn_from_one_percent_and_fail_from_a_fifth(tables: Tables, lines: int, severity: str) -> None:
+def test_unread_lines_warn_from_one_percent_fail_from_twenty(tables: Tables, lines: int, severity: str) -> None:
     result = tables.check("values_are_parsed", *UNREAD, UNREAD_LINES.format(lines))
     assert result.passed == (not severity)
     assert severity in ("", result.severity.value)

@@ -58,7 +58,7 @@ def test_the_first_run_fits_a_model(tmp_path_factory: pytest.TempPathFactory, in
     assert last_fit(instance) == {result.run_id}
 
 
-def test_the_weekly_job_fits_a_model_and_a_night_over_the_same_data_changes_nothing(
+def test_the_weekly_job_fits_and_the_next_night_changes_nothing(
     finished_shop: Shop, instance: dg.DagsterInstance
 ) -> None:
     """The nightly job materialises no asset of the model group, and each table and file keeps its content.

@@ -699,7 +699,7 @@ def differing(one: Ran, other: Ran, of_one: str = "true") -> list[tuple[Any, ...
         return connection.sql(lines).fetchall() if connection.sql("from differing limit 1").fetchall() else []
 
 
-def test_the_parquet_file_has_one_line_of_postage_more_than_the_daily_files(daily: Ran, parquet: Ran) -> None:
+def test_the_parquet_file_has_one_more_line_of_postage(daily: Ran, parquet: Ran) -> None:
     found = differing(parquet, daily)
     assert [(more, stock_code, description) for more, _, stock_code, description, *_ in found] == [
         (1, "POST", "POSTAGE")
@@ -710,7 +710,7 @@ def test_lines_in_another_order_are_read_with_the_same_values(daily: Ran, shuffl
     assert differing(daily, shuffled) == []
 
 
-def test_a_workbook_of_mixed_cells_has_the_lines_of_the_parquet_file(parquet: Ran, workbook: Ran) -> None:
+def test_a_workbook_of_mixed_cells_equals_the_parquet_file(parquet: Ran, workbook: Ran) -> None:
     [(lines, kinds)] = workbook.rows("select count(*), count(distinct left(invoice, 1)) from raw_transactions")
     assert 20_000 < lines < 50_000
     assert kinds == 3, "invoices of digits, cancellations and A invoices"
@@ -725,7 +725,7 @@ def test_both_sheets_of_the_subset_are_read_whole(subset: Ran) -> None:
     assert subset.rows(counts) == [("Year 2009-2010", 14_269, 2), ("Year 2010-2011", 20_497, 2)]
 
 
-def test_the_second_sheet_of_the_subset_has_the_lines_of_the_parquet_file(parquet: Ran, subset: Ran) -> None:
+def test_the_second_sheet_equals_the_parquet_file(parquet: Ran, subset: Ran) -> None:
     lines = subset.rows(f"select {CONTENT} from raw_transactions where source_sheet = 'Year 2010-2011' order by all")
     countries = tuple({country for *_, country in lines})
     assert len(countries) == 10

@@ -315,7 +315,7 @@ def test_schedules_are_switched_on(visit: Visit) -> None:
             expect(link.locator("xpath=following::input[@type='checkbox'][1]")).to_be_checked(checked=starts_on)
 
 
-def test_a_broken_source_fails_the_run_and_says_what_to_do(visit: Visit, broken_run: str) -> None:
+def test_a_broken_source_fails_with_what_to_do(visit: Visit, broken_run: str) -> None:
     visit.page.goto(f"/runs/{broken_run}")
     expect(visit.page.get_by_text("Failure", exact=True).first).to_be_visible()
     expect(visit.page.get_by_text("Correct [columns] of the retailer file").first).to_be_visible()

@@ -73,7 +73,7 @@ def sparse(path: Path, beginning: bytes, size: int, end: bytes = b"") -> Path:
 SOLD = ",".join(line("3")).encode() + b"\n"
 
 
-def test_huge_lines_and_files_without_a_line_break_are_never_in_memory(shop: Shop) -> None:
+def test_huge_lines_are_never_whole_in_memory(shop: Shop) -> None:
     """Of 200 MB each, in one process: a long line, files without a line break, and compressed lines."""
     header = ",".join(HEADER).encode() + b"\n"
     sparse(shop.source / "line.csv", header + SOLD, 200 * MB, b"\n" + SOLD)

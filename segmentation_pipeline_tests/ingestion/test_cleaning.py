@@ -189,7 +189,7 @@ def test_customer_and_invoice_are_always_required(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("test", [{"not_in": ["9"]}, {"not_matches": "9"}, {"in": ["", "7", "1", "17850"]}])
 @pytest.mark.parametrize("column", ["customer_id", "invoice"])
-def test_rule_that_accepts_an_empty_value_leaves_it_to_the_pipelines_rule(
+def test_rule_that_accepts_empty_values_leaves_them_to_the_pipeline(
     tmp_path: Path, column: str, test: dict[str, Any]
 ) -> None:
     lines = [line("1"), line("1", customer=""), line("", customer="7"), line("9", customer="9")]

@@ -90,7 +90,7 @@ def test_a_time_may_have_a_column_of_its_own(warehouse: Warehouse, tmp_path: Pat
 
 
 @pytest.mark.parametrize("date_format", [None, "%d/%m/%Y", ["%d/%m/%Y", "%m/%d/%Y"]])
-def test_a_date_cell_has_one_reading_whatever_the_format_of_texts(
+def test_a_date_cell_is_read_alike_under_any_format(
     warehouse: Warehouse, tmp_path: Path, date_format: str | list[str] | None
 ) -> None:
     cells = [datetime.fromisoformat("2025-01-05 19:03:00"), datetime.fromisoformat("2025-01-05 00:00:00")]
@@ -120,21 +120,21 @@ def test_a_date_cell_has_one_reading_whatever_the_format_of_texts(
         ("en", "%B %d, %Y %I:%M %p", ["March 3, 2024 12:00 AM", "mar 3, 2024 12:00 am"]),
     ],
 )
-def test_months_are_read_by_their_names_in_the_language_of_the_setting(
+def test_months_are_read_in_the_language_of_the_setting(
     warehouse: Warehouse, tmp_path: Path, language: str, date_format: str, texts: Sequence[str]
 ) -> None:
     found = read(warehouse, tmp_path, texts, date_format=date_format, date_language=language)
     assert found == ["2024-03-03 00:00:00"] * len(texts)
 
 
-def test_every_month_of_a_language_has_a_reading_of_its_own(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_every_month_of_a_language_is_read_as_itself(warehouse: Warehouse, tmp_path: Path) -> None:
     names = "12 janv. 2024,12 févr. 2024,12 mars 2024,12 avr. 2024,12 mai 2024,12 juin 2024,12 juil. 2024"
     texts = f"{names},12 août 2024,12 sept. 2024,12 oct. 2024,12 nov. 2024,12 déc. 2024".split(",")
     found = read(warehouse, tmp_path, texts, date_format="%d %b %Y", date_language="fr")
     assert found == [f"2024-{month:02d}-12 00:00:00" for month in range(1, 13)]
 
 
-def test_a_date_without_a_name_of_its_language_is_not_read(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_date_in_another_language_is_not_read(warehouse: Warehouse, tmp_path: Path) -> None:
     texts = ["12 02 2024", "12 Oct 2024", "12 foo 2024", "31 févr. 2024", "2024-02-12", "12/02/2024"]
     formats = ["%d %B %Y", "iso_8601", "%d/%m/%Y"]
     found = read(warehouse, tmp_path, texts, date_format=formats, date_language="de")

@@ -134,7 +134,7 @@ NUMBERS = ("0", "0,50", "1.234,5", "-3", "3-", "12,00 £", "1e3", "many", "", "1
         ({"below": 12}, {"0", "0,50", "-3", "3-"}),
     ],
 )
-def test_number_in_a_text_is_read_in_the_notation_of_the_source(
+def test_numbers_in_text_are_read_in_the_source_notation(
     warehouse: Warehouse, tmp_path: Path, rule: dict[str, Any], texts: set[str]
 ) -> None:
     source = {"decimal": ",", "minor_unit_digits": 2}
@@ -176,7 +176,7 @@ def test_file_without_the_column_is_an_error(warehouse: Warehouse, tmp_path: Pat
         load(warehouse, shop(), tmp_path)
 
 
-def test_changed_columns_read_files_again_and_keep_lines_of_missing_ones(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_changed_columns_reload_files_and_keep_missing_ones(warehouse: Warehouse, tmp_path: Path) -> None:
     for name in "ab":
         write_csv(tmp_path / "in" / f"{name}.csv", sold(name), HEADER)
     load(warehouse, shop({}), tmp_path)

@@ -595,7 +595,7 @@ def test_field_of_several_lines_is_one_record(tmp_path: Path) -> None:
     assert read(retailer("in"), tmp_path).connection.execute(select).fetchall() == expected_lines
 
 
-def test_delimiters_at_the_end_of_a_line_do_not_spoil_it(tmp_path: Path) -> None:
+def test_trailing_delimiters_do_not_spoil_a_line(tmp_path: Path) -> None:
     """Whether DuckDB reads the file, or Python does because of a malformed record."""
     trailing = "".join(good(number).replace("\n", "," * number + "\n") for number in range(3)) + "," * 13 + "\n"
     for name, end in (("a.csv", ""), ("b.csv", MALFORMED["unclosed quote"])):

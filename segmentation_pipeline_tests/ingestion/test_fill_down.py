@@ -173,7 +173,7 @@ def test_every_format_is_filled(warehouse: Warehouse, tmp_path: Path, kind: str)
     assert source.metrics["values_filled"] == 8
 
 
-def test_time_in_a_column_of_its_own_is_filled_with_the_date(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_separate_time_column_is_filled_with_the_date(warehouse: Warehouse, tmp_path: Path) -> None:
     lines = [("1", "a", "2024-03-01", "10:00", "5"), ("1", "", "", "", "5"), ("1", "", "", "11:30", "5")]
     write_csv(tmp_path / "in" / "a.csv", lines, HEADER)
     retailer = shop({"transaction_time": "Tag", "extra": {}}, fill_down=["customer_id", "transaction_at"])

@@ -104,7 +104,7 @@ def test_setting_of_the_delimiter_counts_before_a_sep_line(warehouse: Warehouse,
     assert lines_of(warehouse, retailer(delimiter=","), tmp_path) == {"a.csv": expected, "b.csv": expected}
 
 
-def test_column_name_that_begins_like_a_sep_line_is_a_header(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_header_that_begins_like_a_sep_line_is_kept(warehouse: Warehouse, tmp_path: Path) -> None:
     write(tmp_path, ["sep=a,who,at,money", *[f"x,{line.split(',')[1]},2024-03-01,1" for line in LINES]])
     assert {number: who for number, (who, _) in lines_of(warehouse, retailer(), tmp_path)["a.csv"].items()} == {
         2: "ann",
@@ -175,7 +175,7 @@ def test_message_names_a_wrong_delimiter(warehouse: Warehouse, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("malformed", [[], [MALFORMED]], ids=["duckdb", "python"])
-def test_columns_of_a_file_without_a_header_are_found_by_position(
+def test_columns_without_a_header_are_found_by_position(
     warehouse: Warehouse, tmp_path: Path, malformed: list[str]
 ) -> None:
     below: Lines = {len(LINES) + 1: unparsed(MALFORMED)} if malformed else {}
@@ -199,7 +199,7 @@ def test_file_without_header_below_lines_of_a_report(warehouse: Warehouse, tmp_p
 
 
 @pytest.mark.parametrize("first", ["2024-03-09,zoe", "2024-03-09,zoe,1,2,3", "2024-03-09"])
-def test_damaged_first_line_does_not_decide_how_many_columns_there_are(
+def test_damaged_first_line_does_not_decide_the_number_of_columns(
     warehouse: Warehouse, tmp_path: Path, first: str
 ) -> None:
     write(tmp_path, [first, *LINES])
@@ -234,7 +234,7 @@ def test_position_beyond_the_columns_is_reported(warehouse: Warehouse, tmp_path:
     assert said.endswith("Check source.delimiter too.")
 
 
-def test_message_about_a_missing_header_names_the_setting_and_no_customer(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_message_about_a_missing_header_names_no_customer(warehouse: Warehouse, tmp_path: Path) -> None:
     write(tmp_path, ["2024-03-01,4711,1.5", *LINES])
     said = message(warehouse, retailer(), tmp_path)
     assert said.endswith("if it has none, set source.header = false.")
@@ -343,7 +343,7 @@ def test_byte_order_mark_counts_before_the_setting(warehouse: Warehouse, tmp_pat
     assert found == {name: moved(expected, 1) if name.startswith("s-") else expected for name in found}
 
 
-def test_byte_order_mark_counts_with_lines_above_and_without_a_header(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored_with_skipped_lines_without_header(warehouse: Warehouse, tmp_path: Path) -> None:
     for encoding in MARKS:
         write(tmp_path, ["\ufeffReport", "", "", *LINES], f"{encoding}.csv", encoding=encoding)
     found = lines_of(warehouse, retailer(POSITIONS, header=False, skip_lines=3), tmp_path)
@@ -453,9 +453,7 @@ def test_title_rows_of_each_sheet_are_skipped(warehouse: Warehouse, tmp_path: Pa
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
-def test_columns_of_a_sheet_without_a_header_count_from_column_a(
-    warehouse: Warehouse, tmp_path: Path, skipped: int
-) -> None:
+def test_columns_of_a_sheet_count_from_column_a(warehouse: Warehouse, tmp_path: Path, skipped: int) -> None:
     workbook(tmp_path / "in" / "a.xlsx", {"S": [[None]] * skipped + [[None, None, *row] for row in ROWS]})
     columns = {name: position + 2 for name, position in POSITIONS.items()}
     found = lines_of(warehouse, retailer(columns, header=False, skip_lines=skipped), tmp_path)

@@ -111,7 +111,7 @@ def test_money_may_have_the_retailers_currency(warehouse: Warehouse, tmp_path: P
     assert read(warehouse, tmp_path, column, [*OWN_CURRENCY]) == numbers(OWN_CURRENCY)
 
 
-def test_money_of_another_currency_is_read_only_where_the_settings_say_so(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_another_currency_is_read_only_if_the_settings_allow(warehouse: Warehouse, tmp_path: Path) -> None:
     texts = ["$2.50", "2.50 USD", "€2.50", "Rs. 250", "2.50 R.M."]
     assert read(warehouse, tmp_path, "amount", texts) == dict.fromkeys(texts)
     found = read(warehouse, tmp_path, "amount", texts, currency_marks=["$", "USD", "Rs.", "R.M."])

@@ -104,7 +104,7 @@ def test_an_invoice_that_differs_in_one_line_is_another_one(warehouse: Warehouse
     assert overlaps(warehouse, tmp_path, files) == ([], "")
 
 
-def test_other_names_of_a_product_do_not_hide_a_repeated_line(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_other_product_names_do_not_hide_a_repeated_line(warehouse: Warehouse, tmp_path: Path) -> None:
     """An export of today has the product names of today."""
     found, message = overlaps(
         warehouse, tmp_path, {"a.csv": sold(20), "b.csv": sold(30, description="NEW NAME", country="UK")}

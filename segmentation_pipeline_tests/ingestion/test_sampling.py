@@ -99,7 +99,7 @@ def test_a_sample_is_the_beginning_of_what_a_run_reads(tmp_path: Path, name: str
     assert read == [line for sheet in sheets for line in [row for row in whole if row[0] == sheet][:first_of_each]]
 
 
-def test_a_quote_that_is_never_closed_does_not_end_the_sample(tmp_path: Path) -> None:
+def test_an_unclosed_quote_does_not_end_the_sample(tmp_path: Path) -> None:
     lines = [*csv_text().splitlines(), '"2024-04-01,k,1,x', *["2024-04-01 10:00:00,k,1,x"] * 3_000]
     write_bytes(tmp_path / "in", "a.csv", "\n".join(lines).encode())
     settings = retailer()
@@ -133,7 +133,7 @@ def test_small_files_leave_their_lines_to_larger_ones(sizes: Sequence[int], expe
     assert [*lines_of_each(dict(zip("abc", sizes, strict=False)), 10_000).values()] == expected
 
 
-def test_a_sample_of_which_nothing_counts_says_why_a_run_fails(tmp_path: Path) -> None:
+def test_a_sample_without_valid_lines_says_why_a_run_fails(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "a.csv", [("?", *line[1:]) for line in LINES], HEADER)
     settings = retailer()
     with sampled(settings, tmp_path, source_files(settings.source, tmp_path)) as sample:
@@ -142,7 +142,7 @@ def test_a_sample_of_which_nothing_counts_says_why_a_run_fails(tmp_path: Path) -
         assert sample.losses.unreadable.lines == 28
 
 
-def test_a_file_that_cannot_be_read_is_reported_and_too_many_are_an_error(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_and_too_many_fail(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         write_csv(tmp_path / "in" / name, LINES, HEADER)
     (tmp_path / "in" / "c.csv").symlink_to(tmp_path / "nowhere")

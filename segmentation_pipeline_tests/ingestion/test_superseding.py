@@ -215,7 +215,7 @@ def test_lines_of_superseded_files_are_rejected_and_reported(shop: Shop) -> None
     assert clean(shop) == ["500001", "500002", "500009"]
 
 
-def test_a_line_of_a_superseded_file_makes_no_other_a_copy(shop: Shop) -> None:
+def test_superseded_lines_make_no_other_line_a_duplicate(shop: Shop) -> None:
     shop.set("cleaning", sources_overlap=True)
     shop.add_files({V2[:-4]: rows_of("500001", "500002"), "z": rows_of("500001")})
     shop.execute(ASSETS)

@@ -66,7 +66,7 @@ LABELS += [
 
 
 @pytest.mark.parametrize("place", range(5), ids=HEADER[:5])
-def test_total_in_any_column_of_a_label_is_rejected_as_such(warehouse: Warehouse, tmp_path: Path, place: int) -> None:
+def test_a_total_label_in_any_column_is_rejected(warehouse: Warehouse, tmp_path: Path, place: int) -> None:
     totals = [(*tuple(label if at == place else "" for at in range(5)), "2", "3.00") for label in LABELS]
     write(tmp_path, SOLD, SOLD, *totals)
     found = rejected(warehouse, retailer(), tmp_path)

@@ -143,7 +143,7 @@ def test_text_with_the_ending_of_a_workbook_is_reported(
     assert advice.rstrip(".") in said
 
 
-def test_text_with_the_ending_of_a_workbook_is_read_as_the_setting_says(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_text_named_like_a_workbook_follows_the_setting(warehouse: Warehouse, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.xls").write_text("\t".join(HEADER) + "\n7\t2024-03-01\tann\t1\t2.5\n", "utf-8")
     found = lines_of(warehouse, retailer(format="csv", delimiter="\t"), tmp_path)
@@ -215,7 +215,7 @@ def test_workbook_on_which_the_reader_fails_is_reported(
     assert message(warehouse, tmp_path) == "a.xls: cannot be read as xls: it is damaged"
 
 
-def test_names_of_a_damaged_workbook_leave_the_message_on_one_line(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_damaged_workbook_has_a_message_of_one_line(warehouse: Warehouse, tmp_path: Path) -> None:
     whole, damaged = write_xlsb(tmp_path / "whole.xlsb", SHEETS), tmp_path / "in" / "a.xlsb"
     damaged.parent.mkdir()
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(damaged, "w") as target:

@@ -38,7 +38,7 @@ TRIED = ("accounting", "ids", "noheader", "overlap", "shopify", "status", "strip
 
 
 @pytest.mark.parametrize("export", TRIED)
-def test_a_draft_reads_an_export_as_its_own_retailer_file_does(export: str, tmp_path: Path) -> None:
+def test_a_draft_reads_like_the_shipped_retailer_file(export: str, tmp_path: Path) -> None:
     """The settings that are left open, and the time zone, are taken from that file."""
     draft = proposed_draft(EXPORTS / export / "in", tmp_path)
     written = tomllib.loads((EXPORTS / export / "retailer.toml").read_text("utf-8"))
@@ -317,7 +317,7 @@ def test_everything_that_a_file_says_is_found(name: str, tmp_path: Path) -> None
         assert sample.warehouse.count("clean_transactions") == len(DAYS)
 
 
-def test_a_sheet_with_a_title_is_told_from_one_without_lines(tmp_path: Path) -> None:
+def test_a_titled_sheet_is_found_beside_an_empty_one(tmp_path: Path) -> None:
     rows = [(n, "A1", datetime.combine(day, datetime.min.time()), 2.5 + n, f"K{n % 9}") for n, day in enumerate(DAYS)]
     header = ("Belegnummer", "Artikel", "Datum", "Betrag", "Kundennummer")
     sheets: dict[str, Any] = {"Info": [("Bericht", "2024")], "Verkäufe": [("Verkaufsliste",), (), header, *rows]}
@@ -394,14 +394,14 @@ def test_both_readings_of_a_date_are_shown_with_their_period(tmp_path: Path) -> 
     assert "%m/%d/%Y reads 2 of 2 values, from 2024-05-01 00:00:00 to 2024-12-11 00:00:00." in evidence
 
 
-def test_more_lines_are_read_where_the_first_are_of_a_few_days(tmp_path: Path) -> None:
+def test_more_lines_are_read_if_the_first_span_few_days(tmp_path: Path) -> None:
     """Day 13 comes after more lines than are usually looked at."""
     lines = "".join(f"{n},{1 + n // 1000:02d}/01/2024,K{n % 99},2.50\n" for n in range(14_000))
     draft = draft_of(tmp_path, "a.csv", f"Order,Order Date,Customer,Total\n{lines}")
     assert (draft.open_keys, draft.settings["source"]["date_format"]) == ([], "%d/%m/%Y")
 
 
-def test_the_total_of_an_order_is_not_that_of_a_line(tmp_path: Path) -> None:
+def test_an_order_total_is_not_a_line_total(tmp_path: Path) -> None:
     lines = "\n".join(f"{n // 2},2024-01-05,K{n},2,{2.5 + n},{99.5 + n // 2}" for n in range(10))
     draft = draft_of(tmp_path, "a.csv", f"Order,Date,Customer,Qty,Price,Order Total\n{lines}\n")
     assert set(draft.settings["columns"]) >= {"quantity", "price"}
@@ -414,7 +414,7 @@ def test_the_total_of_an_order_without_prices_is_left_open(tmp_path: Path) -> No
     assert draft.open_keys == ["columns.amount"]
 
 
-def test_a_price_that_grows_with_the_quantity_is_that_of_the_line(tmp_path: Path) -> None:
+def test_a_price_that_grows_with_quantity_is_a_line_total(tmp_path: Path) -> None:
     lines = "\n".join(f"{n},2024-01-05,K{n},A{n % 2},{1 + n % 3},{(1 + n % 3) * (2.5 + n % 2)}" for n in range(12))
     draft = draft_of(tmp_path, "a.csv", f"Order,Date,Customer,SKU,Qty,Item Price\n{lines}\n")
     assert draft.settings["columns"]["amount"] == "Item Price"

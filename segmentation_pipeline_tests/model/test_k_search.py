@@ -304,7 +304,7 @@ def test_eight_customers_are_no_cluster_in_robust_scaling(shop: dict[str, Array]
 # Many customers
 
 
-def test_a_search_among_many_customers_uses_a_sample_and_fits_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_search_uses_a_sample_and_fits_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of clusters, and nearly every customer's cluster, are those of a search among all of them."""
     features = blobs(4, each=1_000)
     searched = list[int]()

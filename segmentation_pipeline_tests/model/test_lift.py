@@ -302,7 +302,7 @@ def test_resamples_of_four_thousand_customers_are_fast() -> None:
     assert time.process_time() - started < 1
 
 
-def test_resamples_of_a_part_have_the_place_and_width_of_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resamples_of_a_sample_have_equal_centre_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(11)
     past = random.lognormal(3, 1, 20_000)
     future = past * random.lognormal(0, 0.8, 20_000) * (random.random(20_000) < 0.6)

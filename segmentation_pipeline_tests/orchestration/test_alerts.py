@@ -99,7 +99,7 @@ def run_command() -> Result:
     return CliRunner().invoke(app, ["run"])
 
 
-def test_failed_command_posts_its_steps_and_what_to_do_and_no_data_of_the_source(
+def test_a_failed_command_posts_advice_and_no_source_data(
     home: dg.DagsterInstance, tmp_path: Path, received: Webhook
 ) -> None:
     """The message to the user quotes a cell as a masked pattern; the one to the webhook quotes nothing."""

@@ -147,9 +147,7 @@ def checked(database: Warehouse, retailer: Retailer) -> dg.AssetCheckResult:
     return result
 
 
-def test_an_export_with_mixed_ids_warns_with_figures_until_they_are_normalised(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_ids_warn_with_figures_until_normalised(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGMENTATION_RETAILER", str(EXPORT / "retailer.toml"))
     with_setting = load_settings()
     without = with_setting.model_copy(update={"customers": retailer_of().customers})
@@ -204,7 +202,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_an_invalid_mapping_is_an_error_that_names_the_line_and_nobody(tmp_path: Path, text: str) -> None:
+def test_an_invalid_mapping_names_the_line_and_no_customer(tmp_path: Path, text: str) -> None:
     with pytest.raises(SourceError) as raised:
         mapping(tmp_path, text)
     assert INVALID[text] in str(raised.value)
@@ -281,7 +279,7 @@ def test_an_erased_customer_stays_erased_whatever_the_settings_become(
     assert [n for n, _ in stored(erased, ids, ["007", "70"], pseudonymise=pseudonymise)] == [1]
 
 
-def test_erasing_one_id_of_a_merged_customer_erases_all_of_them(key: Key) -> None:
+def test_erasing_one_merged_id_erases_all_of_them(key: Key) -> None:
     ids = CustomerIds(("strip_leading_zeros",), {"7": "9", "8": "9"})
     for given_id in ("07", "8.0", "9"):
         named = NamedCustomers.of(retailer_of(), key, [given_id], ids)

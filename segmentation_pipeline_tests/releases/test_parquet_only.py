@@ -181,9 +181,7 @@ def test_every_command_works_on_a_moved_release(shop: Shop, tmp_path: Path) -> N
     assert segments(moved, "releases", "rollback", name).code == 0
 
 
-def test_a_night_prints_what_changed_and_which_tables_are_parquet_only(
-    finished_shop: Shop, instance: dg.DagsterInstance
-) -> None:
+def test_a_night_prints_changes_and_parquet_only_tables(finished_shop: Shop, instance: dg.DagsterInstance) -> None:
     """From one form to the other, with the customers who moved between them."""
     finished_shop.configure(rfm={"look_back_days": 200}, release={"max_database_rows": LIMIT})
     ended = segments(finished_shop, "run", "--as-of", SECOND_NIGHT)

@@ -109,7 +109,7 @@ def shop(three_nights: Shop, tmp_path: Path) -> Shop:
     return three_nights.copy(tmp_path / "shop's [1] copy")
 
 
-def test_three_nights_leave_models_moved_customers_and_lines_of_a_missing_file(three_nights: Shop) -> None:
+def test_three_nights_leave_everything_that_a_restore_needs(three_nights: Shop) -> None:
     """Otherwise the following tests would restore nothing of value. All other files are read again after a restore."""
     state = state_of(three_nights.work)
     assert {row[:2] for row in state["ingested_files"]} == {("1.csv", "missing")}

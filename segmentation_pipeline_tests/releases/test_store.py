@@ -186,9 +186,7 @@ def test_the_manifest_has_the_checksum_of_every_file(shop: Shop) -> None:
     assert is_intact(shop.release)
 
 
-def test_files_of_the_same_rows_are_copied_from_the_last_release(
-    releases: Releases, work: duckdb.DuckDBPyConnection
-) -> None:
+def test_unchanged_files_are_copied_from_the_last_release(releases: Releases, work: duckdb.DuckDBPyConnection) -> None:
     """A table that changes is written again with the database; so is a file that was damaged meanwhile."""
     first = releases.find(publish(releases, work, 1))
     second = releases.find(publish(releases, work, 2))

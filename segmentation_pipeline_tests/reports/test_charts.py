@@ -67,7 +67,7 @@ def test_a_segment_has_its_permanent_colour_in_every_chart() -> None:
         assert [key for key in ("delight", "retain", "dormant") if f'fill="{COLOURS[key]}"' not in svg] == []
 
 
-def test_segment_sizes_draws_no_bar_for_a_negative_share_but_says_it() -> None:
+def test_segment_sizes_names_a_negative_share_without_a_bar() -> None:
     chart = charts.segment_sizes(SIZES, None)
     assert "DORMANT: 10.0% of customers, -1.0% of revenue" in str(chart.description)
     assert min(row["share"] for row in rows_of(chart)) == 0
@@ -197,7 +197,7 @@ def test_customers_who_all_spent_the_same_have_a_map() -> None:
     assert all(0 <= across <= theme.WIDTH for across, _ in labels.values())
 
 
-def test_a_metric_that_is_not_defined_is_not_called_a_number() -> None:
+def test_an_undefined_metric_is_not_called_a_number() -> None:
     rows = pd.DataFrame(
         {
             "month_end": pd.Timestamp("2024-11-01"),

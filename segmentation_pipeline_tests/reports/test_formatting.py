@@ -38,5 +38,5 @@ def test_counts_and_shares_use_the_separators_of_the_money() -> None:
     assert format_share(1, None) == "100.0%"
 
 
-def test_every_currency_whose_sign_is_read_is_written_with_a_sign() -> None:
+def test_every_currency_sign_that_is_read_is_written() -> None:
     assert [code for code in _SIGNS if code != "CHF" and notation_of(code).prefix.startswith(code)] == []

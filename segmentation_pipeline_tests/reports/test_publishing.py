@@ -59,7 +59,7 @@ def test_a_page_is_drawn_where_anything_that_it_shows_differs(shop: Shop) -> Non
     assert write(shop, night_without_news(shop, 7), redraw=True).drawings
 
 
-def test_charts_whose_rows_are_those_of_the_last_page_are_not_drawn_again(shop: Shop) -> None:
+def test_charts_with_unchanged_rows_are_not_drawn_again(shop: Shop) -> None:
     """A night changes the customers. What a fit found, and past months, stay as they are."""
     last = shop.releases.all()[-1]
     write(shop, last)
@@ -81,7 +81,7 @@ def test_charts_whose_rows_are_those_of_the_last_page_are_not_drawn_again(shop: 
     assert page.partition("<body")[2] == changed.report.read_text("utf-8").partition("<body")[2]
 
 
-def test_a_page_that_lacks_a_chart_by_an_error_is_not_used_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_with_a_failed_chart_is_not_reused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(charts, "lift", lambda *_: 1 / 0)
         [failed] = [drawing for drawing in write(shop, shop.releases.all()[-1]).drawings if drawing.error]
@@ -90,7 +90,7 @@ def test_a_page_that_lacks_a_chart_by_an_error_is_not_used_again(shop: Shop, mon
     assert [drawing.error for drawing in drawn.drawings if drawing.error] == []
 
 
-def test_a_repeated_run_of_a_day_is_compared_with_the_day_before(shop: Shop) -> None:
+def test_a_repeated_run_is_compared_with_the_day_before(shop: Shop) -> None:
     first, second, _ = shop.releases.all()
     again = night_without_news(shop)
     assert previous_of(again, shop.releases.all()) == second

@@ -92,7 +92,7 @@ def test_the_page_names_no_customer(written: Report, refitted_template: Shop) ->
     assert customers & set(re.findall(r"\w+", written.html)) == set()
 
 
-def test_the_page_has_no_address_no_script_and_an_escaped_title(written: Report) -> None:
+def test_the_page_has_no_address_or_script_and_escapes_titles(written: Report) -> None:
     for forbidden in ("http:", "https:", "//", "<script", "<link", "src=", "url(", "@import", "<shop>"):
         assert forbidden not in written.html
     assert written.html.count("Corner &lt;shop&gt;") == 2

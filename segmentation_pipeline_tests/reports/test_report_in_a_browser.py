@@ -91,7 +91,7 @@ def test_the_keyboard_reaches_sections_and_tables(browser: Browser, address: str
     page.close()
 
 
-def test_the_print_is_short_and_dark_on_white_even_in_dark_mode(browser: Browser, address: str) -> None:
+def test_the_print_is_dark_on_white_in_dark_mode(browser: Browser, address: str) -> None:
     page, _ = opened(browser, address, color_scheme="dark")
     colour = "getComputedStyle(document.body).color"
     assert page.evaluate(colour) == "rgb(232, 237, 242)"

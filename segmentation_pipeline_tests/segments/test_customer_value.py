@@ -55,7 +55,7 @@ def test_customers_are_scored_alike_in_many_blocks(nights: Nights, monkeypatch: 
     assert customer_blocks.blocks_of(len(at_once), 37) > 3
 
 
-def test_model_of_many_customers_is_fitted_and_tried_on_a_sample(nights: Nights) -> None:
+def test_a_large_model_is_fitted_on_a_sample(nights: Nights) -> None:
     """And the row of the model still counts all of them."""
     counts = "select customers, repeat_customers from customer_value_model"
     tried = "select distinct customers from customer_value_errors"
@@ -117,7 +117,7 @@ def test_profiles_sum_the_customers_and_risk_counts_lapsing_ones(nights: Nights)
     assert nights.rows("select sum(spend_at_risk_365) > 0 from segment_profiles") == [(True,)]
 
 
-def test_forecast_of_the_last_quarter_is_compared_with_what_was_bought(nights: Nights) -> None:
+def test_last_quarter_forecast_is_compared_with_actual_spend(nights: Nights) -> None:
     start = AS_OF - timedelta(days=90)
     [(customers, spend)] = nights.rows(
         "select count(*), sum(greatest(later, 0)) from ("
@@ -179,7 +179,7 @@ def test_fit_and_scores_are_reproducible(nights: Nights) -> None:
     assert {name: nights.table(name) for name in before} == before
 
 
-def test_shop_with_too_few_repeats_has_a_reason_and_no_values() -> None:
+def test_too_few_repeats_give_a_reason_and_no_values() -> None:
     nights = Nights(
         [
             line(invoice=f"{who}{day}", at=f"2024-01-{day + 1:02d} 10:00:00", customer=f"c{who}", price=f"{who + day}")

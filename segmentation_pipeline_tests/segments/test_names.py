@@ -140,7 +140,7 @@ WORDS: dict[str, Callable[[float, float], bool]] = {
 @pytest.mark.parametrize(
     "segment", [one for one in SEGMENTS if one.customer_group == "normal"], ids=lambda one: one.key
 )
-def test_words_of_a_normal_segment_are_true_where_it_is_named(segment: Segment) -> None:
+def test_the_name_of_a_normal_segment_is_true(segment: Segment) -> None:
     """A single cluster anywhere in the plane of value and recency gets a name whose words fit the position."""
     words = [word for word in WORDS if word in segment.description]
     assert len(words) == 2, segment.description

@@ -240,7 +240,7 @@ def test_search_leaves_another_number_pending(nights: Nights) -> None:
     assert (nights.last_model.status, nights.last_model.n_clusters) == ("active", 4)
 
 
-def test_a_transform_that_a_search_chose_stays_until_the_settings_fix_another(nights: Nights) -> None:
+def test_a_chosen_transform_stays_until_settings_fix_another(nights: Nights) -> None:
     registry = Registry.of(nights.warehouse)
     assert registry.active is not None
     active, features = replace(registry.active, transform="robust"), read_features(nights.warehouse)

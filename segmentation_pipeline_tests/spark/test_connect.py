@@ -145,7 +145,7 @@ def test_an_error_of_a_worker_is_a_message_without_values(server: Mapping[str, A
         assert message_of(raised.value) == "PermissionError: denied 1"
 
 
-def test_an_option_that_only_the_server_can_set_is_an_error(server: Mapping[str, Any], tmp_path: Path) -> None:
+def test_an_option_of_the_server_alone_is_rejected(server: Mapping[str, Any], tmp_path: Path) -> None:
     options = {**server["options"], "spark.sql.warehouse.dir": "/elsewhere"}
     message = r"engine\.master: no Spark session on sc://.*spark\.sql\.warehouse\.dir"
     with on_spark({**server, "options": options}, tmp_path) as database, pytest.raises(EngineError, match=message):
@@ -160,7 +160,7 @@ def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: 
         database.rows(LINES)
 
 
-def test_a_run_over_connect_does_not_wait_for_workers_without_end(
+def test_a_run_over_connect_stops_waiting_for_workers(
     cluster: Cluster, server: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "_SECONDS_OF_A_MINUTE", 1.0)

@@ -133,7 +133,7 @@ def test_a_stale_release_exits_with_2(shop: Shop) -> None:
     assert problems(found(shop, "--max-age", "1")) == []
 
 
-def test_nightly_releases_are_stale_after_a_day_while_the_daemon_runs(
+def test_nightly_releases_are_stale_after_a_day(
     shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segmentation_pipeline.status.report._NIGHTLY_HOURS", 0.0)
@@ -144,7 +144,7 @@ def test_nightly_releases_are_stale_after_a_day_while_the_daemon_runs(
     assert problems(found(shop)) == [("warning", "schedules")], "the daemon has stopped"
 
 
-def test_a_daemon_runs_the_nights_of_the_retailer_of_its_environment(
+def test_a_daemon_runs_the_nights_of_its_retailer(
     shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segmentation_pipeline.status.report._NIGHTLY_HOURS", 0.0)

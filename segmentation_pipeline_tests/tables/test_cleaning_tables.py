@@ -203,7 +203,7 @@ def test_unparsed_values_leaves_out_what_another_rule_rejects(warehouse: Warehou
     assert unparsed_values(warehouse, *unparsed({"price": "ten"}, rule="after_as_of")) == []
 
 
-def test_unparsed_values_names_an_empty_value_only_where_it_is_needed(warehouse: Warehouse) -> None:
+def test_unparsed_values_names_empty_values_only_where_needed(warehouse: Warehouse) -> None:
     """With a column of amounts, a quantity may be empty: the date alone makes the first line unreadable."""
     rows = unparsed_values(warehouse, *unparsed({"transaction_at": "soon", "quantity": ""}, amount="1"))
     assert columns_of(rows, "column_name", "pattern") == [("transaction_at", "aaaa")]

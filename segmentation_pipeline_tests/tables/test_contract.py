@@ -113,7 +113,7 @@ def test_repeated_line_numbers_are_counted(
     assert (missing, others) == (Violation("line", "not null", "1 rows"), expected)
 
 
-def test_an_empty_table_is_a_violation_unless_it_may_be_empty(warehouse: Warehouse) -> None:
+def test_an_empty_table_violates_unless_it_may_be_empty(warehouse: Warehouse) -> None:
     assert violations(warehouse.connection, []) == [Violation("", "not empty", "0 rows")]
     [result] = warehouse.write([TableWrite("outlier_segments", OUTLIERS + " where false")], {})
     assert (result.rows, result.violations) == (0, ())

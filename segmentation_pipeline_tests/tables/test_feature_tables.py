@@ -110,7 +110,7 @@ def test_rfm_features_fills_every_column(warehouse: Warehouse) -> None:
     ]
 
 
-def test_rfm_features_counts_negative_money_as_refund_and_free_lines_as_purchase(
+def test_rfm_features_counts_refunds_and_free_lines(
     warehouse: Warehouse,
 ) -> None:
     lines = sales(
@@ -329,7 +329,7 @@ def test_inter_purchase_times_is_null_where_nobody_returned(warehouse: Warehouse
     assert purchase_times(warehouse, bought_on(a=[1], b=[2])) == {"a": (1, None), "b": (1, None)}
 
 
-def test_inter_purchase_times_does_not_depend_on_the_order_of_lines() -> None:
+def test_inter_purchase_times_ignores_the_order_of_lines() -> None:
     random = np.random.default_rng(7)
     days = {f"c{n}": random.integers(1, 300, 1 + n % 9).tolist() for n in range(60)}
     lines = bought_on(**days)

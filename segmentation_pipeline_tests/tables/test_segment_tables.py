@@ -469,7 +469,7 @@ def test_segment_profiles_holds_size_revenue_and_typical_customer(warehouse: War
     assert [delight[name] for name in figures] == [840, 840, 40, 40, 1, 1]
 
 
-def test_segment_profiles_sums_expected_spend_and_that_of_lapsing_customers_at_risk(warehouse: Warehouse) -> None:
+def test_segment_profiles_sums_expected_and_lapsing_spend(warehouse: Warehouse) -> None:
     store_catalogue(warehouse)
     customers = {"a": ("retain", True), "b": ("retain", False), "c": ("retain", None), "d": ("dormant", None)}
     rows = (
@@ -588,7 +588,7 @@ def test_outlier_products_ranks_products_by_money_net_of_refunds(warehouse: Ware
     assert columns_of(rows, "segment_key", "segment") == [("delight", "DELIGHT")] * 2
 
 
-def test_outlier_products_names_a_product_as_most_of_its_money_does(warehouse: Warehouse) -> None:
+def test_outlier_products_uses_the_name_with_most_money(warehouse: Warehouse) -> None:
     store_outliers_who_buy(
         warehouse,
         ("a", "1", "85123A", "2024-01-05", 60),

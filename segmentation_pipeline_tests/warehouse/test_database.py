@@ -21,7 +21,7 @@ def test_an_input_may_replace_a_table_that_does_not_exist() -> None:
     assert (result.rows, result.violations) == (0, ())
 
 
-def test_the_message_names_a_missing_table_and_the_job_to_run() -> None:
+def test_the_message_names_the_table_and_the_job() -> None:
     with pytest.raises(WarehouseError, match=r"normal_customers \(asset group customers\).*refit_segmentation"):
         Warehouse(duckdb.connect()).write([WRITE], {})
 
@@ -82,7 +82,7 @@ def test_rows_of_a_file_that_break_the_contract_change_nothing(database: Warehou
     assert stored(database) == before
 
 
-def test_a_table_that_must_have_rows_keeps_them_when_all_its_files_are_gone(database: Warehouse) -> None:
+def test_a_table_that_must_have_rows_keeps_the_last_ones(database: Warehouse) -> None:
     before = stored(database)
     none = lines("('a.csv', 2, '1')") + " where false"
     write = TableWrite("clean_transactions", none, files=frozenset({"a.csv", "b.csv"}))

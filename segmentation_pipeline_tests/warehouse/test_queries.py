@@ -17,7 +17,7 @@ from segmentation_pipeline.warehouse.queries import tables_read_by
         ("select * from range(3), a unpivot (x for y in (b, c))", {"a"}),
     ],
 )
-def test_the_tables_of_a_select_are_those_that_no_cte_hides(select: str, tables: set[str]) -> None:
+def test_a_cte_hides_a_table_of_its_name(select: str, tables: set[str]) -> None:
     assert tables_read_by(select) == tables
 
 
