@@ -1,4 +1,7 @@
-"""Jobs, schedules and sensors: when runs start, what they materialise, and what follows a failure."""
+"""Jobs, schedules and sensors: what starts runs, what they materialise, and what follows a failure.
+
+Contains the definitions. When schedules and sensors are evaluated is in `orchestration.schedules`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +10,6 @@ import dagster as dg
 
 from segmentation_pipeline.config.loading import load_settings, resolve_retailer
 from segmentation_pipeline.config.paths import RetailerFolders, data_folder
-from segmentation_pipeline.config.source_settings import Source
 from segmentation_pipeline.errors import PathError, PipelineError, RetailerError, SourceError
 from segmentation_pipeline.ingestion.file_watcher import FileCursor, current_files
 from segmentation_pipeline.orchestration import alerts, run_liveness
@@ -18,8 +20,15 @@ from segmentation_pipeline.orchestration.job_selection import (
     REFIT_JOB,
     why_model_is_due,
 )
+from segmentation_pipeline.orchestration.schedules import (
+    CRON,
+    NEW_FILES,
+    NIGHT_TAG,
+    SENSOR_SECONDS,
+    settle_seconds,
+    time_zone,
+)
 
-NIGHT_TAG = "segmentation/night"
 # Do what is due, and fit nothing beyond it.
 ONLY_WHAT_IS_DUE = {"ops": {"segmentation_model": {"config": {"refit": False}}}}
 UNFINISHED = [
@@ -43,21 +52,6 @@ refit_segmentation = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     description="Do the same, and fit a model, which becomes active if it passes promotion.",
 )
-
-
-def _time_zone() -> str:
-    """Return the retailer's time zone. An invalid file must not unload the code location; its runs report it."""
-    try:
-        return load_settings().time_zone
-    except RetailerError:
-        return "UTC"
-
-
-def _settle_seconds() -> int:
-    try:
-        return load_settings().source.settle_seconds
-    except RetailerError:
-        return int(Source.model_fields["settle_seconds"].default)
 
 
 def _why_model_is_due() -> str:
@@ -116,16 +110,15 @@ def weekly_refit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 
 # Of the first two exactly one starts a run each night. Each starts one only if the night has none yet, and only the
 # first decides whether a model is due: if both did, a run that starts between their decisions could change the answer.
-# Five minutes apart, because Dagster evaluates schedules of the same minute in any order.
-SCHEDULES: tuple[tuple[Callable[..., Any], Any, str], ...] = (
-    (nightly_fit_if_due, refit_segmentation, "0 2 * * *"),
-    (nightly, nightly_segmentation, "5 2 * * *"),
-    (weekly_refit, refit_segmentation, "0 4 * * 0"),
+SCHEDULES: tuple[tuple[Callable[..., Any], Any], ...] = (
+    (nightly_fit_if_due, refit_segmentation),
+    (nightly, nightly_segmentation),
+    (weekly_refit, refit_segmentation),
 )
 
 
 @dg.sensor(
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=SENSOR_SECONDS["dead_runs"],
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Mark runs as failed whose process died, so that they do not block the queue.",
 )
@@ -137,7 +130,9 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 @dg.run_failure_sensor(
-    monitor_all_code_locations=True, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING
+    monitor_all_code_locations=True,
+    minimum_interval_seconds=SENSOR_SECONDS["failed_runs"],
+    default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Post each failed run to the webhook of SEGMENTATION_WEBHOOK; a command posts the failure of its own run.
@@ -185,45 +180,28 @@ def _skip(cursor: FileCursor, reason: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=cursor.text)
 
 
-def declared() -> list[tuple[str, str, bool, str]]:
-    """Return each schedule and sensor without loading the definitions: name, kind, whether it starts on, and when."""
-    schedules = [(function.__name__, "schedule", True, _when(cron)) for function, _, cron in SCHEDULES]
-    sensors = [
-        (sensor.name, "sensor", True, f"every {sensor.minimum_interval_seconds} s")
-        for sensor in (dead_runs, failed_runs)
-    ]
-    return [*schedules, *sensors, (new_files.__name__, "sensor", False, f"every {_settle_seconds()} s")]
-
-
-def _when(cron: str) -> str:
-    """Return the time of a schedule in words; each of SCHEDULES is once a day or once a week."""
-    minute, hour, *_, weekday = cron.split()
-    days = "Sundays" if weekday == "0" else "every day"
-    return f"{int(hour):02}:{int(minute):02} {days} ({_time_zone()})"
-
-
 @dg.definitions
 def automation() -> dg.Definitions:
     """Jobs, their schedules in the retailer's time zone, and the sensors."""
-    zone = _time_zone()
+    zone = time_zone()
     jobs = [nightly_segmentation, refit_segmentation]
     schedules = [
         dg.ScheduleDefinition(
             name=function.__name__,
             job=job,
-            cron_schedule=cron,
+            cron_schedule=CRON[function.__name__],
             execution_fn=function,
             execution_timezone=zone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description=function.__doc__,
         )
-        for function, job, cron in SCHEDULES
+        for function, job in SCHEDULES
     ]
     arrivals = dg.SensorDefinition(
-        name="new_files",
+        name=NEW_FILES,
         evaluation_fn=new_files,
         jobs=jobs,
-        minimum_interval_seconds=_settle_seconds(),
+        minimum_interval_seconds=settle_seconds(),
         description=new_files.__doc__,
     )
     return dg.Definitions(jobs=jobs, schedules=schedules, sensors=[dead_runs, failed_runs, arrivals])

@@ -14,10 +14,10 @@ from typing import Any
 import dagster as dg
 
 from segmentation_pipeline.config.loading import absolute_arguments, resolve_retailer
-from segmentation_pipeline.defs import automation
 from segmentation_pipeline.errors import PipelineError
 from segmentation_pipeline.orchestration import alerts, run_liveness
 from segmentation_pipeline.orchestration.run_messages import MESSAGE_EVENTS, RunMessages
+from segmentation_pipeline.orchestration.schedules import NIGHT_TAG, declared
 from segmentation_pipeline.status.problems import Problem, error, warning
 
 _SHOWN_RUNS = 5
@@ -147,13 +147,13 @@ def _retailer_of(run: dg.DagsterRun) -> str:
         config = config.get(key, {}) if isinstance(config, dict) else {}
     if isinstance(config, str) and config:
         return config
-    return run.tags.get(automation.NIGHT_TAG, "").rpartition(" ")[0] or resolve_retailer("")
+    return run.tags.get(NIGHT_TAG, "").rpartition(" ")[0] or resolve_retailer("")
 
 
 def _retailer_of_nights(instance: dg.DagsterInstance) -> str:
     """Return whose nights the daemon runs: the retailer of the last night, or else that of this environment."""
     for run in instance.get_runs(limit=_SEARCHED_RUNS):
-        if night := run.tags.get(automation.NIGHT_TAG):
+        if night := run.tags.get(NIGHT_TAG):
             return night.rpartition(" ")[0]
     try:
         return absolute_arguments("", "")[0]
@@ -172,7 +172,7 @@ def _started_by(run: dg.DagsterRun) -> str:
 
 def _schedules(states: Sequence[Any], instance: dg.DagsterInstance | None) -> Iterator[ScheduleStatus]:
     """Yield every schedule and sensor of the project; one that no daemon has evaluated is as the code says."""
-    for name, kind, on, when in automation.declared():
+    for name, kind, on, when in declared():
         found = []
         for state in states:
             if state.instigator_name == name and instance is not None:
@@ -224,7 +224,7 @@ def schedule_problems(status: DagsterStatus) -> Iterator[Problem]:
             f"The daemon was last seen at {status.daemon_last_seen_at:%Y-%m-%d %H:%M} UTC, so no night runs.",
             f"{_START_DAEMON}. Without nights, ignore this.",
         )
-    switched_on = {name for name, _, on, _ in automation.declared() if on}
+    switched_on = {name for name, _, on, _ in declared() if on}
     for one in status.schedules:
         if one.error:
             yield error(

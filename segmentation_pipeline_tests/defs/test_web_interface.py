@@ -21,9 +21,9 @@ import duckdb
 import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
-from segmentation_pipeline.defs.automation import declared
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB
+from segmentation_pipeline.orchestration.schedules import declared
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline_tests.scenarios import definitions

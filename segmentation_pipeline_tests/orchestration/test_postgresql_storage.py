@@ -8,10 +8,10 @@ from shutil import copyfile
 import dagster as dg
 import pytest
 
-from segmentation_pipeline.defs.automation import NIGHT_TAG
 from segmentation_pipeline.orchestration import run_liveness
 from segmentation_pipeline.orchestration.instance import prepare
 from segmentation_pipeline.orchestration.job_selection import NIGHTLY_JOB, REFIT_JOB
+from segmentation_pipeline.orchestration.schedules import NIGHT_TAG
 from segmentation_pipeline_tests.postgresql import BINARIES, DATABASE, OWNER, OWNER_PASSWORD, running_server
 from segmentation_pipeline_tests.scenarios import assets_up_to, definitions
 from segmentation_pipeline_tests.shops import Shop
