@@ -36,7 +36,8 @@ from segmentation_pipeline.model.thresholds import FIT, SEARCH, FitRules, Search
 from segmentation_pipeline.segments import training
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.tables.contract import literal
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 # Resamples of the rule that was planned; the range of the search by silhouette alone.
 FEW, WIDE = 20, (2, 8)

@@ -34,8 +34,9 @@ from segmentation_pipeline.segments import training
 from segmentation_pipeline.segments.promotion import next_registry
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES, Registry
 from segmentation_pipeline.tables.catalog import select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, derived_between
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 WINDOWS = ("2011-12-10", "2011-09-10", "2011-07-12")
 # CDNOW is the shop of `worth` for which the search takes another transform.

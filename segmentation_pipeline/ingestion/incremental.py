@@ -30,8 +30,9 @@ from segmentation_pipeline.ingestion.staging import FileLoad, read_lines, reader
 from segmentation_pipeline.ingestion.superseding import resolve_versions
 from segmentation_pipeline.privacy.customer_ids import CustomerIds, SimilarIds
 from segmentation_pipeline.privacy.line_privacy import LinePrivacy
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 VERSION = "1"
 # `erased_customers` is written unchanged, so that the lineage shows that ingestion reads it.

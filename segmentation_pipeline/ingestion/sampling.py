@@ -21,7 +21,8 @@ from segmentation_pipeline.ingestion.query_fetch import QUERY
 from segmentation_pipeline.ingestion.query_load import load_query
 from segmentation_pipeline.tables.catalog import select_of
 from segmentation_pipeline.warehouse.connection import temporary_database
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 SAMPLED_LINES = 10_000
 # Exports change over the years, so not only the first files are read; more would be slow to open.

@@ -24,9 +24,10 @@ from segmentation_pipeline.reports.figures import FIGURES
 from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import Contract
 from segmentation_pipeline.warehouse.column_lineage import lineage_of_tables
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.derivation import derivation_of
 from segmentation_pipeline.warehouse.queries import QueryInputs, dependencies
+from segmentation_pipeline.warehouse.table_write import TableWrite, WriteResult
 
 OWNERS = ["team:segmentation"]
 CONTRACT_CHECK = "contract"

@@ -28,9 +28,10 @@ from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal, quoted
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse, WriteResult
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabase
 from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.table_write import TableWrite, WriteResult
 
 LOCK_TIMEOUT = 3600.0
 _COMMAND = "segments erase"

@@ -18,7 +18,8 @@ from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import literal
 from segmentation_pipeline.warehouse import lock
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 LOCK_TIMEOUT = 30.0
 

@@ -17,8 +17,9 @@ from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.customer_blocks import BLOCK, derive_in_blocks
 from segmentation_pipeline.segments.past_customers import CUSTOMERS, INPUTS, month_ends
 from segmentation_pipeline.segments.training import fit_model
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 if TYPE_CHECKING:
     import numpy as np

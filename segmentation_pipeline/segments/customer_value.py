@@ -14,8 +14,9 @@ from segmentation_pipeline.model import thresholds
 from segmentation_pipeline.segments.customer_blocks import AS_OF, blocks_of, derive_in_blocks
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import inline_upstream
+from segmentation_pipeline.warehouse.table_write import WHOLE_TABLE, TableWrite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

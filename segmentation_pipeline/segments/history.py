@@ -13,9 +13,10 @@ from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.segments.customer_blocks import AS_OF, derive_in_blocks
 from segmentation_pipeline.tables.catalog import macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.derivation import derivation_of
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, inline_upstream
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 # Raise it when the method of the history changes.
 METHOD_VERSION = "1"

@@ -17,7 +17,8 @@ from segmentation_pipeline.segments.membership import is_before_last_change, las
 from segmentation_pipeline.segments.past_customers import read_past
 from segmentation_pipeline.segments.registry import ModelRecord, Registry
 from segmentation_pipeline.segments.training import CandidateModel, fit_candidate, read_features
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.segmentation_model import Keys

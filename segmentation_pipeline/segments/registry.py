@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from segmentation_pipeline.errors import RegistryError
 from segmentation_pipeline.model.segment_catalog import FEATURES, SEGMENTS
 from segmentation_pipeline.tables.catalog import contracts, select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.kmeans import Transform

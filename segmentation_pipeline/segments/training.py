@@ -18,7 +18,8 @@ from segmentation_pipeline.model.segment_catalog import FEATURES
 from segmentation_pipeline.segments.registry import CentroidRecord, FeatureRecord, ModelRecord
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 if TYPE_CHECKING:
     from segmentation_pipeline.model.arrays import Array

@@ -26,9 +26,9 @@ from segmentation_pipeline.spark.translation import spark_select, spark_values
 from segmentation_pipeline.spark.waiting import bounded_wait
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import Violation, literal, quoted
-from segmentation_pipeline.warehouse.database import TableWrite, WriteResult
 from segmentation_pipeline.warehouse.line_engine import LINE_TABLES, EngineFactory
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
+from segmentation_pipeline.warehouse.table_write import TableWrite, WriteResult
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -20,9 +20,9 @@ from segmentation_pipeline.spark.line_files import copy_statement, new_file
 from segmentation_pipeline.tables.catalog import contracts
 from segmentation_pipeline.tables.contract import Violation, literal, quoted
 from segmentation_pipeline.warehouse.connection import temporary_database
-from segmentation_pipeline.warehouse.database import TableWrite
 from segmentation_pipeline.warehouse.line_engine import InDatabase
 from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

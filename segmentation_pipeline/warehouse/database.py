@@ -6,7 +6,7 @@ Contains what DuckDB does with the working database. What the tables mean is in 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -18,58 +18,13 @@ from segmentation_pipeline.warehouse.contents import contents_of
 from segmentation_pipeline.warehouse.line_engine import EngineFactory, InDatabase
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, tables_read_by
 from segmentation_pipeline.warehouse.statements import statements_for
+from segmentation_pipeline.warehouse.table_write import TableWrite, WriteResult
 
 # The table of erased customers before contract 3. Without it, they would come back.
 _ERASED_IN_VERSION_2 = "forgotten_customers"
 
-# What each table was derived from: the version of the rows of a source file, or of all rows under WHOLE_TABLE.
+# What each table was derived from, see `TableWrite.versions`.
 _VERSIONS_DDL = "create table if not exists table_versions (table_name varchar, part varchar, version varchar)"
-WHOLE_TABLE = ""
-
-
-@dataclass(frozen=True)
-class TableWrite:
-    """The new content of a table: the rows of a SELECT, rows made in Python, or both.
-
-    Attributes:
-        table: The table.
-        select: The SELECT of the rows.
-        rows: Rows made in Python.
-        files: The source files whose rows are replaced; an empty set leaves the table as it is. None: the whole table
-            is replaced. In a table whose key does not begin with the file, the new rows replace those of the same key.
-        versions: What the rows are derived from, by source file, or under WHOLE_TABLE; see `derivation`. Without it,
-            the table has no version, and what reads it is derived anew.
-        extra_columns: The source's name of each column of text beyond the contract, by our name.
-    """
-
-    table: str
-    select: str = ""
-    rows: Sequence[tuple[Any, ...]] = ()
-    files: frozenset[str] | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    extra_columns: Mapping[str, str | int] = field(default_factory=dict)
-
-    @property
-    def contract(self) -> Contract:
-        """The table's contract."""
-        return contracts()[self.table].with_extra_columns(self.extra_columns)
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """The outcome of a write: how many rows it made, and the rules of the contract that they break."""
-
-    table: str
-    rows: int
-    violations: tuple[Violation, ...]
-
-    @property
-    def message(self) -> str:
-        """Which rules are broken."""
-        broken = "; ".join(
-            f"{item.column + ': ' if item.column else ''}{item.rule}, found {item.found}" for item in self.violations
-        )
-        return f"{self.table} would break its contract ({broken}), so the table was not changed."
 
 
 class Warehouse:

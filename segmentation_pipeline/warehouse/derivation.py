@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from segmentation_pipeline.tables.catalog import contracts, has_select, macros_called_by, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import WHOLE_TABLE, TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, bound_values, dependencies, tables_read_by
+from segmentation_pipeline.warehouse.table_write import WHOLE_TABLE, TableWrite
 
 _RAW, _CLEAN, _INVOICES, _LINE = "raw_transactions", "clean_transactions", "invoice_totals", "source_line"
 # Values that the rows of a table by customer do not depend on.

@@ -6,14 +6,12 @@ Contains the interface and its implementation for lines in the working database.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 
 from segmentation_pipeline.warehouse.queries import QueryInputs
-
-if TYPE_CHECKING:
-    from segmentation_pipeline.warehouse.database import TableWrite, WriteResult
+from segmentation_pipeline.warehouse.table_write import TableWrite, WriteResult
 
 # The tables with one row per line. All others are in the working database, whatever the engine.
 LINE_TABLES = ("raw_transactions", "clean_transactions", "rejected_transactions")
@@ -40,7 +38,7 @@ class LineEngine(Protocol):
             spill: A folder for temporary files.
         """
 
-    def write(self, write: "TableWrite", values: Mapping[str, Any], inputs: QueryInputs) -> "WriteResult | TableWrite":
+    def write(self, write: TableWrite, values: Mapping[str, Any], inputs: QueryInputs) -> WriteResult | TableWrite:
         """Replace rows of a table that the engine holds, as `Warehouse.write` does, in the transaction of the caller.
 
         Returns:
@@ -75,7 +73,7 @@ class InDatabase:
         """Read the files in this process."""
         return read(self._connection, files=files, spill=spill)
 
-    def write(self, write: "TableWrite", values: Mapping[str, Any], inputs: QueryInputs) -> "WriteResult | TableWrite":
+    def write(self, write: TableWrite, values: Mapping[str, Any], inputs: QueryInputs) -> WriteResult | TableWrite:
         """Return the write: the working database holds every table."""
         del values, inputs
         return write

@@ -20,7 +20,8 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import check_select, select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import HEADER, Line, examples, line, retailer_settings, write_csv
 
 CLEANED = ("clean_transactions", "rejected_transactions", "cleaning_report", "unparsed_values")

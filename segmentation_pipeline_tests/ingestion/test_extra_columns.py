@@ -18,7 +18,8 @@ from segmentation_pipeline.privacy.pseudonyms import ERASURE, Key
 from segmentation_pipeline.releases.files import STATE_DATABASE
 from segmentation_pipeline.releases.writing import write_files
 from segmentation_pipeline.tables.catalog import contracts, select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import write_csv
 from segmentation_pipeline_tests.tables.derivation import store
 from segmentation_pipeline_tests.workbooks import write_workbook

@@ -16,7 +16,8 @@ from segmentation_pipeline.defs.cleaning.checks import no_file_repeats_another
 from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.orchestration.resources import RetailerConfig
 from segmentation_pipeline.tables.catalog import select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.ingestion.reading import read_source
 from segmentation_pipeline_tests.scenarios import Line, OpenDatabase, decorated, line, retailer_settings, write_csv
 from segmentation_pipeline_tests.workbooks import write_workbook

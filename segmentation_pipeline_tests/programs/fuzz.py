@@ -43,7 +43,8 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.incremental import LoadRequest, load_source
 from segmentation_pipeline.tables.catalog import check_select, select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.programs.fuzz_inputs import Input, input_of, write_text
 from segmentation_pipeline_tests.scenarios import HEADER, Line, line, regular_customers, retailer_settings, write_csv
 

@@ -19,8 +19,9 @@ from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import contracts, has_select, published, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import dependencies
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import (
     Line,
     examples,

@@ -23,7 +23,8 @@ from segmentation_pipeline.releases.files import OLDEST_CLIENT, STORAGE_VERSION
 from segmentation_pipeline.segments import score_macro
 from segmentation_pipeline.tables.catalog import contracts, select_of, shared_columns
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import retailer_settings
 
 Row = dict[str, Any]

@@ -9,8 +9,9 @@ import numpy as np
 
 from segmentation_pipeline.tables.catalog import contracts, select_of
 from segmentation_pipeline.tables.contract import quoted
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 timestamp = datetime.fromisoformat
 AS_OF = timestamp("2024-03-31 12:00:00")

@@ -7,7 +7,8 @@ from pathlib import Path
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 from segmentation_pipeline_tests.tables.derivation import AS_OF, Row, columns_of, derive, sales, store, timestamp
 

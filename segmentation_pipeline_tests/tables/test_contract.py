@@ -16,8 +16,9 @@ from segmentation_pipeline.orchestration.sql_assets import write_tables
 from segmentation_pipeline.tables.catalog import contracts, has_select
 from segmentation_pipeline.tables.contract import Column, Contract, Violation, literal, quoted
 from segmentation_pipeline.warehouse.connection import connection_to
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import OpenDatabase
 
 SHELF = Contract(

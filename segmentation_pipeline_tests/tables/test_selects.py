@@ -12,8 +12,9 @@ from segmentation_pipeline.ingestion import cleaning
 from segmentation_pipeline.ingestion.discovery import source_files
 from segmentation_pipeline.ingestion.staging import read_lines
 from segmentation_pipeline.tables.catalog import FOLDER, contracts, has_select, select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs, tables_read_by
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import line, retailer_settings, write_csv
 from segmentation_pipeline_tests.tables.derivation import columns_of, store
 

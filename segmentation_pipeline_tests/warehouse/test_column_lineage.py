@@ -15,7 +15,8 @@ from segmentation_pipeline.orchestration.sql_assets import write_tables
 from segmentation_pipeline.tables.catalog import contracts, has_select
 from segmentation_pipeline.warehouse import column_lineage as lineage
 from segmentation_pipeline.warehouse.column_lineage import ColumnSource, lineage_of_tables
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
+from segmentation_pipeline.warehouse.table_write import TableWrite
 from segmentation_pipeline_tests.scenarios import OpenDatabase
 
 MONETARY, FREQUENCY = ("rfm_features", "monetary"), ("rfm_features", "frequency")

@@ -8,8 +8,9 @@ import pytest
 
 from segmentation_pipeline.errors import WarehouseError
 from segmentation_pipeline.tables.catalog import contracts
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import QueryInputs
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 WRITE = TableWrite("inactive_customers", "select * from normal_customers")
 

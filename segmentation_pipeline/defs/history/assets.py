@@ -18,8 +18,9 @@ from segmentation_pipeline.orchestration.sql_assets import (
 from segmentation_pipeline.segments import drift, history, membership
 from segmentation_pipeline.segments.registry import ACTIVE_MODEL_TABLES
 from segmentation_pipeline.tables.catalog import select_of
-from segmentation_pipeline.warehouse.database import TableWrite, Warehouse
+from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.queries import dependencies
+from segmentation_pipeline.warehouse.table_write import TableWrite
 
 _MEMBERSHIP = select_of("segment_membership")
 
