@@ -12,7 +12,15 @@ from functools import cached_property
 import numpy as np
 
 from segmentation_pipeline.model.arrays import Array, round_significant
-from segmentation_pipeline.model.kmeans import KMeansFit, Transform, count_distinct, fit, sampled_rows
+from segmentation_pipeline.model.kmeans import (
+    KMeansFit,
+    Scaler,
+    Transform,
+    count_distinct,
+    fit,
+    fit_scaler,
+    sampled_rows,
+)
 from segmentation_pipeline.model.resampling import bootstrap_ari
 from segmentation_pipeline.model.silhouette import silhouettes
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
@@ -151,8 +159,14 @@ class NumberSearch:
         rules, method, fits = self._rules, self._method, {}
         for k in range(rules.k_min, min(rules.k_max, self._distinct - 1) + 1):
             self._report(f"fitting {k} clusters, of {rules.k_min} to {rules.k_max}")
-            seed, n_init = method.random_state, method.n_init
-            fits[k] = fit(self._features, transform=self.transform, n_clusters=k, random_state=seed, n_init=n_init)
+            fits[k] = fit(
+                self._features,
+                transform=self.transform,
+                n_clusters=k,
+                random_state=method.random_state,
+                n_init=method.n_init,
+                scaler=self._scaler,
+            )
         if not fits:
             raise ValueError(
                 f"{self._distinct} distinct normal customers are too few for {rules.k_min} to {rules.k_max} clusters"
@@ -218,6 +232,11 @@ class NumberSearch:
         if shortfalls:
             return f"Not chosen: {' and '.join(shortfalls)}."
         return f"Not chosen: {chosen} clusters are more detailed and pass, so its stability was not measured."
+
+    @cached_property
+    def _scaler(self) -> Scaler:
+        """The scaling, which is the same for every number."""
+        return fit_scaler(self._features, self.transform, self._method.random_state)
 
     @cached_property
     def _distinct(self) -> int:

@@ -106,6 +106,7 @@ def fit(
     max_iter: int = 1000,
     tol: float = 0,
     start: Array | None = None,
+    scaler: Scaler | None = None,
 ) -> KMeansFit:
     """Fit the scaler and k-means.
 
@@ -127,6 +128,7 @@ def fit(
         max_iter: Most iterations of a start.
         tol: Tolerance of scikit-learn's convergence test.
         start: Centroids of shape (n_clusters, d), in natural units, for a single start; None: random starts.
+        scaler: What `fit_scaler` returns for these arguments, if it is known from another fit; None: it is fitted.
 
     Raises:
         ValueError: There are too few distinct customers, no feature varies, or `start` has another shape.
@@ -136,7 +138,7 @@ def fit(
 
     if (distinct := count_distinct(features, n_clusters)) <= n_clusters:
         raise ValueError(f"{distinct} distinct normal customers are too few for {n_clusters} clusters")
-    scaler = fit_scaler(features, transform, random_state)
+    scaler = scaler or fit_scaler(features, transform, random_state)
     scaled = scaler.apply(features)
     sample = scaled[sampled_rows(features, FIT_SAMPLE, random_state)]
     if start is None and len(features) > START_SAMPLE:

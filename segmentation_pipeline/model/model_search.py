@@ -23,7 +23,7 @@ from segmentation_pipeline.model.kmeans import KMeansFit, Transform
 from segmentation_pipeline.model.naming import name_clusters
 from segmentation_pipeline.model.segmentation_model import Fence, SegmentationModel
 from segmentation_pipeline.model.thresholds import FitRules, SearchRules
-from segmentation_pipeline.model.usefulness import Lead, Past, lead_over, mean_ginis
+from segmentation_pipeline.model.usefulness import Lead, Past, lead_over, mean_ginis, scaled_months
 
 DEFAULT: Transform = "standard"
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
@@ -115,8 +115,11 @@ def _leads(default: Choice, past: Past, rules: SearchRules, method: FitRules, re
     with threadpool_limits(1), pool:
         for transform in TRANSFORMS:
             report(f"comparing later spend of {rules.k_min} to {rules.k_max} clusters, {transform}")
-            compared = partial(mean_ginis, past.months, transform, method=method)
-            found = zip(numbers, pool.map(compared, numbers), strict=True)
+            try:
+                months = scaled_months(past.months, transform, method=method)
+            except ValueError:
+                continue
+            found = zip(numbers, pool.map(partial(mean_ginis, months, method=method), numbers), strict=True)
             ginis |= {(transform, k): one for k, one in found if one is not None}
     if default not in ginis:
         return {}

@@ -4,7 +4,7 @@ Contains the measures of one candidate of a search. Which candidate is chosen is
 the customers is read in `segments.past_customers`, their nights in `segments.past_nights`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation_pipeline.model.arrays import Array, round_decimals
-from segmentation_pipeline.model.kmeans import Transform, fit, nearest, sampled_rows
+from segmentation_pipeline.model.kmeans import Scaler, Transform, fit, fit_scaler, nearest, sampled_rows
 from segmentation_pipeline.model.lift import block_ginis
 from segmentation_pipeline.model.segmentation_model import SegmentationModel
 from segmentation_pipeline.model.thresholds import FitRules
@@ -73,14 +73,44 @@ class Lead:
         return float(round_decimals(self.gini - self.other))
 
 
-def mean_ginis(
-    months: tuple[PastMonth, ...], transform: Transform, n_clusters: int, *, method: FitRules
-) -> Array | None:
-    """Form clusters at past month ends, and measure how well they predict the spend afterwards.
+@dataclass(frozen=True)
+class ScaledMonth:
+    """A month end in the scaling of a transform, which is the same for every number of clusters.
+
+    Attributes:
+        month: The month end.
+        sample: Shape (n, 3), the customers that clusters are fitted on, in natural units.
+        scaler: The scaling, fitted on these.
+    """
+
+    month: PastMonth
+    sample: Array
+    scaler: Scaler
+
+
+def scaled_months(months: tuple[PastMonth, ...], transform: Transform, *, method: FitRules) -> list[ScaledMonth]:
+    """Fit the scaling of each month end.
 
     Args:
         months: The month ends.
         transform: The transform before the scaling.
+        method: The seed of the samples.
+
+    Raises:
+        ValueError: No feature varies at a month end.
+    """
+    found, seed = [], method.random_state
+    for month in months:
+        sample = month.features[sampled_rows(month.features, _FITTED, seed)]
+        found.append(ScaledMonth(month, sample, fit_scaler(sample, transform, seed)))
+    return found
+
+
+def mean_ginis(months: Sequence[ScaledMonth], n_clusters: int, *, method: FitRules) -> Array | None:
+    """Form clusters at past month ends, and measure how well they predict the spend afterwards.
+
+    Args:
+        months: The month ends, at least one.
         n_clusters: Number of clusters.
         method: The seed of the fits.
 
@@ -88,18 +118,24 @@ def mean_ginis(
         The mean over the month ends of `lift.block_ginis`, shape (1 + BLOCKS,); None if a month end has too few
         distinct customers, or no spend after it.
     """
-    found = []
-    for month in months:
-        seed = method.random_state
-        few = month.features[sampled_rows(month.features, _FITTED, seed)]
+    found, seed = [], method.random_state
+    for one in months:
+        month, scaler = one.month, one.scaler
         try:
-            model = fit(few, transform=transform, n_clusters=n_clusters, random_state=seed, n_init=_STARTS)
+            model = fit(
+                one.sample,
+                transform=scaler.transform,
+                n_clusters=n_clusters,
+                random_state=seed,
+                n_init=_STARTS,
+                scaler=scaler,
+            )
         except ValueError:
             return None
-        clusters = nearest(model.scaler.apply(month.features), model.centroids_)
+        clusters = nearest(scaler.apply(month.features), model.centroids_)
         found.append(block_ginis(clusters, month.features[:, 0], month.spend, month.blocks, BLOCKS))
     mean: Array = round_decimals(np.mean(found, axis=0))
-    return mean if found and np.isfinite(mean).all() else None
+    return mean if np.isfinite(mean).all() else None
 
 
 def lead_over(ginis: Array, others: Array, *, comparisons: int, chance: float) -> Lead:
