@@ -51,7 +51,8 @@ class Warehouse:
                 continue
             # The next run derives it again.
             self.drop(table)
-        self.create_missing(contract.table for contract in contracts().values() if contract.state)
+        # Without `has`, which would ask the file again for each.
+        self._create_empty(name for name, one in contracts().items() if one.state and name not in self._tables)
         for row in self.rows("select table_name, part, version from table_versions"):
             # Somebody may have dropped the table by hand.
             if row["table_name"] in self._tables:
@@ -59,11 +60,7 @@ class Warehouse:
 
     def create_missing(self, tables: Iterable[str]) -> None:
         """Create those of the tables that do not exist, without rows."""
-        for table in tables:
-            if not self.has(table):
-                self.connection.execute(contracts()[table].ddl(constraints=False))
-                self._tables.add(table)
-                self._digests.pop(table, None)
+        self._create_empty(table for table in tables if not self.has(table))
 
     def drop(self, table: str) -> None:
         """Drop a table if it exists."""
@@ -122,6 +119,12 @@ class Warehouse:
             self._tables |= {write.table for write in writes}
             self._versions |= {write.table: dict(write.versions) for write in writes}
         return results
+
+    def _create_empty(self, tables: Iterable[str]) -> None:
+        for table in tables:
+            self.connection.execute(contracts()[table].ddl(constraints=False))
+            self._tables.add(table)
+            self._digests.pop(table, None)
 
     def _write(self, write: TableWrite, values: dict[str, Any], inputs: QueryInputs) -> WriteResult:
         done = self.lines.write(write, values, inputs)
