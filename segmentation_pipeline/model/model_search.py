@@ -115,14 +115,11 @@ def _leads(default: Choice, past: Past, rules: SearchRules, method: FitRules, re
     with threadpool_limits(1), pool:
         for transform in TRANSFORMS:
             report(f"comparing later spend of {rules.k_min} to {rules.k_max} clusters, {transform}")
-            try:
-                months = scaled_months(past.months, transform, method=method)
-            except ValueError:
-                continue
-            found = zip(numbers, pool.map(partial(mean_ginis, months, method=method), numbers), strict=True)
+            compared = partial(mean_ginis, scaled_months(past.months, transform, method=method), method=method)
+            found = zip(numbers, pool.map(compared, numbers), strict=True)
             ginis |= {(transform, k): one for k, one in found if one is not None}
-    if default not in ginis:
-        return {}
+            if transform == DEFAULT and default not in ginis:
+                return {}
     return {
         choice: lead_over(one, ginis[default], comparisons=len(ginis) - 1, chance=rules.chance)
         for choice, one in ginis.items()

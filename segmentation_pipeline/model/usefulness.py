@@ -96,13 +96,16 @@ def scaled_months(months: tuple[PastMonth, ...], transform: Transform, *, method
         transform: The transform before the scaling.
         method: The seed of the samples.
 
-    Raises:
-        ValueError: No feature varies at a month end.
+    Returns:
+        The month ends in their scaling; none at all if no feature varies at one of them.
     """
     found, seed = [], method.random_state
     for month in months:
         sample = month.features[sampled_rows(month.features, _FITTED, seed)]
-        found.append(ScaledMonth(month, sample, fit_scaler(sample, transform, seed)))
+        try:
+            found.append(ScaledMonth(month, sample, fit_scaler(sample, transform, seed)))
+        except ValueError:
+            return []
     return found
 
 
@@ -110,13 +113,13 @@ def mean_ginis(months: Sequence[ScaledMonth], n_clusters: int, *, method: FitRul
     """Form clusters at past month ends, and measure how well they predict the spend afterwards.
 
     Args:
-        months: The month ends, at least one.
+        months: The month ends.
         n_clusters: Number of clusters.
         method: The seed of the fits.
 
     Returns:
-        The mean over the month ends of `lift.block_ginis`, shape (1 + BLOCKS,); None if a month end has too few
-        distinct customers, or no spend after it.
+        The mean over the month ends of `lift.block_ginis`, shape (1 + BLOCKS,); None if there are none, or if one has
+        too few distinct customers or no spend after it.
     """
     found, seed = [], method.random_state
     for one in months:
@@ -134,6 +137,8 @@ def mean_ginis(months: Sequence[ScaledMonth], n_clusters: int, *, method: FitRul
             return None
         clusters = nearest(scaler.apply(month.features), model.centroids_)
         found.append(block_ginis(clusters, month.features[:, 0], month.spend, month.blocks, BLOCKS))
+    if not found:
+        return None
     mean: Array = round_decimals(np.mean(found, axis=0))
     return mean if np.isfinite(mean).all() else None
 

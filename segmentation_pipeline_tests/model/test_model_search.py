@@ -1,5 +1,6 @@
 """The search over transforms: what makes a candidate useful, and that noise does not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -45,7 +46,7 @@ def past(*, signal: bool, kept: float = 1, seed: int = 7) -> Past:
     return Past(tuple(found), lambda _: kept)
 
 
-def search(of: Past, **rules: Any) -> KSearchResult:
+def search(of: Past, *, report: Callable[[str], None] = lambda _: None, **rules: Any) -> KSearchResult:
     features = customers(9)
     return model_search.search_model(
         features,
@@ -53,6 +54,7 @@ def search(of: Past, **rules: Any) -> KSearchResult:
         past=of,
         rules=SearchRules(**{"resamples": 4, "block": 4, "k_max": 4, **rules}),
         method=FitRules(n_init=3),
+        report=report,
     )
 
 
@@ -125,8 +127,10 @@ def test_an_unstable_candidate_is_not_taken() -> None:
 
 def test_without_spend_afterwards_only_numbers_are_searched() -> None:
     without = replace(past(signal=True).months[0], spend=np.zeros(NUMBER))
-    found = search(Past((without, without), lambda _: 1))
+    steps = list[str]()
+    found = search(Past((without, without), lambda _: 1), report=steps.append)
     assert {one.transform for one in found.candidates} == {"standard"}
+    assert [step for step in steps if "later spend" in step] == ["comparing later spend of 3 to 4 clusters, standard"]
     assert {one.gini for one in found.candidates} == {None}
     assert found.month_ends == ()
 
