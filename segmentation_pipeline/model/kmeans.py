@@ -40,7 +40,10 @@ class Scaler:
 
     def apply(self, features: Array) -> Array:
         """Scale features of shape (n, d), in natural units."""
-        return (_transformed(features, self.transform, self.exponents_) - self.center_) / self.scale_
+        scaled: Array = _transformed(features, self.transform, self.exponents_) - self.center_
+        # In place, as below: of millions of customers, each copy is hundreds of MB.
+        scaled /= self.scale_
+        return scaled
 
     def invert(self, scaled: Array) -> Array:
         """Return scaled features or centroids, shape (n, d), in natural units."""
@@ -165,9 +168,17 @@ def fit(
         means_=round_significant(means),
         standardised_=round_significant((cluster_means - transformed.mean(axis=0)) / deviations),
         sizes_=np.bincount(labels, minlength=n_clusters),
-        inertia_=float(round_significant(((scaled - centroids[labels]) ** 2).sum())),
+        inertia_=_inertia(scaled, centroids, labels),
         random_state=random_state,
     )
+
+
+def _inertia(scaled: Array, centroids: Array, labels: NDArray[np.int64]) -> float:
+    """Return the sum of the squared distances to the own centroids."""
+    distances = centroids[labels]
+    np.subtract(scaled, distances, out=distances)
+    np.square(distances, out=distances)
+    return float(round_significant(distances.sum()))
 
 
 def _refined(scaled: Array, labels: NDArray[Any]) -> Array:

@@ -126,10 +126,10 @@ def tukey_fences(features: Array, names: list[str], factor: float) -> dict[str, 
     return {name: Fence(first[column], third[column], factor) for name, column in columns}
 
 
-def _sides(fences: dict[str, Fence], features: Array) -> dict[str, NDArray[np.int64]]:
+def _sides(fences: dict[str, Fence], features: Array) -> dict[str, NDArray[np.int8]]:
     """Return for each feature -1 below its lower fence, 1 above the upper one, else 0."""
-    sides = dict.fromkeys(FEATURES, np.zeros(len(features), np.int64))
+    sides = dict.fromkeys(FEATURES, np.zeros(len(features), np.int8))
     for name, fence in fences.items():
         values = features[:, FEATURES.index(name)]
-        sides[name] = (values > fence.upper).astype(np.int64) - (values < fence.lower)
+        sides[name] = (values > fence.upper).astype(np.int8) - (values < fence.lower)
     return sides

@@ -61,7 +61,11 @@ def read_features(database: Warehouse) -> "Array":
 
     columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
     found = database.fetch(f"select {columns} from rfm_features order by customer_id", {})  # noqa: S608 - quoted names
-    return np.column_stack([found[name] for name in FEATURES])
+    features = np.empty((len(found[FEATURES[0]]), len(FEATURES)))
+    for place, name in enumerate(FEATURES):
+        # Each column is freed as soon as it is copied: of ten million customers it has 80 MB.
+        features[:, place] = found.pop(name)
+    return features
 
 
 def fit_candidate(
