@@ -1,7 +1,10 @@
 """Compare two segmentations by the customers that they share: match clusters to segments, measure agreement.
 
-Contains functions of arrays. The decision whether a model is promoted is in `segments.promotion`.
+Contains functions of arrays and of counts. The decision whether a model is promoted is in `segments.promotion`.
 """
+
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +56,33 @@ def match(
     return found
 
 
-def kept_share(before: Keys, after: Keys) -> float:
-    """Return the share of the customers that keep their segment."""
-    return float(np.mean(before == after))
+def kept_share(pairs: Mapping[tuple[str, str], int]) -> float:
+    """Return the share of the customers that keep their segment.
+
+    Args:
+        pairs: The customers in each segment before, and in each after.
+    """
+    return sum(count for (before, after), count in pairs.items() if before == after) / sum(pairs.values())
 
 
-def agreement(before: Keys, after: Keys) -> float:
-    """Return the adjusted Rand index of two assignments: Hubert & Arabie (1985), "Comparing partitions"."""
-    from sklearn.metrics import adjusted_rand_score
+def agreement(pairs: Mapping[tuple[str, str], int]) -> float:
+    """Return the adjusted Rand index of two assignments: Hubert & Arabie (1985), "Comparing partitions".
 
-    return float(adjusted_rand_score(before, after))
+    From counts, because the function of scikit-learn needs two labels of each customer.
+
+    Args:
+        pairs: The customers in each segment before, and in each after.
+    """
+    before, after = Counter[str](), Counter[str]()
+    for (old, new), count in pairs.items():
+        before[old] += count
+        after[new] += count
+    # Pairs of customers that are together in both, before, and after.
+    both, old_pairs, new_pairs = (sum(map(_pairs, counts.values())) for counts in (pairs, before, after))
+    expected = old_pairs * new_pairs / max(_pairs(sum(pairs.values())), 1)
+    most = (old_pairs + new_pairs) / 2
+    return 1.0 if most == expected else (both - expected) / (most - expected)
+
+
+def _pairs(customers: int) -> int:
+    return customers * (customers - 1) // 2

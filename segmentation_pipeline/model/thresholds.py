@@ -16,6 +16,9 @@ class FitRules:
     n_init: int = 10
     """Starts of a fit, of which the best counts. With ten, the seed does not decide the result; with three, resamples
     ended elsewhere (adjusted Rand index 0.4) on 2 of 19 nights of Online Retail."""
+    max_customers: int = field(default=1_000_000, repr=False)
+    """Of more customers, fences, scaling and clusters are fitted on a systematic sample of this size, so that arrays
+    take no more memory for more customers (ADR 41). Not part of the digest of the settings."""
 
 
 @dataclass(frozen=True)

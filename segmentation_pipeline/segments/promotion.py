@@ -4,10 +4,10 @@ Contains the conditions of promotion and the reasons for which a model is pendin
 `training`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from segmentation_pipeline.config.retailer import Retailer
 from segmentation_pipeline.errors import FitError
@@ -20,11 +20,20 @@ from segmentation_pipeline.segments.training import CandidateModel, fit_candidat
 from segmentation_pipeline.warehouse.database import Warehouse
 from segmentation_pipeline.warehouse.table_write import TableWrite
 
-if TYPE_CHECKING:
-    from segmentation_pipeline.model.segmentation_model import Keys
-
 # Raise it when the method of the fit or of promotion changes.
 METHOD_VERSION = "2"
+# What assignments under another model read as it is stored.
+_STORED = {
+    "rfm_features": "select * from main.rfm_features",
+    "previous_segments": "select * from main.previous_segments",
+}
+_COUNTS = """
+select today.before, today.current, proposed.segment_key as proposed, count(*) as customers
+from temp.current_segments as today
+inner join proposed using (customer_id)
+group by all
+order by all
+"""
 
 
 def next_registry(
@@ -107,64 +116,58 @@ def fit_and_promote(
         return registry.with_active(first.record, as_of), first.search_writes
     if first.record.model_id == active.model_id:
         return registry, first.search_writes
-    published = _segments_under(database, active, settings)
-    evaluated = tried = evaluate(database, first, active, published, settings)
+    _create_current_segments(database, active, settings)
+    evaluated = tried = evaluate(database, first, active, settings)
     is_comparable = first.model.fences.keys() == active.model.fences.keys() and not search
     for step in thresholds.PROMOTION.fence_steps if is_comparable and not accept_change else ():
         if tried.reasons is None:
             break
         nearer = fit_candidate(features, settings, as_of, active=active, number=number, fence_step=step)
-        tried = evaluate(database, nearer, active, published, settings)
+        tried = evaluate(database, nearer, active, settings)
     if tried.reasons is None or accept_change:
         return registry.with_active(tried, as_of), first.search_writes
     return registry.with_pending(evaluated), first.search_writes
 
 
-def evaluate(
-    database: Warehouse,
-    candidate: CandidateModel,
-    active: ModelRecord,
-    published: "tuple[Keys, Keys]",
-    settings: Retailer,
-) -> ModelRecord:
+def evaluate(database: Warehouse, candidate: CandidateModel, active: ModelRecord, settings: Retailer) -> ModelRecord:
     """Return the candidate's record with the comparison of both models over the segments that would be published.
 
     Args:
-        database: The working database.
+        database: The working database, with the temporary table of the current segments.
         candidate: The candidate.
         active: The active model.
-        published: Each customer's segment today under the active model, and its segment before (empty if it is new).
         settings: The retailer's settings.
     """
     from segmentation_pipeline.model.arrays import round_significant
     from segmentation_pipeline.model.matching import agreement, kept_share
 
-    current, before = published
-    proposed, _ = _segments_under(database, candidate.record, settings)
-    known = before != ""
+    proposed = with_model(database, candidate.record.model, "assigned_segments", _STORED)
+    # Counted in SQL: the segments of millions of customers are gigabytes of text in Python.
+    counted = database.rows(f"with proposed as ({proposed}) {_COUNTS}", **settings.sql_values)
+    pairs, known, moved = Counter[tuple[str, str]](), 0, 0
+    for row in counted:
+        pairs[row["current"], row["proposed"]] += row["customers"]
+        if row["before"] is not None:
+            known += row["customers"]
+            moved += row["customers"] if row["before"] != row["current"] else 0
     record = replace(
         candidate.record,
-        moved_share=float(round_significant((current != before)[known].mean())) if known.any() else 0.0,
-        kept_share=float(round_significant(kept_share(current, proposed))),
-        agreement=float(round_significant(agreement(current, proposed))),
+        moved_share=float(round_significant(moved / known)) if known else 0.0,
+        kept_share=float(round_significant(kept_share(pairs))),
+        agreement=float(round_significant(agreement(pairs))),
     )
     return replace(record, reasons=" ".join(_reasons(record, candidate, active)) or None)
 
 
-def _segments_under(database: Warehouse, model: ModelRecord, settings: Retailer) -> "tuple[Keys, Keys]":
-    """Return each customer's segment today under a model, and its segment before (empty if it is new)."""
-    stored = {
-        "rfm_features": "select * from main.rfm_features",
-        "previous_segments": "select * from main.previous_segments",
-    }
-    assigned = with_model(database, model.model, "assigned_segments", stored)
-    found = database.fetch(
-        "select today.segment_key, coalesce(before.segment_key, '') as before"  # noqa: S608 - own SQL
-        f" from ({assigned}) as today left join previous_segments as before using (customer_id)"
-        " order by customer_id",
+def _create_current_segments(database: Warehouse, active: ModelRecord, settings: Retailer) -> None:
+    """Create the temporary table of each customer's segment today under the active model, and of that before."""
+    assigned = with_model(database, active.model, "assigned_segments", _STORED)
+    database.execute(
+        f"create or replace temp table current_segments as with today as ({assigned})"  # noqa: S608 - own SQL
+        " select today.customer_id, today.segment_key as current, previous.segment_key as before"
+        " from today left join previous_segments as previous using (customer_id)",
         settings.sql_values,
     )
-    return found["segment_key"].astype("U32"), found["before"].astype("U32")
 
 
 def _reasons(record: ModelRecord, candidate: CandidateModel, active: ModelRecord) -> Iterator[str]:

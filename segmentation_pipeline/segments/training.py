@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from segmentation_pipeline.model.usefulness import Past
 
 
+_FEATURES = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
+_SAMPLED_FEATURES = f"""
+select * exclude (customer_id, place, customers)
+from (select customer_id, {_FEATURES}, row_number() over (order by customer_id) - 1 as place,
+    count(*) over () as customers from rfm_features) as placed
+where place * $size % customers < $size
+order by customer_id
+"""  # noqa: S608 - quoted names
+
+
 @dataclass(frozen=True)
 class CandidateModel:
     """A fitted model before promotion.
@@ -56,16 +66,14 @@ class CandidateModel:
 
 
 def read_features(database: Warehouse) -> "Array":
-    """Return the features of every customer, which a model is fitted on: shape (n, 3), sorted by customer."""
+    """Return the features that a model is fitted on: shape (n, 3), sorted by customer.
+
+    They are those of every customer; of more than `FitRules.max_customers`, those of a systematic sample.
+    """
     import numpy as np
 
-    columns = ", ".join(f"cast({quoted(name)} as double) as {quoted(name)}" for name in FEATURES)
-    found = database.fetch(f"select {columns} from rfm_features order by customer_id", {})  # noqa: S608 - quoted names
-    features = np.empty((len(found[FEATURES[0]]), len(FEATURES)))
-    for place, name in enumerate(FEATURES):
-        # Each column is freed as soon as it is copied: of ten million customers it has 80 MB.
-        features[:, place] = found.pop(name)
-    return features
+    found = database.fetch(_SAMPLED_FEATURES, {"size": thresholds.FIT.max_customers})
+    return np.column_stack([found[name] for name in FEATURES])
 
 
 def fit_candidate(

@@ -2,12 +2,14 @@
 
 import re
 import warnings
+from collections import Counter
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
 
 from segmentation_pipeline.model import kmeans, matching, naming, segment_catalog
 from segmentation_pipeline.model.segment_catalog import FEATURES
@@ -534,12 +536,26 @@ def test_surplus_clusters_match_no_segment() -> None:
     ]
 
 
+def pairs(before: str, after: str) -> Counter[tuple[str, str]]:
+    """Return how many customers are in each segment before and in each after, one letter a customer."""
+    return Counter(zip(before, after, strict=True))
+
+
 def test_kept_share_and_agreement_are_independent() -> None:
     """Hubert and Arabie by hand: of 6 pairs, 1 is together in both, 2 in the first, 1 in the second; chance is 1/3."""
-    before = np.array(["a", "a", "b", "b"])
-    assert matching.kept_share(before, before) == matching.agreement(before, before) == 1
-    swapped = np.array(["b", "b", "a", "a"])
-    assert (matching.kept_share(before, swapped), matching.agreement(before, swapped)) == (0, 1)
-    after = np.array(["a", "a", "b", "c"])
-    assert matching.kept_share(before, after) == 0.75
-    assert matching.agreement(before, after) == pytest.approx((1 - 1 / 3) / (1.5 - 1 / 3))
+    same = pairs("aabb", "aabb")
+    assert matching.kept_share(same) == matching.agreement(same) == 1
+    swapped = pairs("aabb", "bbaa")
+    assert (matching.kept_share(swapped), matching.agreement(swapped)) == (0, 1)
+    changed = pairs("aabb", "aabc")
+    assert matching.kept_share(changed) == 0.75
+    assert matching.agreement(changed) == pytest.approx((1 - 1 / 3) / (1.5 - 1 / 3))
+
+
+def test_agreement_of_counts_equals_scikit_learns_of_customers() -> None:
+    random = np.random.default_rng(3)
+    for segments in (1, 2, 7):
+        before, after = ("".join(random.choice(list("abcdefg"[:segments]), 500)) for _ in range(2))
+        # Half of the customers stay.
+        after = before[:250] + after[250:]
+        assert matching.agreement(pairs(before, after)) == pytest.approx(adjusted_rand_score(list(before), list(after)))

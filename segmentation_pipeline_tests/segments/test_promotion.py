@@ -19,7 +19,7 @@ from segmentation_pipeline.model.matching import match
 from segmentation_pipeline.segments import promotion
 from segmentation_pipeline.segments.registry import Registry
 from segmentation_pipeline.segments.training import fit_model, read_features
-from segmentation_pipeline_tests.scenarios import Nights, four_behaviours
+from segmentation_pipeline_tests.scenarios import Nights, constants, four_behaviours
 
 FIRST = datetime.fromisoformat("2024-02-01")
 WEEK = timedelta(days=7)
@@ -84,6 +84,20 @@ def test_refits_keep_every_key_and_nearly_all_customers(nights: Nights) -> None:
     assert len(nights.registry.models) == 4
     assert {*seen[-1].values()} == keys
     assert min(kept_share(before, after) for before, after in pairwise(seen)) > 0.95
+
+
+def test_a_large_shop_is_fitted_on_a_systematic_sample(nights: Nights) -> None:
+    everyone = read_features(nights.warehouse).tolist()
+    with constants(FIT=thresholds.FitRules(max_customers=100)):
+        places = [everyone.index(row) for row in read_features(nights.warehouse).tolist()]
+        assert len(places) == 100
+        assert {after - before for before, after in pairwise(places)} <= {
+            len(everyone) // 100,
+            len(everyone) // 100 + 1,
+        }
+        nights.run(FIRST + WEEK, refit=True)
+    assert (nights.last_model.status, nights.last_model.customers < 100) == ("active", True), nights.last_model.reasons
+    assert len(nights.segments) == nights.warehouse.count("rfm_features") > 100
 
 
 def test_seed_and_row_order_do_not_change_segments() -> None:
