@@ -92,7 +92,7 @@ def fit_candidate(
     """Fit a candidate model, and describe it for the registry.
 
     Args:
-        features: Shape (n, 3), every customer, in natural units, sorted by customer.
+        features: Shape (n, 3), as returned by `read_features`, in natural units.
         settings: The retailer's settings.
         as_of: The as_of of the features.
         active: The active model. The fit starts from its centroids, and its segments continue where they match.
