@@ -41,7 +41,7 @@ SLOW_TESTS := test_real_data test_automation test_web_interface
 PROPERTY_TESTS := $(addprefix segmentation_pipeline_tests/,\
 	ingestion/test_properties.py ingestion/test_cleaning.py segments/test_point_in_time.py)
 
-.PHONY: run dev set-up test test-spark soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
+.PHONY: run dev set-up test test-spark test-sample soak fuzz check check-deploy bench bench-scale bench-spark bench-pages docs picture queries clean clients test-oldest-duckdb
 
 run: $(INSTALLED)  ## run the pipeline and show the segments
 	$(BIN)/segments run
@@ -56,6 +56,13 @@ test: $(FOR_TESTS)  ## run all tests but those on a Spark cluster
 
 test-spark: $(DEVELOPMENT) $(SPARK)  ## run the tests on a Spark cluster, which need Java
 	$(if $(SPARK),$(BIN)/pytest $(ON_SPARK),@echo "Java is absent, so the tests on a Spark cluster are skipped.")
+
+# The answers on docs/queries.md are those of the sample. The third run is the first command of the README.
+test-sample: $(DEVELOPMENT)  ## run the sample three times, and compare the answers on docs/queries.md
+	folder="$$(mktemp -d)" && $(BIN)/python tools/queries_page.py docs "$$folder" && \
+		git diff --exit-code -- docs/queries.md && \
+		SEGMENTATION_DATA="$$folder/data" $(MAKE) --no-print-directory run && \
+		SEGMENTATION_DATA="$$folder/data" $(BIN)/segments status && rm -r "$$folder"
 
 soak: $(DEVELOPMENT) $(CLIENTS)  ## run the long tests, and write their numbers into docs/reliability.md
 	$(BIN)/python -m segmentation_pipeline_tests.programs.soak
